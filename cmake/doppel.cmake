@@ -1,10 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-# doppel_module() and doppel_test(): how a folder below src/ becomes a library and its tests.
+# How a folder becomes a library, its tests, a program, a fuzz target. Small functions, no magic.
+
+add_custom_target(programs) # what a user runs; make build builds just these
+add_custom_target(fuzzers)
+
+# Every folder below <part> with a CMakeLists.txt of its own; order does not matter to CMake's targets.
+function(doppel_add_folders part)
+    file(GLOB_RECURSE lists CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} ${part}/CMakeLists.txt)
+    list(SORT lists)
+    foreach(list ${lists})
+        get_filename_component(folder ${list} DIRECTORY)
+        add_subdirectory(${PROJECT_SOURCE_DIR}/${folder} ${PROJECT_BINARY_DIR}/${folder})
+    endforeach()
+endfunction()
 
 # doppel_module(<folder> [EXCEPTIONS] [GENERAL_REGS] SOURCES … [DEPENDS …])
 # A static library doppel_<name>, where <folder> "cpu/x86" gives doppel_cpu_x86. Without EXCEPTIONS it compiles with
-# -fno-exceptions (architecture, ruling 1). GENERAL_REGS forbids vector registers (ruling 7). DEPENDS takes folders
-# ("base") or ordinary targets ("fmt::fmt").
+# -fno-exceptions. GENERAL_REGS forbids vector registers: for code that translated code calls while they hold the
+# guest's. DEPENDS takes folders ("base") or ordinary targets ("fmt::fmt").
 function(doppel_module folder)
     cmake_parse_arguments(arg "EXCEPTIONS;GENERAL_REGS" "" "SOURCES;DEPENDS" ${ARGN})
     doppel_target_name(${folder} name)
@@ -17,9 +30,23 @@ function(doppel_module folder)
     doppel_link(${name} PUBLIC ${arg_DEPENDS})
 endfunction()
 
-# doppel_test(<folder> SOURCES … [DEPENDS …] [LABELS …]): one doctest executable per folder.
+# doppel_program(<folder> NAME <executable> SOURCES … [DEPENDS …]): an executable in bin/, installed by make install.
+function(doppel_program folder)
+    cmake_parse_arguments(arg "" "NAME" "SOURCES;DEPENDS" ${ARGN})
+    add_executable(${arg_NAME} ${arg_SOURCES})
+    doppel_compile_options(${arg_NAME} TRUE)
+    target_include_directories(${arg_NAME} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+    target_compile_definitions(${arg_NAME} PRIVATE DOPPEL_VERSION="${PROJECT_VERSION}")
+    set_target_properties(${arg_NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
+    doppel_link(${arg_NAME} PRIVATE ${arg_DEPENDS})
+    add_dependencies(programs ${arg_NAME})
+    install(TARGETS ${arg_NAME} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endfunction()
+
+# doppel_test(<folder> [NAME name] SOURCES … [DEPENDS …] [LABELS …] [TIMEOUT seconds]): one doctest executable per
+# folder. The label is `unit` unless LABELS says otherwise; `full` keeps it out of make test.
 function(doppel_test folder)
-    cmake_parse_arguments(arg "" "NAME" "SOURCES;DEPENDS;LABELS" ${ARGN})
+    cmake_parse_arguments(arg "" "NAME;TIMEOUT" "SOURCES;DEPENDS;LABELS" ${ARGN})
     doppel_target_name(${folder} module)
     set(name ${module}_test)
     if(arg_NAME)
@@ -28,12 +55,46 @@ function(doppel_test folder)
     add_executable(${name} ${arg_SOURCES} ${PROJECT_SOURCE_DIR}/tests/doctest_main.cpp)
     doppel_compile_options(${name} TRUE)
     target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR})
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/test)
     if(TARGET ${module})
         target_link_libraries(${name} PRIVATE ${module})
     endif()
     doppel_link(${name} PRIVATE ${arg_DEPENDS})
-    add_test(NAME ${name} COMMAND ${name})
-    set_tests_properties(${name} PROPERTIES LABELS "unit;${arg_LABELS}" TIMEOUT 300)
+    doppel_script_test(${name} COMMAND ${name} LABELS ${arg_LABELS} TIMEOUT ${arg_TIMEOUT})
+endfunction()
+
+# doppel_script_test(<name> COMMAND … [LABELS …] [TIMEOUT seconds]): any command as a test, run in the source tree.
+function(doppel_script_test name)
+    cmake_parse_arguments(arg "" "TIMEOUT" "COMMAND;LABELS" ${ARGN})
+    if(NOT arg_LABELS)
+        set(arg_LABELS unit)
+    endif()
+    if(NOT arg_TIMEOUT)
+        set(arg_TIMEOUT 300)
+    endif()
+    add_test(NAME ${name} COMMAND ${arg_COMMAND} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT})
+endfunction()
+
+# doppel_fuzz(<target> SOURCES … [DEPENDS …]): LLVMFuzzerTestOneInput in fuzz/<target>/, seeds in fuzz/<target>/seeds.
+# With DOPPEL_FUZZ it is a libFuzzer executable; without, a test that replays the seeds.
+function(doppel_fuzz target)
+    cmake_parse_arguments(arg "" "" "SOURCES;DEPENDS" ${ARGN})
+    set(name fuzz_${target})
+    add_executable(${name} ${arg_SOURCES})
+    doppel_compile_options(${name} TRUE)
+    target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+    doppel_link(${name} PRIVATE ${arg_DEPENDS})
+    set_target_properties(${name} PROPERTIES OUTPUT_NAME ${target}
+                                             RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/fuzz/bin)
+    add_dependencies(fuzzers ${name})
+    if(DOPPEL_FUZZ)
+        target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+    else()
+        target_sources(${name} PRIVATE ${PROJECT_SOURCE_DIR}/fuzz/replay_main.cpp)
+        file(GLOB seeds CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/fuzz/${target}/seeds/*)
+        doppel_script_test(${name} COMMAND ${name} ${seeds})
+    endif()
 endfunction()
 
 function(doppel_target_name folder out)
@@ -45,6 +106,10 @@ function(doppel_compile_options target exceptions)
     target_compile_features(${target} PUBLIC cxx_std_23)
     target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor
                                              -Wold-style-cast -Werror)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL Clang)
+        # g++'s -Wconversion leaves signs alone; everything else clang has to say is welcome.
+        target_compile_options(${target} PRIVATE -Wthread-safety -Wno-sign-conversion)
+    endif()
     if(NOT exceptions)
         target_compile_options(${target} PRIVATE -fno-exceptions)
     endif()
@@ -61,3 +126,18 @@ function(doppel_link target scope)
         endif()
     endforeach()
 endfunction()
+
+# Sanitizers go on everything or nothing: a mixed program reports what is not there.
+macro(doppel_sanitize sanitizers)
+    if(NOT "${sanitizers}" STREQUAL "")
+        add_compile_options(-fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+        add_link_options(-fsanitize=${sanitizers})
+        if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+            # g++ 12 sees uninitialised reads in its own instrumentation.
+            add_compile_options(-Wno-maybe-uninitialized -Wno-error=tsan)
+        endif()
+        if(DOPPEL_FUZZ)
+            add_compile_options(-fsanitize=fuzzer-no-link)
+        endif()
+    endif()
+endmacro()

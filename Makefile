@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+# The commands to remember. Each installs the packages it needs (tools/packages.txt) and then does one thing.
+
+JOBS         ?= $(shell nproc)
+FUZZ_SECONDS ?= 60
+PREFIX       ?= /usr/local
+DESTDIR      ?=
+
+# Objects are the same wherever the tree stands, so all work trees share ccache's.
+export CCACHE_BASEDIR    = $(CURDIR)
+export CCACHE_NOHASHDIR  = 1
+export CCACHE_SLOPPINESS = pch_defines,time_macros,include_file_mtime,include_file_ctime
+
+release := build/release
+
+# Configures a preset once, and again when the presets change; ninja sees to all else.
+build/%/build.ninja: CMakePresets.json
+	@tools/install-packages build
+	@cmake --preset $* >/dev/null
+	@touch $@
+
+.DEFAULT_GOAL := build
+.PHONY: help build run test test-full lint bench fuzz install clean fuzz-packages
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+build: $(release)/build.ninja ## the executables, in build/bin/
+	@tools/install-packages build
+	@cmake --build $(release) -j $(JOBS) --target programs
+	@ln -sfn release/bin build/bin
+
+run: build ## boot Debian's kernel to a shell, in this terminal
+	@tools/install-packages run
+	@tools/guest-assets
+	build/bin/doppel run --kernel build/assets/vmlinuz --initrd build/assets/initrd-busybox.cpio.gz \
+	    --append "console=ttyS0" --memory 512M
+
+test: build ## the fast tests; T=name runs those whose name contains it
+	@tools/install-packages build run test
+	@cmake --build $(release) -j $(JOBS)
+	@tools/run-tests $(release) -LE full -j $(JOBS) $(if $(T),-R '$(T)')
+
+test-full: build ## all tests: the slow ones and the linters too
+	@tools/install-packages build run test lint fuzz
+	@cmake --build $(release) -j $(JOBS)
+	@tools/run-tests $(release) -j $(JOBS) $(if $(T),-R '$(T)')
+
+lint: ## format, layers, sizes, licence lines
+	@tools/install-packages build lint
+	@tools/lint/run
+
+bench: build ## performance, measured against QEMU's TCG
+	@tools/install-packages build run bench
+	@cmake --build $(release) -j $(JOBS)
+	@bench/run
+
+fuzz: fuzz-packages build/fuzz/build.ninja ## every fuzz target for FUZZ_SECONDS (60)
+	@cmake --build build/fuzz -j $(JOBS) --target fuzzers
+	@tools/run-fuzzers build/fuzz $(FUZZ_SECONDS)
+
+fuzz-packages:
+	@tools/install-packages build fuzz
+
+install: build ## executables, manual and shell completion below DESTDIR/PREFIX
+	@DESTDIR='$(DESTDIR)' cmake --install $(release) --prefix '$(PREFIX)'
+
+clean: ## removes build/
+	rm -rf build
