@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <thread>
+#include <vector>
+
+#include "base/bytes.hpp"
+#include "base/clock.hpp"
+#include "base/event_loop.hpp"
+#include "base/result.hpp"
+#include "base/unique_fd.hpp"
+
+using namespace doppel::base;
+
+namespace {
+
+Result<int> half(int value) {
+    if (value % 2 != 0)
+        return fail(Errc::InvalidArgument, "value is odd", "give an even one");
+    return value / 2;
+}
+
+Result<int> quarter(int value) {
+    const int once = DOPPEL_TRY(half(value));
+    return DOPPEL_TRY(half(once));
+}
+
+} // namespace
+
+TEST_CASE("DOPPEL_TRY passes values on and errors up") {
+    CHECK(quarter(12).value() == 3);
+    REQUIRE(!quarter(6).has_value());
+    CHECK(quarter(6).error().message() == "value is odd; give an even one");
+}
+
+TEST_CASE("a failed system call names its reason") {
+    const Result<int> result = fail_errno(ENOENT, "open 'x'");
+    CHECK(result.error().code == Errc::NotFound);
+    CHECK(result.error().message() == "open 'x': No such file or directory");
+}
+
+TEST_CASE("byte order") {
+    const unsigned char bytes[] = {1, 2, 3, 4};
+    CHECK(load_le<std::uint32_t>(bytes) == 0x04030201u);
+    CHECK(load_be<std::uint16_t>(bytes) == 0x0102u);
+    CHECK(align_up(4097, 4096) == 8192);
+    CHECK(align_down(4097, 4096) == 4096);
+}
+
+TEST_CASE("manual time fires timers in order of deadline and at their time") {
+    ManualTime time;
+    std::vector<std::uint64_t> fired;
+    auto late = time.create_timer([&] { fired.push_back(time.now_ns()); });
+    auto early = time.create_timer([&] { fired.push_back(time.now_ns()); });
+    late->arm(200);
+    early->arm(100);
+    CHECK(time.next_deadline_ns() == 100);
+    time.advance_to(99);
+    CHECK(fired.empty());
+    time.advance_to(1000);
+    CHECK(fired == std::vector<std::uint64_t>{100, 200});
+    CHECK(time.now_ns() == 1000);
+    late->arm(2000);
+    late->cancel();
+    CHECK(time.next_deadline_ns() == UINT64_MAX);
+}
+
+TEST_CASE("a manual timer may arm itself again from its callback") {
+    ManualTime time;
+    int count = 0;
+    std::unique_ptr<Timer> tick;
+    tick = time.create_timer([&] {
+        ++count;
+        tick->arm(time.now_ns() + 10);
+    });
+    tick->arm(10);
+    time.advance_to(100);
+    CHECK(count == 10);
+}
+
+TEST_CASE("real time stands still while paused, and its timers wait") {
+    RealTime time;
+    std::atomic<int> fired{0};
+    auto timer = time.create_timer([&] {
+        ++fired;
+        fired.notify_all();
+    });
+    time.pause();
+    const auto frozen = time.now_ns();
+    timer->arm(frozen); // due at once, but the VM is paused
+    CHECK(time.now_ns() == frozen);
+    CHECK(fired == 0);
+    time.resume();
+    fired.wait(0);
+    CHECK(fired == 1);
+    CHECK(time.now_ns() >= frozen);
+}
+
+TEST_CASE("the event loop runs posted tasks and descriptor callbacks on its own thread") {
+    auto loop = EventLoop::create().value();
+    int ends[2];
+    REQUIRE(::pipe(ends) == 0);
+    const UniqueFd reader{ends[0]};
+    const UniqueFd writer{ends[1]};
+    std::thread::id seen;
+    REQUIRE(loop->add(reader.get(), EPOLLIN, [&](std::uint32_t) {
+        seen = std::this_thread::get_id();
+        loop->remove(reader.get());
+        loop->stop();
+    }));
+    std::thread other{[&] { loop->post([&] { CHECK(::write(writer.get(), "x", 1) == 1); }); }};
+    loop->run();
+    other.join();
+    CHECK(seen == std::this_thread::get_id());
+}

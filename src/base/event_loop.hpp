@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// One thread's loop over file descriptors (epoll) and functions posted from other threads.
+/// Owner thread only, except post() and stop(), which any thread may call.
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "base/result.hpp"
+
+namespace doppel::base {
+
+class EventLoop {
+public:
+    using Callback = std::function<void(std::uint32_t events)>; // EPOLLIN | EPOLLOUT | …
+
+    static Result<std::unique_ptr<EventLoop>> create();
+    ~EventLoop();
+    EventLoop(const EventLoop&) = delete;
+    EventLoop& operator=(const EventLoop&) = delete;
+
+    /// Watches `fd`, which stays owned by the caller; level-triggered.
+    Result<void> add(int fd, std::uint32_t events, Callback callback);
+    Result<void> modify(int fd, std::uint32_t events);
+    void remove(int fd);
+
+    /// Runs until stop(). A stop() before run() is not lost.
+    void run();
+    /// Any thread: runs `task` on the loop's thread soon.
+    void post(std::function<void()> task);
+    /// Any thread.
+    void stop();
+
+private:
+    struct Impl;
+    explicit EventLoop(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> impl_;
+};
+
+} // namespace doppel::base
