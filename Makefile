@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# The commands to remember. Each installs the packages it needs (tools/packages.txt) and then does one thing.
+# The commands to remember. Each installs the packages it needs (tools/packages.txt) and then
+# does one thing.
 
 JOBS         ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
@@ -20,7 +21,7 @@ build/%/build.ninja: CMakePresets.json
 	@touch $@
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-full lint bench fuzz install clean fuzz-packages
+.PHONY: help build run test test-full lint format bench fuzz install clean fuzz-packages
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -46,9 +47,13 @@ test-full: build ## all tests: the slow ones and the linters too
 	@cmake --build $(release) -j $(JOBS)
 	@tools/run-tests $(release) -j $(JOBS) $(if $(T),-R '$(T)')
 
-lint: ## format, layers, sizes, licence lines
+lint: build ## format, layers, sizes, licence lines
 	@tools/install-packages build lint
 	@tools/lint/run
+
+format: ## rewrites the C++ sources as .clang-format says
+	@tools/install-packages lint
+	@git ls-files -z '*.cpp' '*.hpp' '*.c' '*.h' | xargs -0 -r -P $(JOBS) -n 16 clang-format-19 -i
 
 bench: build ## performance, measured against QEMU's TCG
 	@tools/install-packages build run bench

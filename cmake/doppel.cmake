@@ -4,7 +4,7 @@
 add_custom_target(programs) # what a user runs; make build builds just these
 add_custom_target(fuzzers)
 
-# Every folder below <part> with a CMakeLists.txt of its own; order does not matter to CMake's targets.
+# Every folder below <part> with a CMakeLists.txt of its own; order does not matter to targets.
 function(doppel_add_folders part)
     file(GLOB_RECURSE lists CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} ${part}/CMakeLists.txt)
     list(SORT lists)
@@ -15,9 +15,10 @@ function(doppel_add_folders part)
 endfunction()
 
 # doppel_module(<folder> [EXCEPTIONS] [GENERAL_REGS] SOURCES … [DEPENDS …])
-# A static library doppel_<name>, where <folder> "cpu/x86" gives doppel_cpu_x86. Without EXCEPTIONS it compiles with
-# -fno-exceptions. GENERAL_REGS forbids vector registers: for code that translated code calls while they hold the
-# guest's. DEPENDS takes folders ("base") or ordinary targets ("fmt::fmt").
+# A static library doppel_<name>, where <folder> "cpu/x86" gives doppel_cpu_x86. Without EXCEPTIONS
+# it compiles with -fno-exceptions. GENERAL_REGS forbids vector registers and sanitizers: for code
+# that translated code calls while they hold the guest's. DEPENDS takes folders ("base") or ordinary
+# targets ("fmt::fmt").
 function(doppel_module folder)
     cmake_parse_arguments(arg "EXCEPTIONS;GENERAL_REGS" "" "SOURCES;DEPENDS" ${ARGN})
     doppel_target_name(${folder} name)
@@ -25,12 +26,36 @@ function(doppel_module folder)
     target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
     doppel_compile_options(${name} ${arg_EXCEPTIONS})
     if(arg_GENERAL_REGS)
-        target_compile_options(${name} PRIVATE -mgeneral-regs-only -fno-stack-protector)
+        doppel_general_regs(${name})
     endif()
     doppel_link(${name} PUBLIC ${arg_DEPENDS})
 endfunction()
 
-# doppel_program(<folder> NAME <executable> SOURCES … [DEPENDS …]): an executable in bin/, installed by make install.
+function(doppel_general_regs target)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL Clang)
+        # clang's -mgeneral-regs-only rejects the long double in libstdc++'s headers.
+        target_compile_options(${target} PRIVATE -mno-sse -mno-mmx)
+    else()
+        target_compile_options(${target} PRIVATE -mgeneral-regs-only)
+    endif()
+    target_compile_options(${target} PRIVATE -fno-stack-protector)
+    if(DOPPEL_SANITIZE)
+        target_compile_options(${target} PRIVATE -fno-sanitize=all)
+    endif()
+    set_property(GLOBAL APPEND PROPERTY DOPPEL_HOT_LIBRARIES ${target})
+endfunction()
+
+# What the GENERAL_REGS modules call must leave the vector registers alone: nm's word for it.
+function(doppel_check_hot_symbols)
+    get_property(hot GLOBAL PROPERTY DOPPEL_HOT_LIBRARIES)
+    if(hot AND NOT DOPPEL_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+        list(TRANSFORM hot REPLACE "(.+)" "$<TARGET_FILE:\\1>" OUTPUT_VARIABLE libraries)
+        doppel_script_test(hot_symbols COMMAND python3 tools/lint/hot_symbols.py ${libraries})
+    endif()
+endfunction()
+
+# doppel_program(<folder> NAME <executable> SOURCES … [DEPENDS …]): an executable in bin/,
+# installed by make install.
 function(doppel_program folder)
     cmake_parse_arguments(arg "" "NAME" "SOURCES;DEPENDS" ${ARGN})
     add_executable(${arg_NAME} ${arg_SOURCES})
@@ -43,8 +68,9 @@ function(doppel_program folder)
     install(TARGETS ${arg_NAME} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endfunction()
 
-# doppel_test(<folder> [NAME name] SOURCES … [DEPENDS …] [LABELS …] [TIMEOUT seconds]): one doctest executable per
-# folder. The label is `unit` unless LABELS says otherwise; `full` keeps it out of make test.
+# doppel_test(<folder> [NAME name] SOURCES … [DEPENDS …] [LABELS …] [TIMEOUT seconds]): one doctest
+# executable per folder. The label is `unit` unless LABELS says otherwise; `full` keeps it out of
+# make test.
 function(doppel_test folder)
     cmake_parse_arguments(arg "" "NAME;TIMEOUT" "SOURCES;DEPENDS;LABELS" ${ARGN})
     doppel_target_name(${folder} module)
@@ -63,7 +89,8 @@ function(doppel_test folder)
     doppel_script_test(${name} COMMAND ${name} LABELS ${arg_LABELS} TIMEOUT ${arg_TIMEOUT})
 endfunction()
 
-# doppel_script_test(<name> COMMAND … [LABELS …] [TIMEOUT seconds]): any command as a test, run in the source tree.
+# doppel_script_test(<name> COMMAND … [LABELS …] [TIMEOUT seconds]): any command as a test, run in
+# the source tree.
 function(doppel_script_test name)
     cmake_parse_arguments(arg "" "TIMEOUT" "COMMAND;LABELS" ${ARGN})
     if(NOT arg_LABELS)
@@ -76,8 +103,9 @@ function(doppel_script_test name)
     set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT})
 endfunction()
 
-# doppel_fuzz(<target> SOURCES … [DEPENDS …]): LLVMFuzzerTestOneInput in fuzz/<target>/, seeds in fuzz/<target>/seeds.
-# With DOPPEL_FUZZ it is a libFuzzer executable; without, a test that replays the seeds.
+# doppel_fuzz(<target> SOURCES … [DEPENDS …]): LLVMFuzzerTestOneInput in fuzz/<target>/, seeds in
+# fuzz/<target>/seeds. With DOPPEL_FUZZ it is a libFuzzer executable; without, a test that replays
+# the seeds.
 function(doppel_fuzz target)
     cmake_parse_arguments(arg "" "" "SOURCES;DEPENDS" ${ARGN})
     set(name fuzz_${target})
@@ -85,8 +113,8 @@ function(doppel_fuzz target)
     doppel_compile_options(${name} TRUE)
     target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src)
     doppel_link(${name} PRIVATE ${arg_DEPENDS})
-    set_target_properties(${name} PROPERTIES OUTPUT_NAME ${target}
-                                             RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/fuzz/bin)
+    set_target_properties(${name} PROPERTIES
+        OUTPUT_NAME ${target} RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/fuzz/bin)
     add_dependencies(fuzzers ${name})
     if(DOPPEL_FUZZ)
         target_link_options(${name} PRIVATE -fsanitize=fuzzer)
@@ -104,8 +132,8 @@ endfunction()
 
 function(doppel_compile_options target exceptions)
     target_compile_features(${target} PUBLIC cxx_std_23)
-    target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor
-                                             -Wold-style-cast -Werror)
+    target_compile_options(${target} PRIVATE
+        -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Wold-style-cast -Werror)
     if(CMAKE_CXX_COMPILER_ID STREQUAL Clang)
         # g++'s -Wconversion leaves signs alone; everything else clang has to say is welcome.
         target_compile_options(${target} PRIVATE -Wthread-safety -Wno-sign-conversion)
@@ -130,7 +158,8 @@ endfunction()
 # Sanitizers go on everything or nothing: a mixed program reports what is not there.
 macro(doppel_sanitize sanitizers)
     if(NOT "${sanitizers}" STREQUAL "")
-        add_compile_options(-fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+        add_compile_options(
+            -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
         add_link_options(-fsanitize=${sanitizers})
         if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
             # g++ 12 sees uninitialised reads in its own instrumentation.

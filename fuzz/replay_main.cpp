@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Gives each file named on the command line to the fuzz target once: a seed that once crashed stays a test.
+/// Gives each file named on the command line to the fuzz target once: a seed that once crashed
+/// stays a test.
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
