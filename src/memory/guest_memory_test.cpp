@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include <fcntl.h>
+
+#include <array>
+#include <tuple>
+#include <vector>
+
+#include "memory/guest_memory.hpp"
+
+using namespace doppel::memory;
+
+namespace {
+
+constexpr std::uint64_t kHigh = 0x1'0000'0000;
+
+std::unique_ptr<GuestMemory> two_regions() {
+    const std::array regions{RamRegion{{0}, 4 * kPageBytes}, RamRegion{{kHigh}, 2 * kPageBytes}};
+    return std::move(GuestMemory::create(regions)).value();
+}
+
+struct Recorder final : CodeWatcher {
+    std::vector<std::tuple<std::uint64_t, std::uint64_t, Moment>> seen;
+    void on_code_write(Gpa gpa, std::uint64_t length, Moment moment) noexcept override {
+        seen.emplace_back(gpa.value, length, moment);
+    }
+};
+
+} // namespace
+
+TEST_CASE("what is written is read back, across pages") {
+    const auto memory = two_regions();
+    REQUIRE(memory->store<std::uint64_t>({kPageBytes - 3}, 0x1122334455667788u));
+    CHECK(memory->load<std::uint64_t>({kPageBytes - 3}) == 0x1122334455667788u);
+    CHECK(memory->load<std::uint8_t>({kPageBytes}) == 0x55);
+}
+
+TEST_CASE("addresses outside RAM are refused, whole accesses only") {
+    const auto memory = two_regions();
+    CHECK(!memory->load<std::uint32_t>({4 * kPageBytes - 2}));
+    CHECK(!memory->store<std::uint32_t>({4 * kPageBytes - 2}, 1));
+    CHECK(memory->load<std::uint8_t>({4 * kPageBytes - 2}) == 0); // nothing half-written
+    CHECK(!memory->contains({~0ull - 1}, 8));
+    CHECK(!memory->contains({0}, ~0ull));
+    CHECK(memory->contains({kHigh}, 2 * kPageBytes));
+    CHECK(memory->engine_page({5 * kPageBytes}) == nullptr);
+}
+
+TEST_CASE("overlapping or unaligned regions are refused") {
+    const std::array overlap{RamRegion{{0}, 2 * kPageBytes}, RamRegion{{kPageBytes}, kPageBytes}};
+    CHECK(!GuestMemory::create(overlap));
+    const std::array unaligned{RamRegion{{0}, 100}};
+    CHECK(!GuestMemory::create(unaligned));
+}
+
+TEST_CASE("the dirty log names exactly the pages written since the last harvest") {
+    const auto memory = two_regions();
+    memory->start_dirty_log();
+    REQUIRE(memory->store<std::uint16_t>({2 * kPageBytes - 1}, 7)); // pages 1 and 2
+    REQUIRE(memory->store<std::uint8_t>({kHigh + kPageBytes}, 7));  // page 5
+    CHECK(memory->harvest_dirty_log() == std::vector<std::uint64_t>{0b100110});
+    CHECK(memory->harvest_dirty_log() == std::vector<std::uint64_t>{0});
+    memory->stop_dirty_log();
+    CHECK(memory->page_state({0}) == 0);
+}
+
+TEST_CASE("the code watcher is told before and after a write to a code page, and only then") {
+    const auto memory = two_regions();
+    Recorder recorder;
+    memory->set_code_watcher(&recorder);
+    memory->set_code_page({kPageBytes}, true);
+    REQUIRE(memory->store<std::uint8_t>({0}, 1));
+    CHECK(recorder.seen.empty());
+    REQUIRE(memory->fill({kPageBytes - 4}, 8, std::byte{9}));
+    REQUIRE(recorder.seen.size() == 2);
+    CHECK(recorder.seen[0] == std::tuple{kPageBytes, 4ull, CodeWatcher::Moment::Before});
+    CHECK(recorder.seen[1] == std::tuple{kPageBytes, 4ull, CodeWatcher::Moment::After});
+    memory->set_code_page({kPageBytes}, false);
+    REQUIRE(memory->store<std::uint8_t>({kPageBytes}, 1));
+    CHECK(recorder.seen.size() == 2);
+}
+
+TEST_CASE("RAM cannot be shrunk behind our back") {
+    const auto memory = two_regions();
+    CHECK((::fcntl(memory->fd(), F_GET_SEALS) & F_SEAL_SHRINK) != 0);
+}
