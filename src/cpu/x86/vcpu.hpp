@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Typed access to an x86 vCPU of any engine.
+#include "cpu/vcpu.hpp"
+#include "cpu/x86/cpu_state.hpp"
+
+namespace doppel::cpu::x86 {
+
+class Vcpu : public cpu::Vcpu {
+public:
+    /// The live state; valid and writable while run() is not executing. A writer calls
+    /// state_changed() afterwards, so that the engine drops what it has cached (TLB, modes).
+    virtual CpuState& state() = 0;
+    virtual void state_changed() = 0;
+};
+
+} // namespace doppel::cpu::x86
