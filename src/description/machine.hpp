@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// The machine description: the only input of doppel-vmm. Every command-line flag of `doppel run`
+/// compiles to it; its JSON form is in api/machine_json.hpp. Pure data; any thread.
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.hpp"
+
+namespace doppel::description {
+
+enum class Engine : std::uint8_t { Auto, Translator, Interpreter };
+
+enum class ConsoleKind : std::uint8_t {
+    Stdio,  // the terminal of `doppel run`, relayed through a descriptor that it passes on
+    Pty,    // a new pseudo-terminal, its name is printed
+    File,   // output appended to a file, no input
+    Socket, // a listening unix socket, one client at a time
+    None,
+};
+
+struct Console {
+    ConsoleKind kind = ConsoleKind::Stdio;
+    std::string path; // of File and Socket
+};
+
+/// What the machine starts with. The kernel's format is recognised by its content: Linux bzImage,
+/// ELF with a PVH note, multiboot 1, raw boot sector.
+struct Boot {
+    std::string kernel;       // path
+    std::string initrd;       // path or empty
+    std::string command_line; // at most kMaxCommandLine bytes
+    std::vector<std::string> modules; // multiboot modules: "path arguments…"
+};
+
+inline constexpr std::size_t kMaxCommandLine = 2047;
+inline constexpr std::uint32_t kMaxCpus = 16;
+inline constexpr std::uint64_t kMinMemoryBytes = 2ull << 20;
+inline constexpr std::uint64_t kMaxMemoryBytes = 1ull << 40;
+
+struct Machine {
+    std::string board = "pc-1.0"; // frozen: its defaults never change under this name
+    std::string name = "doppel";
+    std::uint64_t memory_bytes = 512ull << 20;
+    std::uint32_t cpus = 1;
+    std::string cpu_model = "x86-64-v3";
+    Engine engine = Engine::Auto;
+    Boot boot;
+    Console console;
+    /// Port of the isa-debug-exit device; none when empty.
+    std::optional<std::uint16_t> debug_exit_port;
+    bool reboot = true;   // false: the guest's reset ends the VM
+    bool checking = false; // every code block of the translator is repeated by the interpreter
+    bool virtual_time = false; // clocks count instructions instead of host time
+    bool stats = false;   // print counters at exit
+};
+
+/// Checks ranges and names (not files). Errors: InvalidArgument with `field` set.
+base::Result<void> validate(const Machine& machine);
+
+const char* engine_name(Engine engine);
+std::optional<Engine> parse_engine(std::string_view name);
+const char* console_kind_name(ConsoleKind kind);
+std::optional<ConsoleKind> parse_console_kind(std::string_view name);
+
+/// "512M", "2G", "65536K", "1048576" (bytes), with an optional B or iB; case does not matter.
+base::Result<std::uint64_t> parse_size(std::string_view text);
+/// The shortest exact form parse_size() reads: "512M".
+std::string format_size(std::uint64_t bytes);
+
+} // namespace doppel::description

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include "description/machine.hpp"
+
+using namespace doppel::description;
+
+namespace {
+Machine good() {
+    Machine machine;
+    machine.boot.kernel = "vmlinuz";
+    return machine;
+}
+std::string field_of(const Machine& machine) {
+    const auto result = validate(machine);
+    return result ? "" : result.error().field;
+}
+} // namespace
+
+TEST_CASE("sizes are read as people write them") {
+    CHECK(parse_size("512M").value() == 512ull << 20);
+    CHECK(parse_size("2g").value() == 2ull << 30);
+    CHECK(parse_size("64KiB").value() == 64ull << 10);
+    CHECK(parse_size("1048576").value() == 1048576);
+    for (const char* bad : {"", "M", "3Q", "-1M", "1.5G", "1 G", "99999999999T", "5MM"})
+        CHECK_MESSAGE(!parse_size(bad), bad);
+}
+
+TEST_CASE("formatted sizes read back") {
+    for (const std::uint64_t bytes : {0ull, 1ull, 1024ull, 512ull << 20, (1ull << 40) + 1024})
+        CHECK(parse_size(format_size(bytes)).value() == bytes);
+    CHECK(format_size(512ull << 20) == "512M");
+}
+
+TEST_CASE("validation names the field that is wrong") {
+    CHECK(field_of(good()) == "");
+    auto machine = good();
+    machine.cpus = 0;
+    CHECK(field_of(machine) == "cpus");
+    machine = good();
+    machine.memory_bytes = 1000;
+    CHECK(field_of(machine) == "memory_bytes");
+    machine = good();
+    machine.cpu_model = "pentium-9";
+    CHECK(field_of(machine) == "cpu_model");
+    machine = good();
+    machine.boot.command_line.assign(5000, 'x');
+    CHECK(field_of(machine) == "boot.command_line");
+    machine = good();
+    machine.console = {ConsoleKind::Socket, ""};
+    CHECK(field_of(machine) == "console.path");
+}
