@@ -40,12 +40,12 @@ run: build ## boot Debian's kernel to a shell, in this terminal
 test: build ## the fast tests; T=name runs those whose name contains it
 	@tools/install-packages build run test
 	@cmake --build $(release) -j $(JOBS)
-	@tools/run-tests $(release) -LE full -j $(JOBS) $(if $(T),-R '$(T)')
+	@tools/run-tests $(release) '$(T)' -LE full -j $(JOBS)
 
 test-full: build ## all tests: the slow ones and the linters too
 	@tools/install-packages build run test lint fuzz
 	@cmake --build $(release) -j $(JOBS)
-	@tools/run-tests $(release) -j $(JOBS) $(if $(T),-R '$(T)')
+	@tools/run-tests $(release) '$(T)' -j $(JOBS)
 
 lint: build ## format, layers, sizes, licence lines
 	@tools/install-packages build lint
