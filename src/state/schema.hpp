@@ -167,7 +167,7 @@ void encode(Encoder& to, const Schema<S, M...>& schema, const S& state) {
     to.integer(static_cast<std::uint32_t>(sizeof...(M)));
     std::apply(
         [&](const auto&... field) {
-            const auto one = [&](const auto& f) {
+            [[maybe_unused]] const auto one = [&](const auto& f) { // a state may be empty
                 to.integer(f.id);
                 to.integer(static_cast<std::uint16_t>(f.presence == Presence::Optional));
                 const auto position = to.begin_length();
@@ -192,7 +192,7 @@ base::Result<void> decode(Decoder& from, const Schema<S, M...>& schema, S& state
         auto value = DOPPEL_TRY(from.confined());
         base::Result<void> outcome{};
         bool known = false;
-        const auto try_field = [&](std::size_t index, const auto& field) {
+        [[maybe_unused]] const auto try_field = [&](std::size_t index, const auto& field) {
             if (known || !outcome || field.id != id)
                 return;
             known = true;
@@ -210,7 +210,7 @@ base::Result<void> decode(Decoder& from, const Schema<S, M...>& schema, S& state
             return detail::corrupt("field number is unknown to this version");
     }
     std::string_view missing;
-    const auto check_present = [&](std::size_t index, const auto& field) {
+    [[maybe_unused]] const auto check_present = [&](std::size_t index, const auto& field) {
         if (!seen[index] && field.since <= stored_version && field.presence == Presence::Required)
             missing = field.name;
     };

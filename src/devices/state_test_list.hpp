@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// The devices that the generic state test runs over, and the small world they live in there.
+/// Test code only; owner thread only.
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "devices/device.hpp"
+#include "devices/legacy/debug_console.hpp"
+#include "devices/legacy/debug_exit.hpp"
+#include "devices/test_rig.hpp"
+
+namespace doppel::devices::test {
+
+struct World {
+    base::ManualTime time;
+    FixedWallClock wall;
+    FakeIrqSink irqs;
+    CollectingSink sink;
+    FakeSource source;
+};
+
+/// Where the random guest may poke: sizes are min_size << 0 … size_steps - 1.
+struct Range {
+    bus::IoHandler* handler;
+    std::uint64_t bytes;
+    std::uint8_t min_size = 1;
+    std::uint8_t size_steps = 1;
+};
+
+struct Subject {
+    std::unique_ptr<Device> device;
+    std::vector<Range> ranges;
+};
+
+struct Entry {
+    std::string name; // of the class
+    std::function<Subject(World&)> make;
+    bool keeps_state_on_reset = false; // battery-backed contents
+};
+
+inline std::vector<Entry> all_devices() {
+    return {
+        {"DebugExit",
+         [](World&) -> Subject {
+             auto d = std::make_unique<DebugExit>([](int) {});
+             auto* const io = d.get();
+             return {std::move(d), {{io, 4, 1, 3}}};
+         }},
+        {"DebugConsole",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<DebugConsole>(w.sink);
+             auto* const io = d.get();
+             return {std::move(d), {{io, 1}}};
+         }},
+    };
+}
+
+} // namespace doppel::devices::test

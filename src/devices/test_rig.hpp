@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Fakes that the tests of devices share: a wire that remembers, a sink that collects, a calendar
+/// that stands still. Test code only; owner thread only.
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "base/clock.hpp"
+#include "bus/interrupt.hpp"
+#include "chardev/backend.hpp"
+
+namespace doppel::devices::test {
+
+/// Remembers the level of each input and how often it rose.
+struct FakeIrqSink final : bus::IrqSink {
+    struct Input {
+        bool level = false;
+        int rises = 0;
+    };
+    std::map<std::uint32_t, Input> inputs;
+    void set_irq_level(std::uint32_t input, bool level) noexcept override {
+        auto& wire = inputs[input];
+        wire.rises += level && !wire.level;
+        wire.level = level;
+    }
+    bool level(std::uint32_t input = 0) { return inputs[input].level; }
+    int rises(std::uint32_t input = 0) { return inputs[input].rises; }
+    bus::IrqLine line(std::uint32_t input = 0) { return {*this, input}; }
+};
+
+struct CollectingSink final : chardev::ByteSink {
+    std::string text;
+    void write(std::span<const std::byte> bytes) noexcept override {
+        for (const auto byte : bytes)
+            text.push_back(static_cast<char>(byte));
+    }
+};
+
+struct FakeSource final : chardev::ByteSource {
+    int ready_calls = 0;
+    void set_receiver(chardev::ByteReceiver*) noexcept override {}
+    void receiver_ready() noexcept override { ++ready_calls; }
+};
+
+/// 2024-02-29 23:59:58 UTC, a Thursday, unless the test moves it.
+struct FixedWallClock final : base::WallClock {
+    Time time{1'709'251'198, 0};
+    Time now() const noexcept override { return time; }
+};
+
+} // namespace doppel::devices::test
