@@ -14,14 +14,20 @@ function(doppel_add_folders part)
     endforeach()
 endfunction()
 
-# doppel_module(<folder> [EXCEPTIONS] [GENERAL_REGS] SOURCES … [DEPENDS …])
+# doppel_module(<folder> [EXCEPTIONS] [GENERAL_REGS] [SOURCES …] [DEPENDS …])
 # A static library doppel_<name>, where <folder> "cpu/x86" gives doppel_cpu_x86. Without EXCEPTIONS
 # it compiles with -fno-exceptions. GENERAL_REGS forbids vector registers and sanitizers: for code
 # that translated code calls while they hold the guest's. DEPENDS takes folders ("base") or ordinary
-# targets ("fmt::fmt").
+# targets ("fmt::fmt"). Without SOURCES it is headers only.
 function(doppel_module folder)
     cmake_parse_arguments(arg "EXCEPTIONS;GENERAL_REGS" "" "SOURCES;DEPENDS" ${ARGN})
     doppel_target_name(${folder} name)
+    if(NOT arg_SOURCES) # headers only
+        add_library(${name} INTERFACE)
+        target_include_directories(${name} INTERFACE ${PROJECT_SOURCE_DIR}/src)
+        doppel_link(${name} INTERFACE ${arg_DEPENDS})
+        return()
+    endif()
     add_library(${name} STATIC ${arg_SOURCES})
     target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
     doppel_compile_options(${name} ${arg_EXCEPTIONS})
