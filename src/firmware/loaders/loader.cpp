@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "firmware/loaders/loader.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include <fmt/core.h>
+
+#include "base/bytes.hpp"
+
+namespace doppel::firmware {
+
+using base::Errc;
+using base::load_le;
+using base::Result;
+
+namespace {
+
+constexpr std::size_t kSector = 512;
+constexpr std::size_t kBootSignatureOffset = 510;
+constexpr std::size_t kHdrSOffset = 0x202;
+constexpr std::size_t kSetupHeaderEnd = 0x268; // through init_size
+constexpr std::uint16_t kBootSignature = 0xaa55;
+constexpr std::uint64_t kBootSectorAddress = 0x7c00;
+constexpr std::uint64_t kBootSectorLimit = 0x9fc00; // conventional memory ends at the EBDA
+
+bool has_text(std::span<const std::byte> file, std::size_t at, std::string_view text) {
+    return file.size() >= at + text.size() && std::memcmp(file.data() + at, text.data(), text.size()) == 0;
+}
+
+bool has_boot_signature(std::span<const std::byte> file) {
+    return file.size() >= kSector &&
+           load_le<std::uint16_t>(file.data() + kBootSignatureOffset) == kBootSignature;
+}
+
+} // namespace
+
+const char* kernel_format_name(KernelFormat format) {
+    switch (format) {
+    case KernelFormat::LinuxBzImage: return "Linux bzImage";
+    case KernelFormat::ElfPvh: return "ELF with PVH entry";
+    case KernelFormat::Multiboot: return "multiboot 1";
+    case KernelFormat::BootSector: return "boot sector";
+    }
+    return "?";
+}
+
+Result<KernelFormat> detect_kernel(std::span<const std::byte> file) {
+    if (has_text(file, kHdrSOffset, "HdrS")) {
+        if (file.size() < kSetupHeaderEnd)
+            return base::fail(Errc::Corrupt,
+                              fmt::format("the kernel image is cut off after {} bytes", file.size()),
+                              "copy it again");
+        return KernelFormat::LinuxBzImage;
+    }
+    if (has_boot_signature(file) && file.size() % kSector == 0)
+        return KernelFormat::BootSector;
+    return base::fail(Errc::Corrupt, "this is no kernel that can be booted",
+                      "accepted are a Linux bzImage (vmlinuz) and a raw boot sector");
+}
+
+Result<BootState> load_boot_sector(memory::GuestMemory& memory, const BootRequest& request) {
+    if (request.kernel.size() > kBootSectorLimit - kBootSectorAddress)
+        return base::fail(Errc::OutOfRange,
+                          fmt::format("a boot image of {} bytes does not fit below 640 KiB",
+                                      request.kernel.size()));
+    if (!memory.write({kBootSectorAddress}, request.kernel))
+        return base::fail(Errc::OutOfRange, "the VM has no memory at 7c00h");
+    BootState state;
+    state.mode = BootState::Mode::Real16;
+    state.rip = kBootSectorAddress;
+    state.rsp = kBootSectorAddress;
+    state.rdx = 0x80; // as a BIOS says: booted from the first hard disk
+    return state;
+}
+
+Result<BootState> load_kernel(memory::GuestMemory& memory, const BootRequest& request) {
+    switch (DOPPEL_TRY(detect_kernel(request.kernel))) {
+    case KernelFormat::LinuxBzImage: return load_linux_bzimage(memory, request);
+    case KernelFormat::BootSector: return load_boot_sector(memory, request);
+    default: return base::fail(Errc::Unsupported, "this kernel format has no loader");
+    }
+}
+
+} // namespace doppel::firmware
