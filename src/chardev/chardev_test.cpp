@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <string>
+#include <thread>
+
+#include "chardev/fd_backend.hpp"
+#include "chardev/socket_listener.hpp"
+
+using namespace doppel;
+using namespace doppel::chardev;
+
+namespace {
+
+struct Receiver final : ByteReceiver {
+    std::atomic<std::size_t> room{1u << 20};
+    std::string got;
+    base::EventLoop* stop_loop = nullptr;
+    std::size_t stop_at = SIZE_MAX;
+    std::function<void()> on_full;
+
+    std::size_t can_receive() const noexcept override { return room; }
+    void receive(std::span<const std::byte> bytes) noexcept override {
+        for (const auto b : bytes)
+            got += static_cast<char>(b);
+        room -= bytes.size();
+        if (got.size() >= stop_at)
+            stop_loop->stop();
+        else if (room == 0 && on_full)
+            on_full();
+    }
+};
+
+std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span{text}); }
+
+struct Pair {
+    base::UniqueFd ours, theirs;
+    Pair() {
+        int ends[2];
+        REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+        ours.reset(ends[0]);
+        theirs.reset(ends[1]);
+    }
+};
+
+} // namespace
+
+TEST_CASE("input goes to the receiver, never more than it has room for") {
+    auto loop = base::EventLoop::create().value();
+    Pair pair;
+    auto backend = std::move(FdBackend::create(*loop, std::move(pair.ours))).value();
+    Receiver receiver;
+    receiver.room = 3;
+    receiver.stop_loop = loop.get();
+    receiver.stop_at = 3;
+    backend->set_receiver(&receiver);
+    REQUIRE(::write(pair.theirs.get(), "abcdef", 6) == 6);
+    loop->run();
+    CHECK(receiver.got == "abc");
+}
+
+TEST_CASE("what did not fit comes when the receiver is ready again") {
+    auto loop = base::EventLoop::create().value();
+    Pair pair;
+    auto backend = std::move(FdBackend::create(*loop, std::move(pair.ours))).value();
+    Receiver receiver;
+    receiver.room = 3;
+    receiver.stop_loop = loop.get();
+    receiver.stop_at = 6;
+    backend->set_receiver(&receiver);
+    REQUIRE(::write(pair.theirs.get(), "abcdef", 6) == 6);
+    receiver.on_full = [&] {
+        loop->post([&] {
+            receiver.room = 3;
+            backend->receiver_ready();
+        });
+    };
+    loop->run();
+    CHECK(receiver.got == "abcdef");
+}
+
+TEST_CASE("output larger than the socket takes arrives whole and in order") {
+    auto loop = base::EventLoop::create().value();
+    Pair pair;
+    auto backend = std::move(FdBackend::create(*loop, std::move(pair.ours))).value();
+    std::string text;
+    for (int i = 0; i < 60000; ++i)
+        text += std::to_string(i) + " ";
+    std::string got;
+    std::thread reader{[&] {
+        char buffer[4096];
+        while (got.size() < text.size()) {
+            const auto n = ::read(pair.theirs.get(), buffer, sizeof buffer);
+            if (n <= 0)
+                break;
+            got.append(buffer, static_cast<std::size_t>(n));
+        }
+        loop->stop();
+    }};
+    for (std::size_t at = 0; at < text.size(); at += 1000)
+        backend->write(bytes_of(std::string_view{text}.substr(at, 1000)));
+    loop->run();
+    reader.join();
+    CHECK(got == text);
+}
+
+TEST_CASE("the end of the other side is reported once") {
+    auto loop = base::EventLoop::create().value();
+    Pair pair;
+    auto backend = std::move(FdBackend::create(*loop, std::move(pair.ours))).value();
+    int hangups = 0;
+    backend->set_hangup([&] {
+        ++hangups;
+        loop->stop();
+    });
+    pair.theirs.reset();
+    loop->run();
+    CHECK(hangups == 1);
+    backend->write(bytes_of("nobody hears this"));
+}
+
+TEST_CASE("a socket console serves clients one after the other") {
+    auto loop = base::EventLoop::create().value();
+    const auto path = "/tmp/doppel-chardev-test-" + std::to_string(::getpid());
+    auto listener = std::move(SocketListener::create(*loop, path)).value();
+    CHECK(SocketListener::create(*loop, path).error().code == base::Errc::Busy);
+    Receiver receiver;
+    receiver.stop_loop = loop.get();
+    receiver.stop_at = 4;
+    listener->set_receiver(&receiver);
+    std::thread clients{[&] {
+        for (const char* text : {"ab", "cd"}) {
+            const base::UniqueFd client{::socket(AF_UNIX, SOCK_STREAM, 0)};
+            sockaddr_un address{};
+            address.sun_family = AF_UNIX;
+            std::strcpy(address.sun_path, path.c_str());
+            REQUIRE(::connect(client.get(), static_cast<sockaddr*>(static_cast<void*>(&address)),
+                              sizeof address) == 0);
+            REQUIRE(::write(client.get(), text, 2) == 2);
+            ::shutdown(client.get(), SHUT_WR);
+            char end = 0;
+            CHECK(::read(client.get(), &end, 1) == 0); // it has seen our end and closed
+        }
+    }};
+    loop->run();
+    listener.reset();
+    clients.join();
+    CHECK(receiver.got == "abcd");
+    CHECK(::access(path.c_str(), F_OK) != 0);
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// A byte stream over one nonblocking descriptor: socket, pseudo-terminal master, pipe.
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#include "base/event_loop.hpp"
+#include "base/unique_fd.hpp"
+#include "chardev/backend.hpp"
+
+namespace doppel::chardev {
+
+/// write() from any thread; all else on the thread of the event loop, which outlives this. Output
+/// that the descriptor does not take at once is queued and sent by the loop; with the queue full,
+/// write() waits up to a second for the reader and then drops: a stuck terminal must not stop the
+/// guest for good.
+class FdBackend final : public Backend {
+public:
+    /// Takes `fd` and makes it nonblocking. Errors: Io.
+    static base::Result<std::unique_ptr<FdBackend>> create(base::EventLoop& loop, base::UniqueFd fd);
+    ~FdBackend() override;
+
+    void write(std::span<const std::byte> bytes) noexcept override;
+    void set_receiver(ByteReceiver* receiver) noexcept override;
+    void receiver_ready() noexcept override;
+
+    /// Called once, on the loop's thread, when the other side is gone; may destroy this.
+    void set_hangup(std::function<void()> callback) { hangup_ = std::move(callback); }
+    /// Sends what is queued, for at most `limit`. The loop is not running.
+    void drain(std::chrono::milliseconds limit);
+
+private:
+    FdBackend(base::EventLoop& loop, base::UniqueFd fd);
+    void on_ready(std::uint32_t events);
+    bool read_some(); // false: end of input
+    void send_queued();
+    void update_interest();
+    void hang_up();
+    std::size_t send_now(std::span<const std::byte> bytes);
+    void post(void (FdBackend::*task)());
+
+    base::EventLoop& loop_;
+    base::UniqueFd fd_;
+    std::function<void()> hangup_;
+    std::shared_ptr<bool> alive_ = std::make_shared<bool>(true); // shared with posted tasks
+    std::uint32_t interest_ = 0;
+
+    std::mutex receiver_mutex_;
+    ByteReceiver* receiver_ = nullptr; // guarded by receiver_mutex_
+
+    std::mutex queue_mutex_;
+    std::condition_variable queue_shrank_;
+    std::deque<std::byte> queue_; // guarded by queue_mutex_
+    bool gone_ = false;           // guarded by queue_mutex_
+};
+
+} // namespace doppel::chardev
