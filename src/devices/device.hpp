@@ -53,7 +53,7 @@ public:
 
     void save(state::Encoder& to) const final {
         const auto& self = static_cast<const D&>(*this);
-        const base::MutexLock lock{mutex_};
+        const base::MutexLock lock{self.mutex_};
         auto copy = self.state_;
         self.capture(copy);
         state::encode(to, D::kSchema, copy);
@@ -64,7 +64,7 @@ public:
         typename D::State fresh{};
         DOPPEL_TRY_VOID(state::decode(from, D::kSchema, fresh));
         DOPPEL_TRY_VOID(self.check(fresh));
-        const base::MutexLock lock{mutex_};
+        const base::MutexLock lock{self.mutex_};
         self.state_ = std::move(fresh);
         self.state_loaded();
         return {};

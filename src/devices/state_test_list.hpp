@@ -10,6 +10,7 @@
 #include "devices/device.hpp"
 #include "devices/legacy/debug_console.hpp"
 #include "devices/legacy/debug_exit.hpp"
+#include "devices/legacy/uart16550.hpp"
 #include "devices/test_rig.hpp"
 
 namespace doppel::devices::test {
@@ -54,6 +55,14 @@ inline std::vector<Entry> all_devices() {
              auto d = std::make_unique<DebugConsole>(w.sink);
              auto* const io = d.get();
              return {std::move(d), {{io, 1}}};
+         }},
+        {"Uart16550",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<Uart16550>(w.irqs.line(), w.sink, &w.source, w.time);
+             auto* const io = d.get();
+             for (const char c : std::string{"some input"})
+                 d->receive(std::as_bytes(std::span{&c, 1}));
+             return {std::move(d), {{io, 8}}};
          }},
     };
 }
