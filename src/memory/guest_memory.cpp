@@ -150,6 +150,14 @@ GuestMemory::PageState GuestMemory::page_state(Gpa page) const noexcept {
     return place ? page_states_[place->page_index].load(std::memory_order_acquire) : PageState{0};
 }
 
+std::vector<GuestMemory::EngineRegion> GuestMemory::engine_regions() const {
+    std::vector<EngineRegion> result;
+    for (std::size_t i = 0; i < regions_.size(); ++i)
+        result.push_back({regions_[i].base, regions_[i].size_bytes, mapping_ + region_offsets_[i],
+                          &page_states_[region_offsets_[i] / kPageBytes]});
+    return result;
+}
+
 bool GuestMemory::prepare_engine_write(Gpa gpa, std::uint64_t length_bytes) noexcept {
     const auto place = find(gpa);
     if (!place)

@@ -83,6 +83,14 @@ public:
     /// good as long as this object lives. Writers through it must honour page_state().
     std::byte* engine_page(Gpa page) const noexcept;
     PageState page_state(Gpa page) const noexcept;
+    /// Regions with their host memory and state bytes (one per page), for an engine's own lookup.
+    struct EngineRegion {
+        Gpa base;
+        std::uint64_t size_bytes;
+        std::byte* host;
+        const std::atomic<PageState>* states;
+    };
+    std::vector<EngineRegion> engine_regions() const;
     /// Does what the page's state demands before an engine writes [gpa, gpa + length) itself (one
     /// page at most): marks it dirty, tells the CodeWatcher. After the bytes have changed the
     /// engine calls finish_engine_write() if this returned true.

@@ -89,6 +89,9 @@ struct CpuState {
     std::array<std::uint64_t, 32> mc_banks{};      // MCi_CTL, STATUS, ADDR, MISC of 8 banks
     std::uint64_t mcg_status = 0;
     std::uint64_t xss = 0;
+    std::uint64_t debugctl = 0;
+    std::array<std::uint64_t, 4> pdpte{}; // PDPTE registers of PAE paging (Vol. 3A §4.4.1)
+    std::uint64_t pending_debug = 0; // DR6 bits of #DB traps that wait for the next boundary
 
     XsaveArea xsave;
 };
