@@ -86,8 +86,9 @@ const char* prepare_copy(void) {
     if (copy_from)
         return NULL;
     copy_from = pages(kCopyBytes);
-    // Buffers a power of two apart would meet in the same entries of a software TLB.
-    copy_to = (uint8_t*)pages(kCopyBytes + (37 << 12)) + (37 << 12);
+    // Buffers a power of two apart would meet in the same entries of a software TLB. New mappings
+    // come to stand just below the last, so this one is 16 MiB and 37 pages away.
+    copy_to = pages(kCopyBytes + (37 << 12));
     for (size_t at = 0; at < kCopyBytes; at += 8) {
         uint64_t value = next_random(&random);
         memcpy(copy_from + at, &value, 8);

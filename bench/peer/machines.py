@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machines that are compared, each as a command line.
+
+native    the host itself: programs run directly
+doppel    build/bin/doppel; doppel:ENGINE, doppel@PATH and doppel@PATH:ENGINE choose what they say
+tcg       QEMU with its translator, without default devices where they only add firmware time
+"""
+
+import dataclasses
+import pathlib
+import subprocess
+
+SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
+ASSETS = SOURCE / "build" / "assets"
+DOPPEL = SOURCE / "build" / "bin" / "doppel"
+
+
+class Failure(Exception):
+    """One clear sentence for the user."""
+
+
+@dataclasses.dataclass
+class Guest:
+    initrd: str
+    append: str
+    memory_mib: int
+    cpus: int = 1
+
+    @property
+    def kernel(self):
+        return str(ASSETS / "vmlinuz")
+
+    @property
+    def initrd_path(self):
+        return str(ASSETS / self.initrd)
+
+
+@dataclasses.dataclass
+class Machine:
+    name: str
+    executable: str = ""
+    engine: str = ""
+
+    @property
+    def is_native(self):
+        return self.name == "native"
+
+    def command(self, guest):
+        if self.name == "tcg":
+            return [self.executable, "-accel", "tcg", "-cpu", "max,la57=off", "-M", "q35",
+                    "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
+                    "-m", str(guest.memory_mib), "-smp", str(guest.cpus),
+                    "-kernel", guest.kernel, "-initrd", guest.initrd_path, "-append", guest.append]
+        engine = ["--engine", self.engine] if self.engine else []
+        return [self.executable, "run", "--kernel", guest.kernel, "--initrd", guest.initrd_path,
+                "--append", guest.append, "--memory", f"{guest.memory_mib}M",
+                "--cpus", str(guest.cpus), "--console", "stdio", *engine]
+
+    def version(self):
+        """What to write beside the results."""
+        if self.is_native:
+            return "the host"
+        try:
+            result = subprocess.run([self.executable, "--version"], capture_output=True, text=True)
+        except OSError as error:
+            raise Failure(f"{self.name}: {self.executable}: {error.strerror}") from None
+        return (result.stdout or result.stderr).strip().split("\n")[0]
+
+
+def machine(text):
+    if text == "native":
+        return Machine(text)
+    if text == "tcg":
+        return Machine(text, "qemu-system-x86_64")
+    base, _, engine = text.partition(":")
+    kind, _, path = base.partition("@")
+    if kind != "doppel":
+        raise Failure(f"no such machine: {text} (native, doppel[@PATH][:ENGINE], tcg)")
+    return Machine(text, path or str(DOPPEL), engine)
+
+
+def make_assets(*names):
+    try:
+        subprocess.run([SOURCE / "tools" / "guest-assets", *names], check=True)
+    except subprocess.CalledProcessError:
+        raise Failure("tools/guest-assets failed") from None
