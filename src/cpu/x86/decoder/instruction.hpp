@@ -121,7 +121,7 @@ struct Instruction {
     // --- what it is (a block copy from the table) ---
     Op op;
     std::uint16_t attributes;
-    // EFLAGS bit positions: CF PF AF ZF SF TF IF DF OF (and IOPL, NT, AC, … for POPF & co.).
+    // EFLAGS bit positions: CF PF AF ZF SF TF IF DF OF, and IOPL and NT of POPF & co.
     std::uint16_t flags_read;
     std::uint16_t flags_written;   // includes the undefined ones
     std::uint16_t flags_undefined; // subset of flags_written
@@ -141,26 +141,26 @@ struct Instruction {
 
     std::uint8_t prefixes; // prefix::k…
     std::uint8_t rex;      // 0100WRXB; of a VEX prefix the same bits, upright; 0 without either
-    std::uint8_t
-        operand_size; // 1, 2, 4, 8: effective, default-64 and byte forms applied; for stack
-                      // operations the size of what is pushed; for vectors that of the vector
+    // 1, 2, 4, 8: effective, default-64 and byte forms applied; for stack operations the size of
+    // what is pushed; for vectors only REX.W's effect (their length is in operands[].size).
+    std::uint8_t operand_size;
     std::uint8_t address_size; // 2, 4, 8
 
     // --- the memory operand, valid if memory_access is not None ---
     std::uint16_t memory_size; // bytes accessed; for gathers one element; kVariableSize
     Access memory_access;
-    std::uint8_t
-        memory_segment; // 0..5 = es cs ss ds fs gs, defaults and overrides applied. Valid also
-                        // for string instructions, XLAT, MASKMOV: segment of the overridable side
+    // 0..5 = es cs ss ds fs gs, defaults and overrides applied; in 64-bit code only fs and gs have
+    // a base. Valid also without memory_access for string instructions, XLAT and MONITOR: that of
+    // the side that can be overridden.
+    std::uint8_t memory_segment;
     std::uint8_t memory_base;  // 0..15, kRip, kNoRegister
     std::uint8_t memory_index; // 0..15, kNoRegister
     std::uint8_t memory_scale; // 1, 2, 4, 8
 
     // --- encoding, for rewriting ---
     std::uint8_t modrm;
-    std::uint8_t modrm_offset : 4; // 0 = there is none
-    std::uint8_t
-        opcode_offset : 4; // of `opcode`; escapes, then REX or VEX stand directly before it
+    std::uint8_t modrm_offset : 4;  // 0 = there is none
+    std::uint8_t opcode_offset : 4; // `opcode`'s; the escapes, REX or VEX stand directly before it
     std::uint8_t displacement_size : 4; // bytes of it in the encoding (0, 1, 2, 4, 8)
     std::uint8_t immediate_size : 4;    // all immediates together; they are the last bytes
 
