@@ -10,6 +10,7 @@
 #include "devices/device.hpp"
 #include "devices/legacy/debug_console.hpp"
 #include "devices/legacy/debug_exit.hpp"
+#include "devices/legacy/pic8259.hpp"
 #include "devices/legacy/uart16550.hpp"
 #include "devices/test_rig.hpp"
 
@@ -55,6 +56,14 @@ inline std::vector<Entry> all_devices() {
              auto d = std::make_unique<DebugConsole>(w.sink);
              auto* const io = d.get();
              return {std::move(d), {{io, 1}}};
+         }},
+        {"Pic8259",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<Pic8259>(w.irqs.line());
+             std::vector<Range> ranges{{&d->master(), 2}, {&d->slave(), 2}, {&d->elcr(), 2}};
+             d->set_irq_level(4, true);
+             d->set_irq_level(14, true);
+             return {std::move(d), ranges};
          }},
         {"Uart16550",
          [](World& w) -> Subject {
