@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// The engine `interpreter`: a vCPU that runs everything through Interpreter.
+#include <atomic>
+#include <memory>
+
+#include "cpu/x86/board_ports.hpp"
+#include "cpu/x86/vcpu.hpp"
+
+namespace doppel::cpu::x86 {
+
+/// vCPU thread only, except kick() and notify().
+class InterpreterVcpu final : public Vcpu {
+public:
+    /// What `wiring` names outlives the vCPU. The vCPU is as after RESET; vCPU 0 is the bootstrap
+    /// processor, the others wait for a SIPI.
+    explicit InterpreterVcpu(const VcpuWiring& wiring);
+    ~InterpreterVcpu() override;
+
+    std::string_view engine_name() const override { return "interpreter"; }
+    VmExit run() override;
+    void kick() noexcept override;
+    void notify() noexcept override;
+    void reset() override;
+    void save(state::Encoder& to) const override;
+    base::Result<void> load(state::Decoder& from) override;
+    VcpuStats stats() const override;
+    CpuState& state() override;
+    void state_changed() override;
+
+private:
+    struct Parts; // state, system context, interpreter, vector unit
+    std::unique_ptr<Parts> parts_;
+    std::atomic<bool> attention_{false}; // something below, or the InterruptPort, wants a look
+    std::atomic<bool> kicked_{false};
+    VcpuStats stats_;
+};
+
+} // namespace doppel::cpu::x86
