@@ -142,7 +142,9 @@ function(doppel_compile_options target exceptions)
         -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Wold-style-cast -Werror)
     if(CMAKE_CXX_COMPILER_ID STREQUAL Clang)
         # g++'s -Wconversion leaves signs alone; everything else clang has to say is welcome.
-        target_compile_options(${target} PRIVATE -Wthread-safety -Wno-sign-conversion)
+        # The instruction tables take more steps to compute than clang allows by default.
+        target_compile_options(${target} PRIVATE
+            -Wthread-safety -Wno-sign-conversion -fconstexpr-steps=100000000)
     endif()
     if(NOT exceptions)
         target_compile_options(${target} PRIVATE -fno-exceptions)
