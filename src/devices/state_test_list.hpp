@@ -11,6 +11,7 @@
 #include "devices/legacy/debug_console.hpp"
 #include "devices/legacy/debug_exit.hpp"
 #include "devices/legacy/pic8259.hpp"
+#include "devices/legacy/pit8254.hpp"
 #include "devices/legacy/uart16550.hpp"
 #include "devices/test_rig.hpp"
 
@@ -63,6 +64,12 @@ inline std::vector<Entry> all_devices() {
              std::vector<Range> ranges{{&d->master(), 2}, {&d->slave(), 2}, {&d->elcr(), 2}};
              d->set_irq_level(4, true);
              d->set_irq_level(14, true);
+             return {std::move(d), ranges};
+         }},
+        {"Pit8254",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<Pit8254>(w.irqs.line(), w.time);
+             std::vector<Range> ranges{{&d->counters(), 4}, {&d->port61(), 1}};
              return {std::move(d), ranges};
          }},
         {"Uart16550",
