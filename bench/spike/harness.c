@@ -97,29 +97,30 @@ static uint64_t walk(uint64_t address) {
     if (!(*slot & 0x20)) *slot = (address & ~0xfffULL) | 0x21;
     return *slot & ~0xfffULL;
 }
-static void fill(uint64_t address, int write) {
+static uint64_t fill(uint64_t address, int write) {
     uint64_t page = address >> 12, index = page & ((1ULL << lay_bits) - 1), host = walk(address);
     char* entry = tlb_area + index * lay_stride;
     *(uint64_t*)(entry + (write ? lay_wtag : lay_rtag)) = lay_form == 'E' ? page : page << 12;
     *(uint64_t*)(entry + (write ? lay_wadd : lay_radd)) = lay_form == 'H' ? host : host - (page << 12);
+    return host - (page << 12);
 }
 static int present(uint64_t address, int write) {
     uint64_t page = address >> 12, index = page & ((1ULL << lay_bits) - 1);
     return *(uint64_t*)(tlb_area + index * lay_stride + (write ? lay_wtag : lay_rtag)) ==
            (lay_form == 'E' ? page : page << 12);
 }
-static void miss(uint64_t address, uint32_t size, int write, uint64_t* counter) {
+static uint64_t miss(uint64_t address, uint32_t size, int write, uint64_t* counter) {
     uint64_t last = address + size - 1;
     if ((address ^ last) >> 12) {
         if (!present(address, write)) fill(address, write), ++*counter;
         if (!present(last, write)) fill(last, write), ++*counter;
-        return;
+        return 0;
     }
     ++*counter;
-    fill(address, write);
+    return fill(address, write);
 }
-void fill_read(uint64_t address, uint32_t size) { miss(address, size, 0, &misses_read); }
-void fill_write(uint64_t address, uint32_t size) { miss(address, size, 1, &misses_write); }
+uint64_t fill_read(uint64_t address, uint32_t size) { return miss(address, size, 0, &misses_read); }
+uint64_t fill_write(uint64_t address, uint32_t size) { return miss(address, size, 1, &misses_write); }
 static void make_engine(void) {
     const size_t huge = 2 << 20, stack = 1 << 20;
     char* area = mmap(NULL, 16 * huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -10,6 +10,10 @@ regs    A  rsp host stack, gs vCPU, r15 TLB base, r13 r14 scratch, guest r12-r15
         C  rsp vCPU frame that also holds the TLB, r13 r14 scratch, guest r12-r14 in slots
         D  rsp vCPU frame, r15 TLB base, r13 r14 scratch, guest r12-r15 in slots
 form    X  xor with the tag, compare with 4096-n: tag and page crossing in one compare; addend
+        P  X with the index taken by pext from a mask in the frame
+        S  X with a 20-bit index by shrx; the TLB base is 12 modulo 32 (regs D, layout s8-20)
+        Z  X that checks the page of the base register for small displacements (no lea)
+        Q  X with the index by bextr, controlled by the low 16 bits of the TLB base (regs D, s8)
         H  the same, but the array holds the host page: no register keeps the address
         T  "lea": page of the last byte compared with the tag
         E  exact: no crossing test (a lower bound: wrong where a crossing is possible)
@@ -47,6 +51,9 @@ class Variant:
         self.text = text
         self.regs, self.form, self.layout, bits, self.stack = text.split('-')
         self.bits = int(bits)
+        self.pext, self.shrx, self.near, self.bextr = (self.form == f for f in 'PSZQ')
+        self.bias = 12 if self.shrx else 12 + 256 * self.bits if self.bextr else 0
+        self.form = 'X' if self.form in 'PSZQ' else self.form
         self.slots = {'A': (12, 13, 14, 15), 'B3': (12, 13, 14, 15), 'D': (12, 13, 14, 15),
                       'B2': (12, 13, 14), 'C': (12, 13, 14), 'N': ()}[self.regs]
         self.three = self.regs == 'B3'
@@ -80,11 +87,13 @@ class Variant:
     def tlb(self, offset, index='', scale=1):
         """Operand of the TLB instance: base + index * scale + offset."""
         x = f'{index}*{scale}+' if index else ''
+        offset -= self.bias
         return {'A': f'[r15+{x}{offset}]', 'D': f'[r15+{x}{offset}]', 'B2': f'gs:[{x}{offset}]',
                 'B3': f'gs:[{x}{offset}]', 'C': f'[rsp+{x}{offset}]'}[self.regs]
 
 
-SAVE_RAX, STACK_PAGE, STACK_ADD, HOST_RSP, TARGET, SPARE = 0x20, 0x28, 0x30, 0x38, 0x40, 0x48
+SAVE_RAX, STACK_PAGE, STACK_ADD, HOST_RSP, TARGET, SPARE, INDEX_MASK = \
+    0x20, 0x28, 0x30, 0x38, 0x40, 0x48, 0x50
 S0, S1, S2 = 'r13', 'r14', 'r15'
 
 READS_FIRST = {'cmp', 'test', 'push', 'bt', 'ucomisd', 'comisd', 'ucomiss', 'comiss', 'mul', 'div',
@@ -276,6 +285,15 @@ class Rewriter:
     def index_of(self, source):
         """S1 = TLB index of the page of `source` (flags may change)."""
         v = self.v
+        if v.pext:
+            self.emit(f'pext {S1}, {source}, QWORD PTR {v.frame(INDEX_MASK)}')
+            return
+        if v.bextr:     # r15 is 12 + 256 * bits modulo 65536
+            self.emit(f'bextr {S1}, {source}, r15')
+            return
+        if v.shrx:      # r15 is 12 modulo 32
+            self.emit(f'shrx {S1}d, {name(NAMES[source][0], 4)}, r15d')
+            return
         shift = 12 - {1: {16: 4, 32: 5}.get(v.stride, 0), 8: 0}[v.scale]
         self.emit(f'rorx {S1}, {source}, {shift}')
         if v.scale == 8 and v.bits == 16:
@@ -329,9 +347,12 @@ class Rewriter:
             self.emit('lahf')
             self.emit('seto al')
             plain = None
-        elif not (plain and (m.disp in ('', '0')) and v.form in 'XH' and not v.three):
+        elif not (plain and (m.disp in ('', '0') or self.is_near(plain, m)) and v.form in 'XH' and
+                  not v.three):
             self.compose(m)
         source = S0
+        if not live and self.is_near(plain, m):
+            return self.near_check(m, size, write, plain, done)
         missed = self.miss(m, size, write, done, live)
         if v.form in 'XH':
             if not live and plain and m.disp in ('', '0') and not v.three:
@@ -414,6 +435,35 @@ class Rewriter:
         self.emit(f'mov {S1}, {added}')
         self.out.append(f'{done}:')
         return f'[{S0}+{S1}]', S2 if still_s0 else None
+
+    def is_near(self, plain, m):
+        return self.v.near and plain and re.match(r'^\d+$', m.disp) and 0 < int(m.disp) <= 64
+
+    def near_check(self, m, size, write, plain, done):
+        """The page of the base register is checked; leaving it upwards goes to the full check."""
+        v = self.v
+        tagged = v.tlb(v.wtag if write else v.rtag, S1, v.scale)
+        added = v.tlb(v.wadd if write else v.radd, S1, v.scale)
+        full = self.fresh()
+        self.index_of(plain)
+        self.emit(f'mov {S0}, {tagged}')
+        self.emit(f'xor {S0}, {plain}')
+        self.emit(f'cmp {S0}, {4096 - size - int(m.disp)}')
+        self.emit(f'ja {full}')
+        self.emit(f'mov {S1}, {added}')
+        self.out.append(f'{done}:')
+        missed = self.miss(m, size, write, done, False)
+        hot, self.out = self.out, []
+        self.compose(m)
+        self.index_of(S0)
+        self.emit(f'xor {S0}, {tagged}')
+        self.emit(f'cmp {S0}, {4096 - size}')
+        self.emit(f'ja {missed}')
+        self.emit(f'mov {S1}, {added}')
+        self.emit(f'jmp {done}')
+        self.cold += [f'{full}:'] + self.out
+        self.out = hot
+        return f'{m.disp}[{plain}+{S1}]', S0
 
     # ---- stack accesses covered by a check at the block's head
     def stack_access(self, m, size, write, need_free, live):
@@ -650,8 +700,8 @@ class Rewriter:
                 continue
             if a.reg not in used:
                 used[a.reg] = free.pop(0)
-                zeroing = op in ('xor', 'sub') and len(args) == 2 and args[1].kind == 'reg' and \
-                    args[0].reg == args[1].reg if args[0].kind == 'reg' else False
+                zeroing = op in ('xor', 'sub') and len(args) == 2 and first.kind == 'reg' and \
+                    first.size >= 4 and args[1].kind == 'reg' and first.reg == args[1].reg
                 only_written = i == 0 and not reads_first and \
                     not any(b is not a and b.kind == 'reg' and b.reg == a.reg for b in args)
                 if not zeroing and not only_written:
@@ -775,6 +825,7 @@ class Rewriter:
 
 
 def runtime(v):
+    mask = ((1 << min(v.bits, 16)) - 1) << 12
     pushes = ['rax', 'rcx', 'rdx', 'rsi', 'rdi', 'r8', 'r9', 'r10', 'r11']
     save = '\n'.join(f'\tpush {r}' for r in pushes)
     load = '\n'.join(f'\tpop {r}' for r in reversed(pushes))
@@ -784,9 +835,9 @@ def runtime(v):
         leave = ''
         stack_cache = '\tmov gs:[0x28], rax\n\tmov QWORD PTR gs:[0x30], 0'
     else:
-        base = {'C': '', 'D': 'mov r15, tlb_area[rip]'}.get(
+        base = {'C': '', 'D': f'mov r15, tlb_area[rip]\n\tadd r15, {v.bias}'}.get(
             v.regs, 'mov r10, tlb_area[rip]\n\twrgsbase r10')
-        enter = f'mov r11, vcpu_area[rip]\n\tmov [r11+0x38], rsp\n\t{base}\n\tmov rsp, r11'
+        enter = f'mov r11, vcpu_area[rip]\n\tmov [r11+0x38], rsp\n\tmov QWORD PTR [r11+0x50], {mask}\n\t{base}\n\tmov rsp, r11'
         leave = 'mov rsp, [rsp+0x38]'
         # after nine pushes and a return address the frame is 80 bytes above
         stack_cache = '\tmov [rsp+80+0x28], rax\n\tmov QWORD PTR [rsp+80+0x30], 0'
@@ -829,16 +880,18 @@ tlb_miss_r:
 	mov rdi, r13
 	mov esi, r14d
 	call fill_read
+	mov r14, rax
 {load}
-	xor r14d, r14d
+	add r13, r14
 	ret
 tlb_miss_w:
 {save}
 	mov rdi, r13
 	mov esi, r14d
 	call fill_write
+	mov r14, rax
 {load}
-	xor r14d, r14d
+	add r13, r14
 	ret
 stack_miss:
 {save}
