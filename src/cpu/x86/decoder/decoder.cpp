@@ -60,7 +60,7 @@ struct Decoding {
     std::uint8_t segment = kNoRegister;
     unsigned rex = 0;    // WRXB in the low bits
     unsigned choice = 0; // 0 none, 1 = 66, 2 = F3, 3 = F2
-    unsigned vvvv = 0;
+    unsigned vvvv = 0;   // upright: 0 if the field is all ones
     unsigned vector = 0; // VEX.L
     OpcodeMap map = OpcodeMap::Primary;
     Encoding encoding = Encoding::Legacy;
@@ -141,10 +141,8 @@ DOPPEL_DECODER_INLINE bool read_vex(Decoding& d) {
     if (three && (last & 0x80) != 0)
         d.rex |= 8u;
     d.vvvv = std::uint8_t(~last) >> 3 & 0xfu;
-    if (!d.long_mode()) { // R and X are 0 there, or this were LES or LDS; B is ignored
+    if (!d.long_mode()) // R and X are 0 there, or this were LES or LDS; B is ignored
         d.rex &= 8u;
-        d.vvvv &= 7u;
-    }
     d.vector = last >> 2 & 1u;
     d.choice = last & 3u;
     d.encoding = three ? Encoding::Vex3 : Encoding::Vex2;
@@ -318,14 +316,16 @@ DOPPEL_DECODER_INLINE void read_immediate(Decoding& d, unsigned size_log2, const
     d.position += size;
 }
 
-DOPPEL_DECODER_INLINE void fill_operands(const Decoding& d, const SizeColumn& sizes,
+DOPPEL_DECODER_INLINE void fill_operands(const Decoding& d, bool memory, const SizeColumn& sizes,
                                          Instruction& out) {
     const Entry& entry = *d.entry;
     const unsigned base = d.rex << 3 & 8u;
-    const std::uint64_t is4 = out.immediate >> 4 & (d.long_mode() ? 0xfu : 7u);
+    const unsigned rm = memory ? 16u : d.rm() | base; // 16: falls out of the register sets below
+    const unsigned register_mask = d.long_mode() ? 0xfu : 7u; // the top bits of vvvv, is4 are ignored
+    const std::uint64_t is4 = out.immediate >> 4 & register_mask;
     const std::uint64_t lanes = // in the order of Lane
-        std::uint64_t(d.reg() | (d.rex << 1 & 8u)) | std::uint64_t(d.rm() | base) << 8 |
-        std::uint64_t(d.vvvv) << 16 | std::uint64_t((d.opcode & 7u) | base) << 24 | is4 << 32 |
+        std::uint64_t(d.reg() | (d.rex << 1 & 8u)) | std::uint64_t(rm) << 8 |
+        std::uint64_t(d.vvvv & register_mask) << 16 | std::uint64_t((d.opcode & 7u) | base) << 24 | is4 << 32 |
         std::uint64_t(d.reg()) << 40 | std::uint64_t(d.rm()) << 48;
     unsigned read = 0;
     unsigned written = 0;
@@ -333,15 +333,15 @@ DOPPEL_DECODER_INLINE void fill_operands(const Decoding& d, const SizeColumn& si
     for (unsigned i = 0; i < 4; ++i) {
         const auto shape = load<std::uint32_t>(
             reinterpret_cast<const std::uint8_t*>(&entry.operands[i])); // OperandTemplate
-        const auto reg = std::uint8_t((lanes >> (shape >> 24) & 0xfu) + (shape >> 8 & 0xffu));
+        const auto reg = std::uint8_t((lanes >> (shape >> 24) & 0x1fu) + (shape >> 8 & 0xffu));
         const std::uint16_t size = sizes[shape >> 16 & 0xffu];
         out.operands[i] = entry.operands[i].value;
         out.operands[i].reg = reg;
         out.operands[i].size = std::uint8_t(size);
         const unsigned use = kRegisterUse[shape & 0xffu];
         // A register that is written in part keeps the rest: it is read too.
-        read |= ((use & 1u) | (use >> 1 & unsigned(size < 4))) << (reg & 0xfu);
-        written |= (use >> 1) << (reg & 0xfu);
+        read |= ((use & 1u) | (use >> 1 & unsigned(size < 4))) << (reg & 0x1fu);
+        written |= (use >> 1) << (reg & 0x1fu);
     }
     out.registers_read |= std::uint16_t(read);
     out.registers_written |= std::uint16_t(written);
@@ -350,6 +350,8 @@ DOPPEL_DECODER_INLINE void fill_operands(const Decoding& d, const SizeColumn& si
 /// The operand that ModRM puts in memory.
 DOPPEL_DECODER_INLINE void place_memory_operand(const Entry& entry, Instruction& out) {
     Operand& operand = out.operands[entry.memory_operand];
+    if (operand.kind == OperandKind::Gpr) // only such a memory form uses no general register
+        out.attributes &= std::uint16_t(~attribute::kGprOperand);
     operand.kind = OperandKind::Memory;
     operand.reg = kNoRegister;
     operand.size = out.memory_size < 256 ? std::uint8_t(out.memory_size) : std::uint8_t(0);
@@ -436,6 +438,7 @@ bool finish_unusual(const Decoding& d, Instruction& out) {
         out.memory_access = Access::Write;
         out.memory_base = 7;
         out.memory_size = out.operands[0].size;
+        out.attributes &= std::uint16_t(~attribute::kGprOperand); // rdi is the memory operand's
         return true;
     case Op::Gather:
         return finish_gather(d, out);
@@ -522,7 +525,7 @@ DOPPEL_DECODER_INLINE bool decode_operands(Decoding& d, Instruction& out) {
     if ((entry.checks & kHasModrm) == 0) {
         out.modrm = 0;
         read_immediate(d, size_log2, sizes, out);
-        fill_operands(d, sizes, out);
+        fill_operands(d, false, sizes, out);
         return finish(d, out);
     }
     out.modrm = d.modrm;
@@ -532,7 +535,7 @@ DOPPEL_DECODER_INLINE bool decode_operands(Decoding& d, Instruction& out) {
     if (memory)
         read_memory(d, sizes, out);
     read_immediate(d, size_log2, sizes, out);
-    fill_operands(d, sizes, out);
+    fill_operands(d, memory, sizes, out);
     if (memory)
         place_memory_operand(entry, out);
     return finish(d, out);

@@ -234,6 +234,7 @@ enum class Op : std::uint16_t {
 };
 
 /// What CPUID must offer; otherwise the executor raises #UD (Lzcnt, Tzcnt: runs BSR, BSF instead).
+/// VEX-coded instructions (InstructionClass::Avx) need Avx besides the feature named.
 enum class IsaFeature : std::uint8_t {
     None, // part of every x86-64 CPU
     Fpu,

@@ -28,7 +28,8 @@ constexpr std::uint8_t operand_size_log2(SizeRule rule, CodeSize mode, bool w, b
     case SizeRule::NoPrefix:
         return w ? 3 : 2;
     case SizeRule::NoW:
-        w = false;
+        if (w)
+            return 2;
         break;
     default:
         break;

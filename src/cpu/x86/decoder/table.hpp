@@ -39,7 +39,7 @@ enum class SizeRule : std::uint8_t {
     Force64, // as Normal, but always 8 in 64-bit code (Intel; AMD lets 66 cut near branches to 16 bits)
     Natural, // 4, in 64-bit code 8
     NoPrefix, // 4, with REX.W 8: 66 is a mandatory prefix or means nothing
-    NoW,     // as Normal, but REX.W means nothing
+    NoW,     // as Normal, but at most 4
     Count,
 };
 

@@ -111,7 +111,7 @@ Difference compare_memory(const Pair& pair, const ZydisDecodedOperand& operand) 
         return differ("index", in.memory_index, number_of(mem.index));
     if (mem.index != ZYDIS_REGISTER_NONE && in.memory_scale != (mem.scale == 0 ? 1 : mem.scale))
         return differ("scale", in.memory_scale, mem.scale);
-    if (mem.segment != ZYDIS_REGISTER_NONE && in.memory_segment != number_of(mem.segment))
+    if (in.op != Op::Lea && mem.segment != ZYDIS_REGISTER_NONE && in.memory_segment != number_of(mem.segment))
         return differ("segment", in.memory_segment, number_of(mem.segment));
     const auto mask = in.address_size == 8 ? ~0ull : (1ull << in.address_size * 8) - 1;
     if ((std::uint64_t(in.displacement) & mask) != (std::uint64_t(mem.disp.value) & mask))
@@ -152,9 +152,10 @@ Difference compare_operand(const Pair& pair, const Operand& ours,
                                 : number_of(theirs.reg.value);
         if (ours.reg != number)
             return differ("operand register", ours.reg, unsigned(number));
+        const auto width = ZydisRegisterGetWidth(ZYDIS_MACHINE_MODE_LONG_64, theirs.reg.value);
         if ((ours.kind == OperandKind::Gpr || ours.kind == OperandKind::Vector) &&
-            ours.size * 8 != theirs.size)
-            return differ("operand size", ours.size, theirs.size / 8);
+            ours.size * 8 != width)
+            return differ("operand size", ours.size, width / 8);
         return {};
     }
     return {};
@@ -174,7 +175,19 @@ Difference compare_immediate(const Pair& pair, const ZydisDecodedOperand& theirs
     return ours == value ? Difference{} : differ("immediate", ours, value);
 }
 
+/// Zydis shows one operand of most x87 instructions, we list two: only memory is compared.
+Difference compare_x87(const Pair& pair) {
+    for (unsigned i = 0; i < pair.theirs.operand_count_visible; ++i)
+        if (pair.operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+            return compare_memory(pair, pair.operands[i]);
+    return {};
+}
+
 Difference compare_operands(const Pair& pair) {
+    if (pair.ours.type == InstructionClass::X87)
+        return compare_x87(pair);
+    if (pair.ours.op == Op::Nop) // hint NOPs touch none of their operands
+        return {};
     for (unsigned i = 0; i < pair.theirs.operand_count_visible && i < 4; ++i) {
         const auto& theirs = pair.operands[i];
         const Operand& ours = pair.ours.operands[i];
@@ -199,6 +212,8 @@ Difference compare_operands(const Pair& pair) {
 }
 
 Difference compare_registers(const Pair& pair) {
+    if (pair.ours.op == Op::Nop)
+        return {};
     unsigned read = 0;
     unsigned written = 0;
     for (unsigned i = 0; i < pair.theirs.operand_count; ++i) {
