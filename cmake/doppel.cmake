@@ -1,6 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 # How a folder becomes a library, its tests, a program, a fuzz target. Small functions, no magic.
 
+# Sanitizers go on everything or nothing: a mixed program reports what is not there.
+if(DOPPEL_SANITIZE)
+    add_compile_options(
+        -fsanitize=${DOPPEL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    add_link_options(-fsanitize=${DOPPEL_SANITIZE})
+    if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+        # g++ 12 sees uninitialised reads in its own instrumentation.
+        add_compile_options(-Wno-maybe-uninitialized -Wno-error=tsan)
+    endif()
+    if(DOPPEL_FUZZ)
+        add_compile_options(-fsanitize=fuzzer-no-link)
+    endif()
+endif()
+
 add_custom_target(programs) # what a user runs; make build builds just these
 add_custom_target(fuzzers)
 
@@ -74,6 +88,10 @@ function(doppel_program folder)
     install(TARGETS ${arg_NAME} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endfunction()
 
+# doctest's own code: the largest file of every test, so it is compiled once.
+add_library(doppel_doctest_main STATIC tests/doctest_main.cpp)
+target_compile_features(doppel_doctest_main PRIVATE cxx_std_23)
+
 # doppel_test(<folder> [NAME name] SOURCES … [DEPENDS …] [LABELS …] [TIMEOUT seconds]): one doctest
 # executable per folder. The label is `unit` unless LABELS says otherwise; `full` keeps it out of
 # make test.
@@ -84,7 +102,8 @@ function(doppel_test folder)
     if(arg_NAME)
         set(name doppel_${arg_NAME}_test)
     endif()
-    add_executable(${name} ${arg_SOURCES} ${PROJECT_SOURCE_DIR}/tests/doctest_main.cpp)
+    add_executable(${name} ${arg_SOURCES})
+    target_link_libraries(${name} PRIVATE doppel_doctest_main)
     doppel_compile_options(${name} TRUE)
     target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR})
     set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/test)
@@ -162,19 +181,3 @@ function(doppel_link target scope)
         endif()
     endforeach()
 endfunction()
-
-# Sanitizers go on everything or nothing: a mixed program reports what is not there.
-macro(doppel_sanitize sanitizers)
-    if(NOT "${sanitizers}" STREQUAL "")
-        add_compile_options(
-            -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
-        add_link_options(-fsanitize=${sanitizers})
-        if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
-            # g++ 12 sees uninitialised reads in its own instrumentation.
-            add_compile_options(-Wno-maybe-uninitialized -Wno-error=tsan)
-        endif()
-        if(DOPPEL_FUZZ)
-            add_compile_options(-fsanitize=fuzzer-no-link)
-        endif()
-    endif()
-endmacro()
