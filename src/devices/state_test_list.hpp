@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "devices/device.hpp"
+#include "devices/legacy/cmos_rtc.hpp"
 #include "devices/legacy/debug_console.hpp"
 #include "devices/legacy/debug_exit.hpp"
 #include "devices/legacy/pic8259.hpp"
@@ -72,6 +73,13 @@ inline std::vector<Entry> all_devices() {
              std::vector<Range> ranges{{&d->counters(), 4}, {&d->port61(), 1}};
              return {std::move(d), ranges};
          }},
+        {"CmosRtc",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<CmosRtc>(w.irqs.line(), w.wall, w.time);
+             auto* const io = d.get();
+             return {std::move(d), {{io, 2}}};
+         },
+         true},
         {"Uart16550",
          [](World& w) -> Subject {
              auto d = std::make_unique<Uart16550>(w.irqs.line(), w.sink, &w.source, w.time);
