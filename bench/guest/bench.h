@@ -4,10 +4,11 @@
 ///
 /// Output, one line per test, made for bench/run-guest:
 ///   clock NS                 (monotonic, at the start; `end NS` at the end)
-///   bench NAME NS_PER_UNIT UNITS UNIT CLASS CHECK NS
+///   bench NAME NS_PER_UNIT UNITS UNIT CLASS CHECK MEAN NS
 ///   skip NAME REASON
 ///   wrong NAME FIRST OTHER   (two equal runs had different results)
-/// CHECK (hexadecimal) depends on the test alone: all machines must agree on it.
+/// NS_PER_UNIT is of the best repetition, MEAN of all. CHECK (hexadecimal) depends on the test
+/// alone: all machines must agree on it.
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -60,18 +60,20 @@ static void run_test(const struct test* test) {
     }
     uint64_t check = test->run(test->check_runs);
     uint64_t iterations = calibrate(test);
-    uint64_t best = UINT64_MAX, first = 0;
+    uint64_t best = UINT64_MAX, sum = 0, first = 0;
     for (int i = 0; i < kRepetitions; ++i) {
         uint64_t digest;
         uint64_t elapsed = timed(test, iterations, &digest);
         best = elapsed < best ? elapsed : best;
+        sum += elapsed;
         first = i == 0 ? digest : first;
         if (digest != first)
             printf("wrong %s %016lx %016lx\n", test->name, first, digest);
     }
     uint64_t units = iterations * test->per_run;
-    printf("bench %s %.4f %lu %s %s %016lx %lu\n", test->name, (double)best / (double)units, units,
-           test->unit, test->class, check, now_ns());
+    double mean = (double)sum / kRepetitions / (double)units;
+    printf("bench %s %.4f %lu %s %s %016lx %.4f %lu\n", test->name, (double)best / (double)units,
+           units, test->unit, test->class, check, mean, now_ns());
 }
 
 static bool chosen(const struct test* test, int count, char** names) {

@@ -45,6 +45,10 @@ class Machine:
     def is_native(self):
         return self.name == "native"
 
+    @property
+    def is_doppel(self):
+        return self.name.startswith("doppel")
+
     def command(self, guest):
         if self.name == "tcg":
             return [self.executable, "-accel", "tcg", "-cpu", "max,la57=off", "-M", "q35",
@@ -55,6 +59,12 @@ class Machine:
         return [self.executable, "run", "--kernel", guest.kernel, "--initrd", guest.initrd_path,
                 "--append", guest.append, "--memory", f"{guest.memory_mib}M",
                 "--cpus", str(guest.cpus), "--console", "stdio", *engine]
+
+    def sector_command(self, image, memory_mib):
+        """Doppel with a boot sector that ends it through the debug-exit port."""
+        engine = ["--engine", self.engine] if self.engine else []
+        return [self.executable, "run", "--kernel", str(image), "--memory", f"{memory_mib}M",
+                "--console", "stdio", "--debug-exit", *engine]
 
     def version(self):
         """What to write beside the results."""
