@@ -74,10 +74,10 @@ function(doppel_check_hot_symbols)
     endif()
 endfunction()
 
-# doppel_program(<folder> NAME <executable> SOURCES … [DEPENDS …]): an executable in bin/,
-# installed by make install.
+# doppel_program(<folder> NAME <executable> [INTERNAL] SOURCES … [DEPENDS …]): an executable in bin/,
+# installed by make install; INTERNAL: for other programs of ours to start, installed in libexec/.
 function(doppel_program folder)
-    cmake_parse_arguments(arg "" "NAME" "SOURCES;DEPENDS" ${ARGN})
+    cmake_parse_arguments(arg "INTERNAL" "NAME" "SOURCES;DEPENDS" ${ARGN})
     add_executable(${arg_NAME} ${arg_SOURCES})
     doppel_compile_options(${arg_NAME} TRUE)
     target_include_directories(${arg_NAME} PRIVATE ${PROJECT_SOURCE_DIR}/src)
@@ -85,7 +85,11 @@ function(doppel_program folder)
     set_target_properties(${arg_NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
     doppel_link(${arg_NAME} PRIVATE ${arg_DEPENDS})
     add_dependencies(programs ${arg_NAME})
-    install(TARGETS ${arg_NAME} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+    set(place ${CMAKE_INSTALL_BINDIR})
+    if(arg_INTERNAL)
+        set(place ${CMAKE_INSTALL_LIBEXECDIR}/doppel)
+    endif()
+    install(TARGETS ${arg_NAME} RUNTIME DESTINATION ${place})
 endfunction()
 
 # doctest's own code: the largest file of every test, so it is compiled once.
