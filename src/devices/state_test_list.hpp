@@ -8,11 +8,13 @@
 #include <vector>
 
 #include "devices/device.hpp"
+#include "devices/legacy/acpi_pm.hpp"
 #include "devices/legacy/cmos_rtc.hpp"
 #include "devices/legacy/debug_console.hpp"
 #include "devices/legacy/debug_exit.hpp"
 #include "devices/legacy/pic8259.hpp"
 #include "devices/legacy/pit8254.hpp"
+#include "devices/legacy/reset_control.hpp"
 #include "devices/legacy/uart16550.hpp"
 #include "devices/test_rig.hpp"
 
@@ -80,6 +82,20 @@ inline std::vector<Entry> all_devices() {
              return {std::move(d), {{io, 2}}};
          },
          true},
+        {"AcpiPm",
+         [](World& w) -> Subject {
+             auto d =
+                 std::make_unique<AcpiPm>(w.irqs.line(), w.time, AcpiPm::TimerWidth::Bits24, [] {});
+             std::vector<Range> ranges{{&d->block(), AcpiPm::kBlockBytes, 1, 3},
+                                       {&d->gpe0(), AcpiPm::kGpeBytes, 1, 3}};
+             return {std::move(d), ranges};
+         }},
+        {"ResetControl",
+         [](World&) -> Subject {
+             auto d = std::make_unique<ResetControl>([] {});
+             auto* const io = d.get();
+             return {std::move(d), {{io, 1}}};
+         }},
         {"Uart16550",
          [](World& w) -> Subject {
              auto d = std::make_unique<Uart16550>(w.irqs.line(), w.sink, &w.source, w.time);
