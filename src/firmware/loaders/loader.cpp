@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "firmware/loaders/loader.hpp"
 
-#include <algorithm>
-#include <array>
 #include <cstring>
 
 #include <fmt/core.h>
 
 #include "base/bytes.hpp"
+#include "firmware/loaders/elf_image.hpp"
+#include "firmware/loaders/multiboot.hpp"
 
 namespace doppel::firmware {
 
@@ -54,10 +54,18 @@ Result<KernelFormat> detect_kernel(std::span<const std::byte> file) {
                               "copy it again");
         return KernelFormat::LinuxBzImage;
     }
+    if (ElfImage::is_elf(file)) {
+        const auto image = DOPPEL_TRY(ElfImage::parse(file));
+        if (image.pvh_entry())
+            return KernelFormat::ElfPvh;
+    }
+    if (find_multiboot_header(file))
+        return KernelFormat::Multiboot;
     if (has_boot_signature(file) && file.size() % kSector == 0)
         return KernelFormat::BootSector;
     return base::fail(Errc::Corrupt, "this is no kernel that can be booted",
-                      "accepted are a Linux bzImage (vmlinuz) and a raw boot sector");
+                      "accepted are a Linux bzImage (vmlinuz), an ELF file with a PVH note, a "
+                      "multiboot 1 kernel and a raw boot sector");
 }
 
 Result<BootState> load_boot_sector(memory::GuestMemory& memory, const BootRequest& request) {
@@ -79,8 +87,10 @@ Result<BootState> load_kernel(memory::GuestMemory& memory, const BootRequest& re
     switch (DOPPEL_TRY(detect_kernel(request.kernel))) {
     case KernelFormat::LinuxBzImage: return load_linux_bzimage(memory, request);
     case KernelFormat::BootSector: return load_boot_sector(memory, request);
-    default: return base::fail(Errc::Unsupported, "this kernel format has no loader");
+    case KernelFormat::ElfPvh: return load_elf_pvh(memory, request);
+    case KernelFormat::Multiboot: return load_multiboot(memory, request);
     }
+    return base::fail(Errc::Internal, "a kernel format without a loader");
 }
 
 } // namespace doppel::firmware
