@@ -95,7 +95,6 @@ endfunction()
 # doctest's own code: the largest file of every test, so it is compiled once.
 add_library(doppel_doctest_main STATIC tests/doctest_main.cpp)
 target_compile_features(doppel_doctest_main PRIVATE cxx_std_23)
-target_compile_options(doppel_doctest_main PRIVATE -O0)
 
 # doppel_test(<folder> [NAME name] SOURCES … [DEPENDS …] [LABELS …] [TIMEOUT seconds]): one doctest
 # executable per folder. The label is `unit` unless LABELS says otherwise; `full` keeps it out of

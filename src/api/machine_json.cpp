@@ -19,8 +19,8 @@ using description::Machine;
 namespace {
 
 std::unexpected<Error> wrong(std::string path, std::string_view expected) {
-    return std::unexpected(Error{Errc::InvalidArgument, 0,
-                                 fmt::format("member '{}' must be {}", path, expected), path, {}});
+    return std::unexpected(Error{
+        Errc::InvalidArgument, 0, fmt::format("member '{}' must be {}", path, expected), path, {}});
 }
 
 Result<void> take(const json::value& from, const std::string& path, std::string& to) {
@@ -172,10 +172,10 @@ Result<void> from_object(const json::value& value, const std::string& path, T& g
         return outcome;
     for (const auto& [key, unused] : *object)
         if (std::ranges::find(names, std::string_view{key.data(), key.size()}) == names.end())
-            return base::fail(Errc::InvalidArgument,
-                              fmt::format("member '{}' is unknown",
-                                          (path.empty() ? "" : path + ".") +
-                                              std::string{key.data(), key.size()}));
+            return base::fail(
+                Errc::InvalidArgument,
+                fmt::format("member '{}' is unknown", (path.empty() ? "" : path + ".") +
+                                                          std::string{key.data(), key.size()}));
     return outcome;
 }
 

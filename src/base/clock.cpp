@@ -94,7 +94,7 @@ struct RealTime::Queue {
     bool stop = false;
     bool paused = false;
     std::uint64_t paused_at_host_ns = 0;
-    std::atomic<std::uint64_t> origin_host_ns{0}; // VM time = host time - origin
+    std::atomic<std::uint64_t> origin_host_ns{0};     // VM time = host time - origin
     std::atomic<std::uint64_t> frozen_ns{UINT64_MAX}; // VM time while paused, else UINT64_MAX
     std::jthread thread;
 
@@ -120,8 +120,7 @@ public:
 
     void arm(std::uint64_t deadline_ns) override {
         const std::scoped_lock lock{queue_.mutex};
-        const bool earliest =
-            queue_.armed.empty() || deadline_ns < queue_.armed.begin()->first;
+        const bool earliest = queue_.armed.empty() || deadline_ns < queue_.armed.begin()->first;
         remove();
         position_ = queue_.armed.emplace(deadline_ns, this);
         is_armed_ = true;

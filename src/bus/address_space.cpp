@@ -72,13 +72,13 @@ base::Result<void> AddressSpace::map(Mapping mapping) {
     const auto after = std::ranges::upper_bound(all, mapping.base, {}, &Mapping::base);
     const auto last = mapping.base + (mapping.size - 1);
     if (after != all.end() && after->base <= last)
-        return base::fail(base::Errc::AlreadyExists, fmt::format("mapping '{}' overlaps '{}'",
-                                                                 mapping.name, after->name));
+        return base::fail(base::Errc::AlreadyExists,
+                          fmt::format("mapping '{}' overlaps '{}'", mapping.name, after->name));
     if (after != all.begin()) {
         const auto& before = *(after - 1);
         if (before.base + (before.size - 1) >= mapping.base)
-            return base::fail(base::Errc::AlreadyExists, fmt::format("mapping '{}' overlaps '{}'",
-                                                                     mapping.name, before.name));
+            return base::fail(base::Errc::AlreadyExists,
+                              fmt::format("mapping '{}' overlaps '{}'", mapping.name, before.name));
     }
     all.insert(after, std::move(mapping));
     replace(std::move(next));

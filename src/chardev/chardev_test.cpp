@@ -37,7 +37,9 @@ struct Receiver final : ByteReceiver {
     }
 };
 
-std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span{text}); }
+std::span<const std::byte> bytes_of(std::string_view text) {
+    return std::as_bytes(std::span{text});
+}
 
 struct Pair {
     base::UniqueFd ours, theirs;

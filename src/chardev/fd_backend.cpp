@@ -29,8 +29,9 @@ Result<std::unique_ptr<FdBackend>> FdBackend::create(base::EventLoop& loop, base
         return base::fail_errno(errno, "prepare the console's descriptor");
     auto backend = std::unique_ptr<FdBackend>{new FdBackend{loop, std::move(fd)}};
     backend->interest_ = EPOLLIN;
-    DOPPEL_TRY_VOID(loop.add(backend->fd_.get(), backend->interest_,
-                             [self = backend.get()](std::uint32_t events) { self->on_ready(events); }));
+    DOPPEL_TRY_VOID(
+        loop.add(backend->fd_.get(), backend->interest_,
+                 [self = backend.get()](std::uint32_t events) { self->on_ready(events); }));
     return backend;
 }
 
@@ -109,8 +110,8 @@ void FdBackend::update_interest() {
         interest_ = wanted;
 }
 
-/// Reads no more than the receiver takes, so that nothing overruns: what it has no room for waits in
-/// the descriptor. Without a receiver input is thrown away.
+/// Reads no more than the receiver takes, so that nothing overruns: what it has no room for waits
+/// in the descriptor. Without a receiver input is thrown away.
 bool FdBackend::read_some() {
     std::array<std::byte, 4096> buffer;
     std::size_t room = buffer.size();

@@ -22,7 +22,8 @@ namespace doppel::chardev {
 class FdBackend final : public Backend {
 public:
     /// Takes `fd` and makes it nonblocking. Errors: Io.
-    static base::Result<std::unique_ptr<FdBackend>> create(base::EventLoop& loop, base::UniqueFd fd);
+    static base::Result<std::unique_ptr<FdBackend>> create(base::EventLoop& loop,
+                                                           base::UniqueFd fd);
     ~FdBackend() override;
 
     void write(std::span<const std::byte> bytes) noexcept override;

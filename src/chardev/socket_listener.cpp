@@ -39,12 +39,12 @@ const sockaddr* as_sockaddr(const sockaddr_un& address) {
 
 /// Removes a socket file that nobody listens on; leaves everything else alone.
 Result<void> remove_stale(const std::string& path, const sockaddr_un& address) {
-    struct stat info {};
+    struct stat info{};
     if (::lstat(path.c_str(), &info) != 0)
         return {};
     if (!S_ISSOCK(info.st_mode))
-        return base::fail(Errc::AlreadyExists,
-                          fmt::format("'{}' exists and is not a socket", path), "choose another path");
+        return base::fail(Errc::AlreadyExists, fmt::format("'{}' exists and is not a socket", path),
+                          "choose another path");
     const base::UniqueFd probe{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     if (::connect(probe.get(), as_sockaddr(address), sizeof address) == 0 || errno != ECONNREFUSED)
         return base::fail(Errc::Busy, fmt::format("socket '{}' is in use by another process", path),
@@ -66,8 +66,8 @@ Result<std::unique_ptr<SocketListener>> SocketListener::create(base::EventLoop& 
     if (!fd || ::bind(fd.get(), as_sockaddr(address), sizeof address) != 0 ||
         ::listen(fd.get(), 1) != 0)
         return base::fail_errno(errno, fmt::format("listen on socket '{}'", path));
-    auto listener = std::unique_ptr<SocketListener>{
-        new SocketListener{loop, std::move(fd), std::move(path)}};
+    auto listener =
+        std::unique_ptr<SocketListener>{new SocketListener{loop, std::move(fd), std::move(path)}};
     DOPPEL_TRY_VOID(loop.add(listener->listener_.get(), EPOLLIN,
                              [self = listener.get()](std::uint32_t) { self->accept_client(); }));
     return listener;

@@ -4,8 +4,8 @@
 /// controller implements it, engines call it.
 ///
 /// Handshake: when something becomes pending, the controller stores its state first and then calls
-/// Wakeup::notify() of the vCPU; the vCPU clears its own flag first and then looks here. So no event
-/// is lost, and has_event() may be polled without a lock.
+/// Wakeup::notify() of the vCPU; the vCPU clears its own flag first and then looks here. So no
+/// event is lost, and has_event() may be polled without a lock.
 #include <cstdint>
 #include <optional>
 
@@ -26,8 +26,8 @@ class InterruptPort {
 public:
     virtual ~InterruptPort() = default;
 
-    /// Anything at all that could change what the vCPU does next: INTR, NMI, INIT, SIPI. Any thread,
-    /// lock-free. May be true spuriously.
+    /// Anything at all that could change what the vCPU does next: INTR, NMI, INIT, SIPI. Any
+    /// thread, lock-free. May be true spuriously.
     virtual bool has_event() const noexcept = 0;
     /// A maskable interrupt of sufficient priority (above TPR/PPR) is waiting.
     virtual bool intr_pending() noexcept = 0;

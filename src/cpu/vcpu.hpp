@@ -36,11 +36,12 @@ public:
 
     /// Runs guest code until something needs the caller. vCPU thread only.
     virtual VmExit run() = 0;
-    /// Any thread, async-signal-safe: makes the current or next run() return KickExit soon (a running
-    /// engine looks at least every 1000 code blocks).
+    /// Any thread, async-signal-safe: makes the current or next run() return KickExit soon (a
+    /// running engine looks at least every 1000 code blocks).
     virtual void kick() noexcept = 0;
 
-    /// RESET of the CPU (Intel SDM Vol. 3A §10.1.1); the interrupt controller is reset by the board.
+    /// RESET of the CPU (Intel SDM Vol. 3A §10.1.1); the interrupt controller is reset by the
+    /// board.
     virtual void reset() = 0;
     virtual void save(state::Encoder& to) const = 0;
     /// All or nothing; the VM is paused.

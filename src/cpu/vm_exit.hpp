@@ -17,7 +17,6 @@ struct ErrorExit {
     base::Error error; // this VM cannot go on (engine failure)
 };
 
-using VmExit =
-    std::variant<HaltExit, ShutdownExit, ResetExit, DebugExit, KickExit, ErrorExit>;
+using VmExit = std::variant<HaltExit, ShutdownExit, ResetExit, DebugExit, KickExit, ErrorExit>;
 
 } // namespace doppel::cpu

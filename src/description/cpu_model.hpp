@@ -30,8 +30,9 @@ struct CpuModel {
     std::vector<CpuidEntry> cpuid;
     std::uint8_t physical_bits = 40;
 
-    /// What CPUID returns before the run-time parts: zeros for a subleaf that is not listed, the data
-    /// of the highest basic leaf for a leaf above the maximum (Intel) is *not* imitated: zeros (AMD).
+    /// What CPUID returns before the run-time parts: zeros for a subleaf that is not listed, the
+    /// data of the highest basic leaf for a leaf above the maximum (Intel) is *not* imitated: zeros
+    /// (AMD).
     CpuidRegisters lookup(std::uint32_t leaf, std::uint32_t subleaf) const noexcept;
 };
 

@@ -56,8 +56,8 @@ Result<void> validate_console(const Console& console) {
     const bool needs_path =
         console.kind == ConsoleKind::File || console.kind == ConsoleKind::Socket;
     if (needs_path && console.path.empty())
-        return invalid("console.path", fmt::format("console '{}' needs a path",
-                                                   console_kind_name(console.kind)));
+        return invalid("console.path",
+                       fmt::format("console '{}' needs a path", console_kind_name(console.kind)));
     return {};
 }
 
@@ -72,16 +72,17 @@ Result<void> validate(const Machine& machine) {
                        fmt::format("give 1 to {}", kMaxCpus));
     if (machine.memory_bytes < kMinMemoryBytes || machine.memory_bytes > kMaxMemoryBytes ||
         machine.memory_bytes % (1u << 20) != 0)
-        return invalid("memory_bytes",
-                       fmt::format("memory of {} is not possible", format_size(machine.memory_bytes)),
-                       "give whole mebibytes, 2M to 1024G");
+        return invalid(
+            "memory_bytes",
+            fmt::format("memory of {} is not possible", format_size(machine.memory_bytes)),
+            "give whole mebibytes, 2M to 1024G");
     if (machine.boot.kernel.empty())
         return invalid("boot.kernel", "there is nothing to boot", "give a kernel");
     if (machine.boot.command_line.size() > kMaxCommandLine)
-        return invalid("boot.command_line",
-                       fmt::format("the kernel command line has {} bytes",
-                                   machine.boot.command_line.size()),
-                       fmt::format("keep it to {}", kMaxCommandLine));
+        return invalid(
+            "boot.command_line",
+            fmt::format("the kernel command line has {} bytes", machine.boot.command_line.size()),
+            fmt::format("keep it to {}", kMaxCommandLine));
     if (machine.name.empty() || machine.name.size() > 64)
         return invalid("name", "the name must have 1 to 64 characters");
     if (auto model = find_cpu_model(machine.cpu_model); !model) {

@@ -29,9 +29,9 @@ struct Console {
 /// What the machine starts with. The kernel's format is recognised by its content: Linux bzImage,
 /// ELF with a PVH note, multiboot 1, raw boot sector.
 struct Boot {
-    std::string kernel;       // path
-    std::string initrd;       // path or empty
-    std::string command_line; // at most kMaxCommandLine bytes
+    std::string kernel;               // path
+    std::string initrd;               // path or empty
+    std::string command_line;         // at most kMaxCommandLine bytes
     std::vector<std::string> modules; // multiboot modules: "path arguments…"
 };
 
@@ -51,10 +51,10 @@ struct Machine {
     Console console;
     /// Port of the isa-debug-exit device; none when empty.
     std::optional<std::uint16_t> debug_exit_port;
-    bool reboot = true;   // false: the guest's reset ends the VM
-    bool checking = false; // every code block of the translator is repeated by the interpreter
+    bool reboot = true;        // false: the guest's reset ends the VM
+    bool checking = false;     // every code block of the translator is repeated by the interpreter
     bool virtual_time = false; // clocks count instructions instead of host time
-    bool stats = false;   // print counters at exit
+    bool stats = false;        // print counters at exit
 };
 
 /// Checks ranges and names (not files). Errors: InvalidArgument with `field` set.

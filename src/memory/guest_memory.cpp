@@ -123,12 +123,13 @@ bool GuestMemory::read(Gpa gpa, std::span<std::byte> to) const noexcept {
 }
 
 bool GuestMemory::write(Gpa gpa, std::span<const std::byte> from) noexcept {
-    return walk(gpa, from.size(), [&](const Place& place, Gpa here, std::uint64_t length, auto done) {
-        const bool watched = prepare_engine_write(here, length);
-        std::memcpy(place.host, from.data() + done, length);
-        if (watched)
-            finish_engine_write(here, length);
-    });
+    return walk(gpa, from.size(),
+                [&](const Place& place, Gpa here, std::uint64_t length, auto done) {
+                    const bool watched = prepare_engine_write(here, length);
+                    std::memcpy(place.host, from.data() + done, length);
+                    if (watched)
+                        finish_engine_write(here, length);
+                });
 }
 
 bool GuestMemory::fill(Gpa gpa, std::uint64_t length_bytes, std::byte value) noexcept {

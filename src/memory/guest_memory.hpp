@@ -129,7 +129,7 @@ private:
     std::byte* mapping_ = nullptr;
     std::unique_ptr<std::atomic<PageState>[]> page_states_;
     std::unique_ptr<std::atomic<std::uint64_t>[]> dirty_; // bit set: written in this round
-    CodeWatcher* watcher_ = nullptr; // owned by the engine, outlives the vCPUs
+    CodeWatcher* watcher_ = nullptr;                      // owned by the engine, outlives the vCPUs
 };
 
 } // namespace doppel::memory

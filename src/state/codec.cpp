@@ -41,9 +41,9 @@ base::Result<Decoder> Decoder::confined() {
 }
 
 std::unexpected<base::Error> Decoder::too_short(std::size_t wanted) const {
-    return base::fail(base::Errc::Corrupt,
-                      fmt::format("saved state ends early: {} bytes wanted, {} left", wanted,
-                                  rest_.size()));
+    return base::fail(
+        base::Errc::Corrupt,
+        fmt::format("saved state ends early: {} bytes wanted, {} left", wanted, rest_.size()));
 }
 
 } // namespace doppel::state

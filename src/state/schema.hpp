@@ -28,13 +28,13 @@ enum class Presence : std::uint8_t { Required, Optional };
 template <typename S, typename M> struct Field {
     std::uint16_t id;
     std::string_view name;
-    M S::*member;
+    M S::* member;
     std::uint32_t since;
     Presence presence;
 };
 
 template <typename S, typename M>
-constexpr Field<S, M> field(std::uint16_t id, std::string_view name, M S::*member,
+constexpr Field<S, M> field(std::uint16_t id, std::string_view name, M S::* member,
                             std::uint32_t since = 1, Presence presence = Presence::Required) {
     return {id, name, member, since, presence};
 }

@@ -13,12 +13,29 @@
 
 namespace doppel::cpu::x86 {
 
-enum Gpr : std::uint8_t { Rax, Rcx, Rdx, Rbx, Rsp, Rbp, Rsi, Rdi, R8, R9, R10, R11, R12, R13, R14, R15 };
+enum Gpr : std::uint8_t {
+    Rax,
+    Rcx,
+    Rdx,
+    Rbx,
+    Rsp,
+    Rbp,
+    Rsi,
+    Rdi,
+    R8,
+    R9,
+    R10,
+    R11,
+    R12,
+    R13,
+    R14,
+    R15
+};
 enum SegmentIndex : std::uint8_t { Es, Cs, Ss, Ds, Fs, Gs, kSegments };
 
 /// Segment register with its hidden part. `access` is bits 8..23 of the descriptor's high dword
-/// shifted to bit 0, without the limit bits: type 3:0, S 4, DPL 6:5, P 7, AVL 12, L 13, D/B 14, G 15.
-/// A null selector loaded in protected mode clears P (unusable).
+/// shifted to bit 0, without the limit bits: type 3:0, S 4, DPL 6:5, P 7, AVL 12, L 13, D/B 14,
+/// G 15. A null selector loaded in protected mode clears P (unusable).
 struct Segment {
     std::uint64_t base = 0;
     std::uint32_t limit = 0; // in bytes, granularity applied
@@ -53,7 +70,8 @@ struct alignas(64) XsaveArea {
 
 struct CpuState {
     // --- hot: within 128 bytes of the start ---
-    std::array<std::uint64_t, 16> gpr{}; // encoding order: rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8…
+    std::array<std::uint64_t, 16>
+        gpr{}; // encoding order: rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8…
     std::uint64_t rip = 0;
     std::uint64_t rflags = 2; // all of it, materialised whenever an engine is outside guest code
 
@@ -91,7 +109,7 @@ struct CpuState {
     std::uint64_t xss = 0;
     std::uint64_t debugctl = 0;
     std::array<std::uint64_t, 4> pdpte{}; // PDPTE registers of PAE paging (Vol. 3A §4.4.1)
-    std::uint64_t pending_debug = 0; // DR6 bits of #DB traps that wait for the next boundary
+    std::uint64_t pending_debug = 0;      // DR6 bits of #DB traps that wait for the next boundary
 
     XsaveArea xsave;
 };
@@ -104,10 +122,10 @@ inline constexpr std::uint64_t CR0_PE = 1u << 0, CR0_MP = 1u << 1, CR0_EM = 1u <
 inline constexpr std::uint64_t CR4_VME = 1u << 0, CR4_PVI = 1u << 1, CR4_TSD = 1u << 2,
                                CR4_DE = 1u << 3, CR4_PSE = 1u << 4, CR4_PAE = 1u << 5,
                                CR4_MCE = 1u << 6, CR4_PGE = 1u << 7, CR4_PCE = 1u << 8,
-                               CR4_OSFXSR = 1u << 9, CR4_OSXMMEXCPT = 1u << 10,
-                               CR4_UMIP = 1u << 11, CR4_LA57 = 1u << 12, CR4_FSGSBASE = 1u << 16,
-                               CR4_PCIDE = 1u << 17, CR4_OSXSAVE = 1u << 18, CR4_SMEP = 1u << 20,
-                               CR4_SMAP = 1u << 21, CR4_PKE = 1u << 22;
+                               CR4_OSFXSR = 1u << 9, CR4_OSXMMEXCPT = 1u << 10, CR4_UMIP = 1u << 11,
+                               CR4_LA57 = 1u << 12, CR4_FSGSBASE = 1u << 16, CR4_PCIDE = 1u << 17,
+                               CR4_OSXSAVE = 1u << 18, CR4_SMEP = 1u << 20, CR4_SMAP = 1u << 21,
+                               CR4_PKE = 1u << 22;
 inline constexpr std::uint64_t EFER_SCE = 1u << 0, EFER_LME = 1u << 8, EFER_LMA = 1u << 10,
                                EFER_NXE = 1u << 11, EFER_FFXSR = 1u << 14;
 inline constexpr std::uint64_t FLAG_CF = 1u << 0, FLAG_PF = 1u << 2, FLAG_AF = 1u << 4,
@@ -120,8 +138,24 @@ inline constexpr std::uint64_t kArithmeticFlags =
     FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF;
 
 enum class Vector : std::uint8_t {
-    DE = 0, DB = 1, NMI = 2, BP = 3, OF = 4, BR = 5, UD = 6, NM = 7, DF = 8, TS = 10, NP = 11,
-    SS = 12, GP = 13, PF = 14, MF = 16, AC = 17, MC = 18, XM = 19
+    DE = 0,
+    DB = 1,
+    NMI = 2,
+    BP = 3,
+    OF = 4,
+    BR = 5,
+    UD = 6,
+    NM = 7,
+    DF = 8,
+    TS = 10,
+    NP = 11,
+    SS = 12,
+    GP = 13,
+    PF = 14,
+    MF = 16,
+    AC = 17,
+    MC = 18,
+    XM = 19
 };
 
 } // namespace doppel::cpu::x86

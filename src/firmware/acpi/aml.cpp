@@ -79,8 +79,7 @@ unsigned type_flags(AddressKind kind) {
     return 0;
 }
 
-template <std::unsigned_integral T>
-Bytes window(unsigned tag, AddressKind kind, T first, T last) {
+template <std::unsigned_integral T> Bytes window(unsigned tag, AddressKind kind, T first, T last) {
     Bytes out;
     add8(out, tag);
     add_le(out, static_cast<std::uint16_t>(3 + 5 * sizeof(T)));

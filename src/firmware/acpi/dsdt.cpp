@@ -16,9 +16,9 @@ Bytes interrupt_routing(std::uint32_t first_gsi) {
     std::vector<Bytes> entries;
     for (unsigned slot = 0; slot < kSlots; ++slot)
         for (unsigned pin = 0; pin < kPins; ++pin)
-            entries.push_back(aml_package({aml_integer(std::uint64_t{slot} << 16 | 0xffff),
-                                           aml_integer(pin), aml_integer(0),
-                                           aml_integer(first_gsi + (slot + pin) % kPins)}));
+            entries.push_back(
+                aml_package({aml_integer(std::uint64_t{slot} << 16 | 0xffff), aml_integer(pin),
+                             aml_integer(0), aml_integer(first_gsi + (slot + pin) % kPins)}));
     return aml_package(entries);
 }
 
@@ -64,23 +64,22 @@ Bytes pci_root(const AcpiBoard& board) {
 Bytes processors(unsigned count) {
     Bytes out;
     for (unsigned i = 0; i < count; ++i)
-        out = aml_join({out, aml_device(fmt::format("C{:03X}", i),
-                                        {aml_name("_HID", aml_string("ACPI0007")),
-                                         aml_name("_UID", aml_integer(i))})});
+        out = aml_join(
+            {out, aml_device(fmt::format("C{:03X}", i), {aml_name("_HID", aml_string("ACPI0007")),
+                                                         aml_name("_UID", aml_integer(i))})});
     return out;
 }
 
 } // namespace
 
 Bytes dsdt_body(const AcpiBoard& board) {
-    const auto ecam = aml_device("MBRD", {aml_name("_HID", aml_eisa_id("PNP0C02")),
-                                          aml_name("_UID", aml_integer(0)),
-                                          aml_name("_CRS", aml_resources({resource_fixed_memory(
-                                                               board.ecam, board.ecam_size)}))});
-    const auto hpet = aml_device("HPET", {aml_name("_HID", aml_eisa_id("PNP0103")),
-                                          aml_name("_UID", aml_integer(0)),
-                                          aml_name("_CRS", aml_resources({resource_fixed_memory(
-                                                               board.hpet, 0x400)}))});
+    const auto ecam = aml_device(
+        "MBRD",
+        {aml_name("_HID", aml_eisa_id("PNP0C02")), aml_name("_UID", aml_integer(0)),
+         aml_name("_CRS", aml_resources({resource_fixed_memory(board.ecam, board.ecam_size)}))});
+    const auto hpet = aml_device(
+        "HPET", {aml_name("_HID", aml_eisa_id("PNP0103")), aml_name("_UID", aml_integer(0)),
+                 aml_name("_CRS", aml_resources({resource_fixed_memory(board.hpet, 0x400)}))});
     const auto type = aml_integer(board.s5_sleep_type);
     return aml_join({
         aml_name("\\_S5", aml_package({type, type, aml_integer(0), aml_integer(0)})),

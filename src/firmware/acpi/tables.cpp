@@ -88,9 +88,9 @@ Bytes fadt(const AcpiBoard& b, std::uint64_t facs, std::uint64_t dsdt) {
     t.put<std::uint8_t>(89, 2); // PM1_CNT_LEN
     t.put<std::uint8_t>(91, 4); // PM_TMR_LEN
     t.put<std::uint8_t>(92, b.gpe0_bytes);
-    t.put<std::uint16_t>(96, 0xfff);  // no C2
-    t.put<std::uint16_t>(98, 0xfff);  // no C3
-    t.put<std::uint8_t>(108, 0x32);   // century register of the RTC
+    t.put<std::uint16_t>(96, 0xfff); // no C2
+    t.put<std::uint16_t>(98, 0xfff); // no C3
+    t.put<std::uint8_t>(108, 0x32);  // century register of the RTC
     t.put<std::uint16_t>(109, kLegacyDevices | k8042 | kNoVga);
     t.put<std::uint32_t>(112, kWbinvd | kProcC1 | kNoSleepButton | kTimer32 | kResetRegister);
     t.address(116, kSystemIo, 8, 1, b.reset_port);

@@ -46,8 +46,9 @@ std::optional<std::uint32_t> find_pvh_note(std::span<const std::byte> notes) {
 } // namespace
 
 bool ElfImage::is_elf(std::span<const std::byte> file) {
-    return file.size() >= 4 && std::memcmp(file.data(), "\x7f"
-                                                        "ELF",
+    return file.size() >= 4 && std::memcmp(file.data(),
+                                           "\x7f"
+                                           "ELF",
                                            4) == 0;
 }
 
@@ -60,8 +61,8 @@ Result<ElfImage> ElfImage::parse(std::span<const std::byte> file) {
     image.is_64_ = load_le<std::uint8_t>(p + 4) == 2;
     const auto machine = load_le<std::uint16_t>(p + 18);
     if (load_le<std::uint8_t>(p + 5) != 1 || (machine != EM_386 && machine != EM_X86_64))
-        return base::fail(Errc::Unsupported, fmt::format("the ELF file is for machine {}, not x86",
-                                                         machine));
+        return base::fail(Errc::Unsupported,
+                          fmt::format("the ELF file is for machine {}, not x86", machine));
     image.entry_ = image.is_64_ ? load_le<std::uint64_t>(p + 24) : load_le<std::uint32_t>(p + 24);
     image.table_ = image.is_64_ ? load_le<std::uint64_t>(p + 32) : load_le<std::uint32_t>(p + 28);
     image.entry_bytes_ = load_le<std::uint16_t>(p + (image.is_64_ ? 54 : 42));
@@ -78,7 +79,8 @@ Result<ElfImage::Segment> ElfImage::segment(std::size_t index) const {
     const auto word = [&](std::size_t at32, std::size_t at64) -> std::uint64_t {
         return is_64_ ? load_le<std::uint64_t>(p + at64) : load_le<std::uint32_t>(p + at32);
     };
-    const Segment s{load_le<std::uint32_t>(p), word(4, 8), word(12, 24), word(16, 32), word(20, 40)};
+    const Segment s{load_le<std::uint32_t>(p), word(4, 8), word(12, 24), word(16, 32),
+                    word(20, 40)};
     if (s.offset > file_.size() || s.file_bytes > file_.size() - s.offset ||
         (s.type == PT_LOAD && s.file_bytes > s.memory_bytes))
         return corrupt(fmt::format("segment {} of the ELF file lies outside the file", index));
@@ -96,7 +98,8 @@ std::optional<std::uint32_t> ElfImage::pvh_entry() const {
     return std::nullopt;
 }
 
-Result<std::uint64_t> ElfImage::load(memory::GuestMemory& memory, const BootRequest& request) const {
+Result<std::uint64_t> ElfImage::load(memory::GuestMemory& memory,
+                                     const BootRequest& request) const {
     std::uint64_t end = 0;
     for (std::size_t i = 0; i < count_; ++i) {
         const auto s = DOPPEL_TRY(segment(i));
@@ -105,11 +108,12 @@ Result<std::uint64_t> ElfImage::load(memory::GuestMemory& memory, const BootRequ
         if (!is_ram(request.map, s.physical, s.memory_bytes) ||
             !memory.write({s.physical}, file_.subspan(s.offset, s.file_bytes)) ||
             !memory.fill({s.physical + s.file_bytes}, s.memory_bytes - s.file_bytes, std::byte{0}))
-            return base::fail(Errc::OutOfRange,
-                              fmt::format("the kernel's segment at {:#x} of {} bytes lies outside the "
-                                          "VM's memory",
-                                          s.physical, s.memory_bytes),
-                              "give the VM more memory");
+            return base::fail(
+                Errc::OutOfRange,
+                fmt::format("the kernel's segment at {:#x} of {} bytes lies outside the "
+                            "VM's memory",
+                            s.physical, s.memory_bytes),
+                "give the VM more memory");
         end = std::max(end, s.physical + s.memory_bytes);
     }
     if (end == 0)

@@ -22,8 +22,8 @@ public:
     std::uint64_t entry() const { return entry_; }
     /// Entry point of the Xen PVH note (XEN_ELFNOTE_PHYS32_ENTRY), if the file has one.
     std::optional<std::uint32_t> pvh_entry() const;
-    /// Copies the segments to where their physical addresses say, clears the rest of each. Returns the
-    /// end of the highest one. Errors: OutOfRange when a segment is not RAM of `request.map`.
+    /// Copies the segments to where their physical addresses say, clears the rest of each. Returns
+    /// the end of the highest one. Errors: OutOfRange when a segment is not RAM of `request.map`.
     base::Result<std::uint64_t> load(memory::GuestMemory& memory, const BootRequest& request) const;
 
 private:

@@ -104,8 +104,8 @@ Result<std::uint64_t> choose_kernel_address(const Header& header, const BootRequ
         return header.preferred;
     if (header.relocatable) {
         for (const auto& entry : request.map) {
-            const auto at = base::align_up(std::max<std::uint64_t>(entry.base, 1 << 20),
-                                           header.alignment);
+            const auto at =
+                base::align_up(std::max<std::uint64_t>(entry.base, 1 << 20), header.alignment);
             if (entry.type == MemoryMapEntry::Type::Ram && fits(at))
                 return at;
         }
@@ -149,8 +149,8 @@ void fill_e820(std::span<std::byte> zero_page, std::span<const MemoryMapEntry> m
 
 void fill_zero_page(std::span<std::byte> page, const BootRequest& request, std::uint64_t initrd) {
     // The setup header ends where its jump at 0x200 goes (protocol 2.02 and later).
-    const auto header_end = 0x202 + std::size_t{load_le<std::uint8_t>(request.kernel.data() +
-                                                                      kJump + 1)};
+    const auto header_end =
+        0x202 + std::size_t{load_le<std::uint8_t>(request.kernel.data() + kJump + 1)};
     std::memcpy(page.data() + kSetupSects, request.kernel.data() + kSetupSects,
                 std::min<std::size_t>(header_end, 0x290) - kSetupSects);
     auto* p = page.data();
@@ -190,7 +190,8 @@ Result<BootState> load_linux_bzimage(GuestMemory& memory, const BootRequest& req
     if (!memory.write({at}, payload) || !memory.write({initrd}, request.initrd) ||
         !memory.write({kZeroPage}, zero_page) ||
         !write_text(memory, kCommandLine, request.command_line))
-        return base::fail(Errc::OutOfRange, "the VM has too little memory for the kernel's boot data",
+        return base::fail(Errc::OutOfRange,
+                          "the VM has too little memory for the kernel's boot data",
                           "give the VM more memory");
     auto state = DOPPEL_TRY(enter_long_mode(memory));
     state.rip = at + kEntry64;

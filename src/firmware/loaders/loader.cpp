@@ -26,7 +26,8 @@ constexpr std::uint64_t kBootSectorAddress = 0x7c00;
 constexpr std::uint64_t kBootSectorLimit = 0x9fc00; // conventional memory ends at the EBDA
 
 bool has_text(std::span<const std::byte> file, std::size_t at, std::string_view text) {
-    return file.size() >= at + text.size() && std::memcmp(file.data() + at, text.data(), text.size()) == 0;
+    return file.size() >= at + text.size() &&
+           std::memcmp(file.data() + at, text.data(), text.size()) == 0;
 }
 
 bool has_boot_signature(std::span<const std::byte> file) {
@@ -49,9 +50,10 @@ const char* kernel_format_name(KernelFormat format) {
 Result<KernelFormat> detect_kernel(std::span<const std::byte> file) {
     if (has_text(file, kHdrSOffset, "HdrS")) {
         if (file.size() < kSetupHeaderEnd)
-            return base::fail(Errc::Corrupt,
-                              fmt::format("the kernel image is cut off after {} bytes", file.size()),
-                              "copy it again");
+            return base::fail(
+                Errc::Corrupt,
+                fmt::format("the kernel image is cut off after {} bytes", file.size()),
+                "copy it again");
         return KernelFormat::LinuxBzImage;
     }
     if (ElfImage::is_elf(file)) {

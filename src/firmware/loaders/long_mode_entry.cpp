@@ -9,7 +9,8 @@ using memory::Gpa;
 
 namespace {
 
-constexpr std::uint64_t kGdt = 0x8000, kPml4 = 0x9000, kPdpt = 0xa000, kPd = 0xb000, kStack = 0x8ff0;
+constexpr std::uint64_t kGdt = 0x8000, kPml4 = 0x9000, kPdpt = 0xa000, kPd = 0xb000,
+                        kStack = 0x8ff0;
 constexpr std::uint64_t kPresentWritable = 3, kLarge = 0x80;
 
 // Flat descriptors, Intel SDM (June 2025) Vol. 3A §3.4.5: 64-bit code, data.
@@ -18,7 +19,8 @@ constexpr std::array<std::uint64_t, 4> kDescriptors{0, 0, 0x00af9b000000ffff, 0x
 } // namespace
 
 base::Result<BootState> enter_long_mode(memory::GuestMemory& memory) {
-    bool ok = memory.store(Gpa{kGdt}, kDescriptors) && memory.store(Gpa{kPml4}, kPdpt | kPresentWritable);
+    bool ok =
+        memory.store(Gpa{kGdt}, kDescriptors) && memory.store(Gpa{kPml4}, kPdpt | kPresentWritable);
     for (std::uint64_t gib = 0; gib < 4; ++gib) {
         const auto table = kPd + gib * memory::kPageBytes;
         ok = ok && memory.store(Gpa{kPdpt + gib * 8}, table | kPresentWritable);

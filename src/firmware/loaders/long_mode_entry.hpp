@@ -6,7 +6,8 @@
 namespace doppel::firmware {
 
 /// Writes both and returns a Long64 state with everything set but rip and the arguments. Maps the
-/// low 4 GiB with 2 MiB pages; selectors 10h (code) and 18h (data), as the Linux boot protocol asks.
+/// low 4 GiB with 2 MiB pages; selectors 10h (code) and 18h (data), as the Linux boot protocol
+/// asks.
 base::Result<BootState> enter_long_mode(memory::GuestMemory& memory);
 
 } // namespace doppel::firmware

@@ -34,7 +34,8 @@ struct Loaded {
     std::uint64_t end;
 };
 
-Result<Loaded> load_flat(memory::GuestMemory& memory, const BootRequest& request, std::size_t header) {
+Result<Loaded> load_flat(memory::GuestMemory& memory, const BootRequest& request,
+                         std::size_t header) {
     const auto field = [&](std::size_t at) -> std::uint64_t {
         return load_le<std::uint32_t>(request.kernel.data() + header + at);
     };
@@ -53,10 +54,11 @@ Result<Loaded> load_flat(memory::GuestMemory& memory, const BootRequest& request
     if (!is_ram(request.map, load, end - load) ||
         !memory.write({load}, request.kernel.subspan(offset, bytes)) ||
         !memory.fill({load + bytes}, end - load - bytes, std::byte{0}))
-        return base::fail(Errc::OutOfRange,
-                          fmt::format("the kernel at {:#x} of {} bytes lies outside the VM's memory",
-                                      load, end - load),
-                          "give the VM more memory");
+        return base::fail(
+            Errc::OutOfRange,
+            fmt::format("the kernel at {:#x} of {} bytes lies outside the VM's memory", load,
+                        end - load),
+            "give the VM more memory");
     return Loaded{entry, end};
 }
 
@@ -64,9 +66,10 @@ Result<Loaded> load_image(memory::GuestMemory& memory, const BootRequest& reques
                           std::size_t header) {
     const auto flags = load_le<std::uint32_t>(request.kernel.data() + header + 4);
     if ((flags & kUnknownDemands) != 0)
-        return base::fail(Errc::Unsupported,
-                          fmt::format("the multiboot kernel demands features {:#x} that do not exist",
-                                      flags & kUnknownDemands));
+        return base::fail(
+            Errc::Unsupported,
+            fmt::format("the multiboot kernel demands features {:#x} that do not exist",
+                        flags & kUnknownDemands));
     if ((flags & kHasAddresses) != 0)
         return load_flat(memory, request, header);
     const auto image = DOPPEL_TRY(ElfImage::parse(request.kernel));
@@ -100,7 +103,8 @@ Result<std::uint64_t> put_modules(LowArea& low, std::span<const PlacedModule> mo
 std::uint32_t upper_kib(std::span<const MemoryMapEntry> map) {
     for (const auto& entry : map)
         if (entry.type == MemoryMapEntry::Type::Ram && entry.base == 1 << 20)
-            return static_cast<std::uint32_t>(std::min<std::uint64_t>(entry.size >> 10, UINT32_MAX));
+            return static_cast<std::uint32_t>(
+                std::min<std::uint64_t>(entry.size >> 10, UINT32_MAX));
     return 0;
 }
 

@@ -59,8 +59,9 @@ Result<std::vector<PlacedModule>> place_modules(memory::GuestMemory& memory,
         if (!is_ram(request.map, from, module.bytes.size()) || !memory.write({from}, module.bytes))
             return base::fail(
                 Errc::OutOfRange,
-                fmt::format("a module of {} bytes does not fit into the VM's memory behind the kernel",
-                            module.bytes.size()),
+                fmt::format(
+                    "a module of {} bytes does not fit into the VM's memory behind the kernel",
+                    module.bytes.size()),
                 "give the VM more memory");
         placed.push_back({from, module.bytes.size(), DOPPEL_TRY(low.put(module.command_line))});
         from += module.bytes.size();

@@ -33,8 +33,8 @@ struct PlacedModule {
     std::uint64_t address, bytes, command_line;
 };
 base::Result<std::vector<PlacedModule>> place_modules(memory::GuestMemory& memory,
-                                                      const BootRequest& request, std::uint64_t from,
-                                                      LowArea& low);
+                                                      const BootRequest& request,
+                                                      std::uint64_t from, LowArea& low);
 
 /// Flat 32-bit entry: writes a GDT (code 08h, data 10h) and fills in everything but rip and the
 /// registers.

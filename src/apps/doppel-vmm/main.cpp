@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+/// doppel-vmm: the process of one VM. Reads its machine description from a descriptor; started by
+/// `doppel run` and the daemon, not by people. Exit codes as those of `doppel run`.
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <array>
+#include <charconv>
+#include <csignal>
+#include <cstdio>
+#include <map>
+#include <string>
+
+#include "api/machine_json.hpp"
+#include "base/event_loop.hpp"
+#include "base/log.hpp"
+#include "vmm/vm.hpp"
+
+namespace {
+
+using namespace doppel;
+
+constexpr int kBadInput = 2;
+constexpr int kCrashed = 4;
+constexpr int kFailure = 70;
+
+struct Arguments {
+    int description_fd = -1, console_fd = -1, started_fd = -1;
+    int log = static_cast<int>(base::LogLevel::Warning);
+};
+
+bool parse(int argc, char** argv, Arguments& out) {
+    const std::map<std::string, int*> known{{"--description-fd", &out.description_fd},
+                                            {"--console-fd", &out.console_fd},
+                                            {"--started-fd", &out.started_fd},
+                                            {"--log", &out.log}};
+    for (int i = 1; i + 1 < argc; i += 2) {
+        const auto found = known.find(argv[i]);
+        const std::string value = argv[i + 1];
+        if (found == known.end() ||
+            std::from_chars(value.data(), value.data() + value.size(), *found->second).ec !=
+                std::errc{})
+            return false;
+    }
+    return argc % 2 == 1 && out.description_fd >= 0;
+}
+
+std::string read_all(int fd) {
+    std::string text;
+    std::array<char, 4096> buffer{};
+    ::lseek(fd, 0, SEEK_SET);
+    for (ssize_t n = 0; (n = ::read(fd, buffer.data(), buffer.size())) > 0;)
+        text.append(buffer.data(), static_cast<std::size_t>(n));
+    return text;
+}
+
+int complain(const base::Error& error) {
+    std::fprintf(stderr, "doppel: %s\n", error.message().c_str());
+    const bool ours = error.code == base::Errc::Internal || error.code == base::Errc::Io ||
+                      error.code == base::Errc::OutOfMemory;
+    return ours ? kFailure : kBadInput;
+}
+
+int exit_code(const vmm::Outcome& outcome) {
+    switch (outcome.kind) {
+    case vmm::Outcome::Kind::DebugExit: return outcome.exit_code & 0xff;
+    case vmm::Outcome::Kind::Crashed: return kCrashed;
+    case vmm::Outcome::Kind::Failed: return kFailure;
+    default: return 0;
+    }
+}
+
+/// SIGTERM and SIGINT end the VM in order. Blocked before any thread exists, so that none takes it.
+base::UniqueFd block_signals() {
+    sigset_t mask;
+    ::sigemptyset(&mask);
+    ::sigaddset(&mask, SIGTERM);
+    ::sigaddset(&mask, SIGINT);
+    ::pthread_sigmask(SIG_BLOCK, &mask, nullptr);
+    ::signal(SIGPIPE, SIG_IGN);
+    return base::UniqueFd{::signalfd(-1, &mask, SFD_CLOEXEC)};
+}
+
+int run(const Arguments& arguments) {
+    const auto signals = block_signals();
+    const auto machine = api::machine_from_json(read_all(arguments.description_fd));
+    if (!machine)
+        return complain(machine.error());
+    auto vm = vmm::Vm::create(
+        *machine, {base::UniqueFd{arguments.console_fd}, base::UniqueFd{arguments.started_fd}});
+    if (!vm)
+        return complain(vm.error());
+    if (auto watched = (*vm)->loop().add(signals.get(), EPOLLIN, [&](auto) { (*vm)->stop(); });
+        !watched)
+        return complain(watched.error());
+    const auto outcome = (*vm)->run();
+    if (!outcome.report.empty())
+        std::fprintf(stderr, "doppel: %s\n", outcome.report.c_str());
+    if (machine->stats)
+        std::fputs((*vm)->statistics().c_str(), stderr);
+    return exit_code(outcome);
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    Arguments arguments;
+    if (!parse(argc, argv, arguments)) {
+        std::fputs("doppel-vmm is started by 'doppel run'; it takes --description-fd N "
+                   "[--console-fd N] [--started-fd N] [--log LEVEL]\n",
+                   stderr);
+        return kBadInput;
+    }
+    base::set_log_level(static_cast<base::LogLevel>(arguments.log));
+    return run(arguments);
+}

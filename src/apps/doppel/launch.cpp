@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The VM is another process so that this one, which holds the terminal, survives whatever happens
+/// to it and can put the terminal back.
+#include "apps/doppel/launch.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <cstdio>
+#include <string>
+
+#include <fmt/core.h>
+
+#include "api/machine_json.hpp"
+#include "apps/doppel/terminal.hpp"
+#include "base/unique_fd.hpp"
+
+namespace doppel::cli {
+
+using base::Errc;
+using base::Result;
+using base::UniqueFd;
+
+namespace {
+
+/// doppel-vmm beside this executable (a build tree), else in ../libexec/doppel (installed).
+Result<std::string> vmm_path() {
+    std::array<char, PATH_MAX> self{};
+    const auto length = ::readlink("/proc/self/exe", self.data(), self.size() - 1);
+    if (length <= 0)
+        return base::fail_errno(errno, "find this executable's folder");
+    const std::string path{self.data(), static_cast<std::size_t>(length)};
+    const auto folder = path.substr(0, path.rfind('/'));
+    for (const char* place : {"/doppel-vmm", "/../libexec/doppel/doppel-vmm"})
+        if (::access((folder + place).c_str(), X_OK) == 0)
+            return folder + place;
+    return base::fail(Errc::NotFound, fmt::format("doppel-vmm is not in '{}'", folder),
+                      "install or build Doppel again");
+}
+
+Result<UniqueFd> description_fd(const description::Machine& machine) {
+    const auto text = api::machine_to_json(machine);
+    UniqueFd fd{::memfd_create("doppel-description", MFD_CLOEXEC)};
+    if (!fd || ::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+        return base::fail_errno(errno, "write the machine description");
+    return fd;
+}
+
+struct Child {
+    pid_t pid = -1;
+    UniqueFd pidfd;
+    UniqueFd console; // our end
+    UniqueFd started; // becomes readable when the guest starts
+};
+
+[[noreturn]] void exec_vmm(const std::string& path, int description, int console, int started,
+                           base::LogLevel log_level, pid_t parent) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL); // no VM without somebody who watches it
+    if (::getppid() != parent)
+        ::_exit(127);
+    ::setpgid(0, 0); // Ctrl-C in a cooked terminal is for us to handle
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    // The three descriptors lose close-on-exec by being duplicated onto 3, 4 and 5.
+    const std::array<int, 3> high{::fcntl(description, F_DUPFD, 10), ::fcntl(console, F_DUPFD, 10),
+                                  ::fcntl(started, F_DUPFD, 10)};
+    for (int i = 0; i < 3; ++i)
+        ::dup2(high[static_cast<std::size_t>(i)], 3 + i);
+    ::close_range(6, ~0u, 0);
+    const auto level = fmt::format("{}", static_cast<int>(log_level));
+    ::execl(path.c_str(), "doppel-vmm", "--description-fd", "3", "--console-fd", "4",
+            "--started-fd", "5", "--log", level.c_str(), static_cast<char*>(nullptr));
+    ::_exit(127);
+}
+
+Result<Child> start_vmm(const description::Machine& machine, base::LogLevel log_level) {
+    const auto path = DOPPEL_TRY(vmm_path());
+    const auto description = DOPPEL_TRY(description_fd(machine));
+    int console[2];
+    int started[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, console) != 0 ||
+        ::pipe2(started, O_CLOEXEC) != 0)
+        return base::fail_errno(errno, "connect to doppel-vmm");
+    Child child;
+    child.console.reset(console[0]);
+    child.started.reset(started[0]);
+    const UniqueFd their_console{console[1]};
+    const UniqueFd their_started{started[1]};
+    const auto parent = ::getpid();
+    child.pid = ::fork();
+    if (child.pid < 0)
+        return base::fail_errno(errno, "start doppel-vmm");
+    if (child.pid == 0)
+        exec_vmm(path, description.get(), console[1], started[1], log_level, parent);
+    child.pidfd.reset(static_cast<int>(::syscall(SYS_pidfd_open, child.pid, 0)));
+    if (!child.pidfd)
+        return base::fail_errno(errno, "watch doppel-vmm");
+    return child;
+}
+
+void write_all(int fd, std::string_view bytes) {
+    while (!bytes.empty()) {
+        const auto n = ::write(fd, bytes.data(), bytes.size());
+        if (n > 0)
+            bytes.remove_prefix(static_cast<std::size_t>(n));
+        else if (n < 0 && errno == EAGAIN) { // a terminal that somebody else made nonblocking
+            pollfd poll{fd, POLLOUT, 0};
+            ::poll(&poll, 1, 1000);
+        } else if (n < 0 && errno != EINTR)
+            return;
+    }
+}
+
+/// Carries bytes until doppel-vmm has ended.
+class Relay {
+public:
+    Relay(Child& child, UniqueFd signals) : child_{child}, signals_{std::move(signals)} {}
+
+    void run() {
+        while (!ended_)
+            step();
+        while (copy_output()) {
+        }
+        terminal_.restore();
+    }
+
+private:
+    enum { kStdin, kConsole, kStarted, kSignals, kEnd, kCount };
+
+    void step() {
+        std::array<pollfd, kCount> fds{};
+        fds[kStdin] = {to_guest_.size() < kInputLimit ? stdin_ : -1, POLLIN, 0};
+        fds[kConsole] = {console_open_ ? child_.console.get() : -1,
+                         static_cast<short>(POLLIN | (to_guest_.empty() ? 0 : POLLOUT)), 0};
+        fds[kStarted] = {child_.started.get(), POLLIN, 0};
+        fds[kSignals] = {signals_.get(), POLLIN, 0};
+        fds[kEnd] = {child_.pidfd.get(), POLLIN, 0};
+        if (::poll(fds.data(), fds.size(), -1) < 0)
+            return;
+        if (fds[kStarted].revents != 0)
+            started();
+        if (fds[kStdin].revents != 0)
+            read_typed();
+        if ((fds[kConsole].revents & POLLOUT) != 0)
+            send_typed();
+        if ((fds[kConsole].revents & (POLLIN | POLLHUP)) != 0)
+            console_open_ = copy_output();
+        if (fds[kSignals].revents != 0)
+            on_signal();
+        ended_ = fds[kEnd].revents != 0;
+    }
+
+    /// The guest runs: from here on the terminal is its own.
+    void started() {
+        child_.started.reset();
+        terminal_.enter();
+        stdin_ = STDIN_FILENO;
+    }
+
+    void read_typed() {
+        std::array<char, 1024> buffer{};
+        const auto n = ::read(STDIN_FILENO, buffer.data(), buffer.size());
+        if (n <= 0) {
+            if (n == 0 || errno != EINTR)
+                stdin_ = -1; // end of a script: the guest goes on
+            return;
+        }
+        std::span<const char> typed{buffer.data(), static_cast<std::size_t>(n)};
+        if (!terminal_.is_terminal()) {
+            to_guest_.append(typed.data(), typed.size());
+            return;
+        }
+        while (!typed.empty()) {
+            std::size_t used = 0;
+            const auto action = filter_.feed(typed, to_guest_, used);
+            typed = typed.subspan(used);
+            if (action == EscapeFilter::Action::Quit)
+                ::kill(child_.pid, SIGTERM);
+            if (action == EscapeFilter::Action::Help)
+                write_all(STDOUT_FILENO, kEscapeHelp);
+        }
+    }
+
+    void send_typed() {
+        const auto n = ::send(child_.console.get(), to_guest_.data(), to_guest_.size(),
+                              MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n > 0)
+            to_guest_.erase(0, static_cast<std::size_t>(n));
+    }
+
+    bool copy_output() {
+        std::array<char, 65536> buffer;
+        const auto n = ::recv(child_.console.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
+        if (n > 0)
+            write_all(STDOUT_FILENO, {buffer.data(), static_cast<std::size_t>(n)});
+        return n > 0 || (n < 0 && errno == EAGAIN && !ended_);
+    }
+
+    void on_signal() {
+        signalfd_siginfo info{};
+        if (::read(signals_.get(), &info, sizeof info) != static_cast<ssize_t>(sizeof info))
+            return;
+        if (info.ssi_signo == SIGCONT) {
+            if (stdin_ >= 0)
+                terminal_.enter(); // the shell has taken the terminal back meanwhile
+        } else {
+            ::kill(child_.pid, SIGTERM);
+        }
+    }
+
+    static constexpr std::size_t kInputLimit = 1u << 16;
+    Child& child_;
+    UniqueFd signals_;
+    RawTerminal terminal_;
+    EscapeFilter filter_;
+    std::string to_guest_;
+    int stdin_ = -1; // watched once the guest runs
+    bool console_open_ = true;
+    bool ended_ = false;
+};
+
+UniqueFd take_signals() {
+    sigset_t mask;
+    ::sigemptyset(&mask);
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT})
+        ::sigaddset(&mask, signal);
+    ::sigprocmask(SIG_BLOCK, &mask, nullptr);
+    ::signal(SIGPIPE, SIG_IGN);
+    return UniqueFd{::signalfd(-1, &mask, SFD_CLOEXEC)};
+}
+
+} // namespace
+
+Result<int> launch(const description::Machine& machine, base::LogLevel log_level) {
+    auto signals = take_signals();
+    auto child = DOPPEL_TRY(start_vmm(machine, log_level));
+    Relay{child, std::move(signals)}.run();
+    int status = 0;
+    while (::waitpid(child.pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (WIFEXITED(status))
+        return WEXITSTATUS(status);
+    std::fprintf(stderr, "doppel: the VM's process died of signal %d\n", WTERMSIG(status));
+    return 128 + WTERMSIG(status);
+}
+
+} // namespace doppel::cli

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "apps/doppel/run_options.hpp"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <utility>
+
+#include <CLI/CLI.hpp>
+#include <fmt/core.h>
+
+#include "description/cpu_model.hpp"
+
+namespace doppel::cli {
+
+using base::Errc;
+using base::Error;
+using base::Result;
+using description::Machine;
+
+namespace {
+
+constexpr std::uint16_t kDefaultDebugExitPort = 0xf4; // where the known test kernels look for it
+
+/// An error that begins with the flag it came from.
+template <typename T> Result<T> of_flag(const char* flag, Result<T> result) {
+    if (result)
+        return result;
+    return std::unexpected(std::move(result).error().with_context(flag));
+}
+
+Result<std::string> readable_file(const std::string& path, const char* what) {
+    struct stat info{};
+    if (::stat(path.c_str(), &info) != 0)
+        return base::fail_errno(errno, fmt::format("cannot open {} '{}'", what, path));
+    if (S_ISDIR(info.st_mode))
+        return base::fail(Errc::InvalidArgument, fmt::format("{} '{}' is a directory", what, path),
+                          "give a file");
+    if (::access(path.c_str(), R_OK) != 0)
+        return base::fail_errno(errno, fmt::format("cannot read {} '{}'", what, path));
+    if (info.st_size == 0 && S_ISREG(info.st_mode))
+        return base::fail(Errc::InvalidArgument, fmt::format("{} '{}' is empty", what, path));
+    return path;
+}
+
+Result<description::Console> parse_console(const std::string& text) {
+    const auto colon = text.find(':');
+    const auto kind = description::parse_console_kind(text.substr(0, colon));
+    description::Console console;
+    if (colon != std::string::npos)
+        console.path = text.substr(colon + 1);
+    const bool takes_path =
+        kind == description::ConsoleKind::File || kind == description::ConsoleKind::Socket;
+    if (!kind || takes_path == console.path.empty())
+        return base::fail(Errc::InvalidArgument, fmt::format("console '{}' is unknown", text),
+                          "use stdio, pty, file:PATH, socket:PATH or none");
+    console.kind = *kind;
+    return console;
+}
+
+Result<std::uint16_t> parse_port(const std::string& text) {
+    const bool hex = text.starts_with("0x") || text.starts_with("0X");
+    const char* begin = text.data() + (hex ? 2 : 0);
+    const char* end = text.data() + text.size();
+    std::uint16_t port = 0;
+    const auto [stop, error] = std::from_chars(begin, end, port, hex ? 16 : 10);
+    if (error != std::errc{} || stop != end)
+        return base::fail(Errc::InvalidArgument, fmt::format("'{}' is not an I/O port", text),
+                          "give a number such as 0xf4");
+    return port;
+}
+
+/// The description names its own members; a person typed flags.
+Error with_flag(Error error) {
+    constexpr std::array<std::pair<std::string_view, const char*>, 6> kFlags{{
+        {"cpus", "--cpus"},
+        {"memory_bytes", "--memory"},
+        {"cpu_model", "--cpu"},
+        {"boot.command_line", "--append"},
+        {"name", "--name"},
+        {"console.path", "--console"},
+    }};
+    for (const auto& [field, flag] : kFlags)
+        if (field == error.field)
+            return std::move(error).with_context(flag);
+    return error;
+}
+
+std::string model_names() {
+    std::string names;
+    for (const auto& model : description::cpu_models())
+        names += (names.empty() ? "" : ", ") + model.name;
+    return names;
+}
+
+} // namespace
+
+void add_run_options(CLI::App& command, RunOptions& o) {
+    command
+        .add_option("-k,--kernel", o.kernel,
+                    "kernel to boot: Linux bzImage, ELF with PVH entry, multiboot, boot sector")
+        ->type_name("FILE")
+        ->required();
+    command.add_option("-i,--initrd", o.initrd, "initial ramdisk")->type_name("FILE");
+    command.add_option("-a,--append", o.append, "kernel command line")->type_name("TEXT");
+    command.add_option("--module", o.modules, "multiboot module, with its arguments; repeatable")
+        ->type_name("'FILE ARGS'")
+        ->expected(1)
+        ->take_all();
+    command.add_option("-m,--memory", o.memory, "guest memory, for example 512M or 2G")
+        ->type_name("SIZE")
+        ->capture_default_str();
+    command.add_option("-c,--cpus", o.cpus, "number of vCPUs, 1 to 16")
+        ->type_name("N")
+        ->capture_default_str();
+    command.add_option("--cpu", o.cpu, "CPU model: " + model_names())
+        ->type_name("MODEL")
+        ->capture_default_str();
+    command
+        .add_option("--engine", o.engine, "what executes guest code: auto, translator, interpreter")
+        ->type_name("ENGINE")
+        ->capture_default_str();
+    command
+        .add_option("--console", o.console,
+                    "first serial port: stdio, pty, file:PATH, socket:PATH or none")
+        ->type_name("WHERE")
+        ->capture_default_str();
+    command.add_option("--name", o.name, "name of the VM")
+        ->type_name("NAME")
+        ->capture_default_str();
+    command.add_flag("--no-reboot", o.no_reboot, "end the VM when the guest reboots");
+    command
+        .add_option(
+            "--debug-exit", o.debug_exit_port,
+            "device whose port ends the VM with code (value << 1) | 1; port 0xf4 unless given")
+        ->type_name("PORT")
+        ->expected(0, 1)
+        ->each([&o](const std::string&) { o.debug_exit = true; });
+    command.add_flag(
+        "--check", o.check,
+        "run every code block of the translator in the interpreter too and compare (slow)");
+    command.add_flag("--virtual-time", o.virtual_time,
+                     "let all guest clocks count executed instructions: repeatable runs");
+    command.add_flag("--stats", o.stats, "print counters at exit");
+    command.add_flag("--dry-run", o.dry_run, "print the machine description (JSON) and exit");
+    command.add_option("--log", o.log, "trace, debug, info, warning, error or off")
+        ->type_name("LEVEL")
+        ->capture_default_str();
+}
+
+Result<Machine> machine_of(const RunOptions& o) {
+    Machine machine;
+    machine.name = o.name;
+    machine.boot.kernel = DOPPEL_TRY(of_flag("--kernel", readable_file(o.kernel, "kernel")));
+    if (!o.initrd.empty())
+        machine.boot.initrd =
+            DOPPEL_TRY(of_flag("--initrd", readable_file(o.initrd, "initial ramdisk")));
+    for (const auto& module : o.modules)
+        DOPPEL_TRY(
+            of_flag("--module", readable_file(module.substr(0, module.find(' ')), "module")));
+    machine.boot.modules = o.modules;
+    machine.boot.command_line = o.append;
+    machine.memory_bytes = DOPPEL_TRY(of_flag("--memory", description::parse_size(o.memory)));
+    machine.cpus = o.cpus;
+    machine.cpu_model = o.cpu;
+    const auto engine = description::parse_engine(o.engine);
+    if (!engine)
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("--engine: engine '{}' is unknown", o.engine),
+                          "use auto, translator or interpreter");
+    machine.engine = *engine;
+    machine.console = DOPPEL_TRY(of_flag("--console", parse_console(o.console)));
+    if (o.debug_exit)
+        machine.debug_exit_port =
+            o.debug_exit_port.empty()
+                ? kDefaultDebugExitPort
+                : DOPPEL_TRY(of_flag("--debug-exit", parse_port(o.debug_exit_port)));
+    machine.reboot = !o.no_reboot;
+    machine.checking = o.check;
+    machine.virtual_time = o.virtual_time || o.check;
+    machine.stats = o.stats;
+    if (auto valid = description::validate(machine); !valid)
+        return std::unexpected(with_flag(std::move(valid).error()));
+    return machine;
+}
+
+Result<base::LogLevel> log_level_of(const RunOptions& options) {
+    base::LogLevel level{};
+    if (!base::parse_log_level(options.log, level))
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("--log: level '{}' is unknown", options.log),
+                          "use trace, debug, info, warning, error or off");
+    return level;
+}
+
+} // namespace doppel::cli

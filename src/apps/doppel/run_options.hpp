@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// `doppel run`: its options, compiled to a machine description.
+#include <string>
+
+#include "base/log.hpp"
+#include "base/result.hpp"
+#include "description/machine.hpp"
+
+namespace CLI {
+class App;
+}
+
+namespace doppel::cli {
+
+struct RunOptions {
+    std::string kernel, initrd, append, memory = "512M", cpu = "x86-64-v3", engine = "auto",
+                                        console = "stdio", name = "doppel", log = "warning",
+                                        debug_exit_port;
+    std::vector<std::string> modules;
+    std::uint32_t cpus = 1;
+    bool no_reboot = false, debug_exit = false, dry_run = false, stats = false, check = false,
+         virtual_time = false;
+};
+
+/// Adds the options to the subcommand; `options` outlives it.
+void add_run_options(CLI::App& command, RunOptions& options);
+
+/// Checks everything that can be checked before a VM exists, the files too. Errors name the flag.
+base::Result<description::Machine> machine_of(const RunOptions& options);
+base::Result<base::LogLevel> log_level_of(const RunOptions& options);
+
+} // namespace doppel::cli

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// The VM's time-stamp counter on top of the host's: same frequency, its own origin, standing still
+/// while the VM is paused.
+#include <atomic>
+#include <cstdint>
+
+#include "base/clock.hpp"
+#include "cpu/x86/board_ports.hpp"
+
+namespace doppel::machine {
+
+/// read() from any thread. Needs an invariant host TSC (every x86-64 server since 2008 has one).
+class HostTsc final : public cpu::x86::TscSource {
+public:
+    /// Measures the host's frequency against CLOCK_MONOTONIC for about 4 ms (to a few parts per
+    /// million) and starts at 0.
+    HostTsc();
+
+    std::uint64_t read() const noexcept override;
+    std::uint64_t frequency_hz() const noexcept override { return frequency_hz_; }
+    bool is_host_tsc(std::uint64_t& host_offset) const noexcept override;
+
+    /// Control thread, VM paused.
+    void pause();
+    void resume();
+
+private:
+    std::uint64_t frequency_hz_;
+    std::atomic<std::uint64_t> offset_; // guest = host + offset
+    std::uint64_t frozen_ = 0;
+};
+
+/// For the virtual-time mode: ticks follow a Clock at 1 GHz.
+class VirtualTsc final : public cpu::x86::TscSource {
+public:
+    explicit VirtualTsc(const base::Clock& clock) : clock_{clock} {}
+    std::uint64_t read() const noexcept override { return clock_.now_ns(); }
+    std::uint64_t frequency_hz() const noexcept override { return 1'000'000'000; }
+    bool is_host_tsc(std::uint64_t&) const noexcept override { return false; }
+
+private:
+    const base::Clock& clock_;
+};
+
+} // namespace doppel::machine

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "machine/pc.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "base/verify.hpp"
+#include "devices/legacy/debug_console.hpp"
+#include "devices/legacy/debug_exit.hpp"
+#include "devices/legacy/pic8259.hpp"
+#include "devices/legacy/uart16550.hpp"
+#include "machine/boot_state.hpp"
+#include "machine/pc_map.hpp"
+
+namespace doppel::machine {
+
+using base::Result;
+using firmware::MemoryMapEntry;
+using memory::RamRegion;
+
+namespace {
+
+/// RAM as the board decodes it: conventional memory, the rest below the PCI window, the rest above
+/// 4 GiB. The hole at a0000h is a video card's.
+std::vector<RamRegion> ram_regions(std::uint64_t bytes) {
+    std::vector<RamRegion> regions{{{0}, pc::kLowMemoryEnd}};
+    const auto low_end = std::min(bytes, pc::kLowRamLimit);
+    regions.push_back({{pc::kExtendedBase}, low_end - pc::kExtendedBase});
+    if (bytes > low_end)
+        regions.push_back({{pc::kHighBase}, bytes - low_end});
+    return regions;
+}
+
+/// What the guest is told of it (ACPI 6.5 §15).
+std::vector<MemoryMapEntry> memory_map(std::uint64_t bytes) {
+    using Type = MemoryMapEntry::Type;
+    const auto low_end = std::min(bytes, pc::kLowRamLimit);
+    std::vector<MemoryMapEntry> map{
+        {0, pc::kEbda, Type::Ram},
+        {pc::kEbda, pc::kLowMemoryEnd - pc::kEbda, Type::Reserved},
+        {pc::kFirmwareArea, (1 << 20) - pc::kFirmwareArea, Type::Reserved},
+        {1 << 20, low_end - (1 << 20), Type::Ram},
+        {pc::kEcam, pc::kEcamSize, Type::Reserved},
+    };
+    if (bytes > low_end)
+        map.push_back({pc::kHighBase, bytes - low_end, Type::Ram});
+    return map;
+}
+
+} // namespace
+
+struct Pc::Impl final : bus::IrqSink {
+    Impl(const PcConfig& config_, const PcHost& host_) : config{config_}, host{host_} {}
+
+    const PcConfig config;
+    const PcHost host;
+    std::unique_ptr<memory::GuestMemory> memory;
+    bus::AddressSpace pio{bus::AddressSpace::Kind::Pio};
+    bus::AddressSpace mmio{bus::AddressSpace::Kind::Mmio};
+
+    devices::Pic8259 pic{{}};
+    devices::Uart16550 com1{{*this, pc::kIrqCom1}, host.console, &host.console, host.timers};
+    std::unique_ptr<devices::DebugExit> debug_exit;
+
+    Result<void> build();
+    /// ISA interrupt: to the 8259 pair and to the I/O APIC.
+    void set_irq_level(std::uint32_t irq, bool level) noexcept override {
+        pic.set_irq_level(irq, level);
+    }
+};
+
+Result<void> Pc::Impl::build() {
+    memory = DOPPEL_TRY(memory::GuestMemory::create(ram_regions(config.memory_bytes)));
+    constexpr bus::AccessRules kBytes{1, 1, true};
+    DOPPEL_TRY_VOID(pio.map({pc::kPicMaster, 2, "pic master", kBytes, &pic.master()}));
+    DOPPEL_TRY_VOID(pio.map({pc::kPicSlave, 2, "pic slave", kBytes, &pic.slave()}));
+    DOPPEL_TRY_VOID(pio.map({pc::kElcr, 2, "elcr", kBytes, &pic.elcr()}));
+    DOPPEL_TRY_VOID(pio.map({pc::kCom1, 8, "com1", kBytes, &com1}));
+    if (config.debug_exit_port) {
+        debug_exit = std::make_unique<devices::DebugExit>(
+            [this](int exit_code) { host.power.debug_exit(exit_code); });
+        DOPPEL_TRY_VOID(
+            pio.map({*config.debug_exit_port, 4, "debug-exit", {1, 4, true}, debug_exit.get()}));
+    }
+    return {};
+}
+
+Pc::Pc(std::unique_ptr<Impl> impl) : impl_{std::move(impl)} {}
+Pc::~Pc() = default;
+
+Result<std::unique_ptr<Pc>> Pc::create(const PcConfig& config, const PcHost& host) {
+    auto impl = std::make_unique<Impl>(config, host);
+    DOPPEL_TRY_VOID(impl->build());
+    return std::unique_ptr<Pc>{new Pc{std::move(impl)}};
+}
+
+memory::GuestMemory& Pc::memory() { return *impl_->memory; }
+
+cpu::x86::VcpuWiring Pc::wiring(unsigned index) {
+    return {.index = index,
+            .memory = impl_->memory.get(),
+            .pio = &impl_->pio,
+            .mmio = &impl_->mmio,
+            .interrupts = nullptr,
+            .msrs = nullptr,
+            .tsc = &impl_->host.tsc,
+            .model = &impl_->host.model};
+}
+
+void Pc::connect(unsigned, cpu::Wakeup&) {}
+
+Result<void> Pc::boot(const PcBoot& boot, cpu::x86::CpuState& first) {
+    const auto map = memory_map(impl_->config.memory_bytes);
+    const firmware::BootRequest request{.kernel = boot.kernel,
+                                        .initrd = boot.initrd,
+                                        .command_line = boot.command_line,
+                                        .modules = boot.modules,
+                                        .map = map,
+                                        .rsdp = 0};
+    apply_boot_state(DOPPEL_TRY(firmware::load_kernel(*impl_->memory, request)), first);
+    return {};
+}
+
+void Pc::reset() {
+    for (const auto& [name, chip] : chips())
+        chip->reset();
+}
+
+std::vector<std::pair<std::string_view, devices::Device*>> Pc::chips() {
+    return {{"pic", &impl_->pic}, {"com1", &impl_->com1}};
+}
+
+} // namespace doppel::machine

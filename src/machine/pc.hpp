@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Board pc-1.0: who is wired to whom. The only place that knows addresses and interrupt numbers
+/// (pc_map.hpp).
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "base/result.hpp"
+#include "bus/address_space.hpp"
+#include "chardev/backend.hpp"
+#include "cpu/x86/board_ports.hpp"
+#include "cpu/x86/cpu_state.hpp"
+#include "description/cpu_model.hpp"
+#include "firmware/loaders/loader.hpp"
+#include "machine/power_sink.hpp"
+#include "memory/guest_memory.hpp"
+
+namespace doppel::devices {
+class Device;
+}
+
+namespace doppel::machine {
+
+struct PcConfig {
+    std::uint64_t memory_bytes = 0;
+    unsigned cpus = 1;
+    std::optional<std::uint16_t> debug_exit_port;
+};
+
+/// What lies outside the board; all outlive it.
+struct PcHost {
+    base::TimerQueue& timers;
+    const base::WallClock& wall_clock;
+    const cpu::x86::TscSource& tsc;
+    chardev::Backend& console; // first serial port
+    PowerSink& power;
+    const description::CpuModel& model;
+};
+
+/// What to boot; the spans live until boot() returns.
+struct PcBoot {
+    std::span<const std::byte> kernel;
+    std::span<const std::byte> initrd;
+    std::string_view command_line;
+    std::vector<firmware::MultibootModule> modules;
+};
+
+/// Control thread only, vCPUs paused, except what the chips do themselves.
+class Pc {
+public:
+    static base::Result<std::unique_ptr<Pc>> create(const PcConfig& config, const PcHost& host);
+    ~Pc();
+
+    memory::GuestMemory& memory();
+    /// What vCPU `index` is wired to; valid as long as the board.
+    cpu::x86::VcpuWiring wiring(unsigned index);
+    /// Before the vCPUs run: whom the local APIC of vCPU `index` wakes.
+    void connect(unsigned index, cpu::Wakeup& wakeup);
+
+    /// Puts firmware tables and the kernel into memory and the entry state into `first`, which is
+    /// as after RESET. Errors: of the loaders.
+    base::Result<void> boot(const PcBoot& boot, cpu::x86::CpuState& first);
+    /// Every chip as after power-on; memory keeps its contents.
+    void reset();
+    /// Every chip, in a fixed order, by unique names.
+    std::vector<std::pair<std::string_view, devices::Device*>> chips();
+
+private:
+    struct Impl;
+    explicit Pc(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> impl_;
+};
+
+} // namespace doppel::machine

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <memory>
+
+#include "base/event_loop.hpp"
+#include "base/result.hpp"
+#include "base/unique_fd.hpp"
+#include "chardev/backend.hpp"
+#include "chardev/fd_backend.hpp"
+#include "description/machine.hpp"
+
+namespace doppel::vmm {
+
+/// The host side of the first serial port. Control thread only.
+struct OpenConsole {
+    std::unique_ptr<chardev::Backend> backend;
+    chardev::FdBackend* descriptor = nullptr; // = backend when that is a descriptor: for drain()
+    base::UniqueFd keep_open;                 // slave of a pseudo-terminal: readers may come and go
+};
+
+/// `inherited` is used up by ConsoleKind::Stdio. Prints the name of a pseudo-terminal to stderr.
+base::Result<OpenConsole> open_console(const description::Console& console, base::EventLoop& loop,
+                                       base::UniqueFd inherited);
+
+} // namespace doppel::vmm

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/statistics.hpp"
+
+#include <sys/resource.h>
+
+#include <array>
+#include <iterator>
+
+#include <fmt/core.h>
+
+namespace doppel::vmm {
+
+namespace {
+
+using cpu::VcpuStats;
+
+struct Row {
+    const char* name;
+    std::uint64_t VcpuStats::* member;
+};
+
+constexpr std::array kRows{
+    Row{"instructions interpreted", &VcpuStats::instructions},
+    Row{"code blocks dispatched", &VcpuStats::blocks},
+    Row{"translations", &VcpuStats::translations},
+    Row{"guest bytes translated", &VcpuStats::translated_guest_bytes},
+    Row{"code cache bytes", &VcpuStats::code_cache_bytes},
+    Row{"TLB misses", &VcpuStats::tlb_misses},
+    Row{"TLB flushes", &VcpuStats::tlb_flushes},
+    Row{"fallbacks to the interpreter", &VcpuStats::fallbacks},
+    Row{"exceptions", &VcpuStats::exceptions},
+    Row{"interrupts", &VcpuStats::interrupts},
+    Row{"port accesses", &VcpuStats::pio_accesses},
+    Row{"MMIO accesses", &VcpuStats::mmio_accesses},
+    Row{"halts", &VcpuStats::halts},
+    Row{"kicks", &VcpuStats::kicks},
+};
+
+double seconds(const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+}
+
+} // namespace
+
+std::string format_statistics(std::string_view engine, std::uint64_t vm_time_ns,
+                              std::span<const VcpuFigures> vcpus) {
+    std::string out = fmt::format("engine: {}\nvCPUs: {}\n", engine, vcpus.size());
+    const auto line = [&](std::string_view name, auto value) {
+        fmt::format_to(std::back_inserter(out), "{}: {}\n", name, value);
+    };
+    for (const auto& row : kRows) {
+        std::uint64_t sum = 0;
+        for (const auto& vcpu : vcpus)
+            sum += vcpu.stats.*row.member;
+        line(row.name, sum);
+    }
+    std::uint64_t sleeps = 0;
+    std::uint64_t cpu_ns = 0;
+    for (const auto& vcpu : vcpus) {
+        sleeps += vcpu.halt_sleeps;
+        cpu_ns += vcpu.cpu_time_ns;
+    }
+    line("halted sleeps", sleeps);
+    line("VM time, s", fmt::format("{:.3f}", static_cast<double>(vm_time_ns) / 1e9));
+    line("vCPU threads' CPU time, s", fmt::format("{:.3f}", static_cast<double>(cpu_ns) / 1e9));
+    rusage usage{};
+    ::getrusage(RUSAGE_SELF, &usage);
+    line("process CPU time, s, user", fmt::format("{:.3f}", seconds(usage.ru_utime)));
+    line("process CPU time, s, system", fmt::format("{:.3f}", seconds(usage.ru_stime)));
+    line("peak resident memory, KiB", usage.ru_maxrss);
+    return out;
+}
+
+} // namespace doppel::vmm

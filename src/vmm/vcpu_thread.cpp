@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/vcpu_thread.hpp"
+
+#include <pthread.h>
+
+#include <ctime>
+
+#include <fmt/core.h>
+
+namespace doppel::vmm {
+
+VcpuThread::VcpuThread(unsigned index, std::unique_ptr<cpu::x86::Vcpu> vcpu, OnExit on_exit)
+    : index_{index}, vcpu_{std::move(vcpu)}, on_exit_{std::move(on_exit)} {}
+
+VcpuThread::~VcpuThread() { stop(); }
+
+void VcpuThread::start() {
+    thread_ = std::jthread{[this] { main(); }};
+    ::pthread_setname_np(thread_.native_handle(), fmt::format("vcpu{}", index_).c_str());
+}
+
+void VcpuThread::request_pause() {
+    auto running = Wish::Run;
+    wish_.compare_exchange_strong(running, Wish::Pause);
+    vcpu_->kick();
+    notify();
+}
+
+void VcpuThread::wait_paused() {
+    std::unique_lock lock{mutex_};
+    if (thread_.joinable())
+        changed_.wait(lock, [this] { return parked_; });
+}
+
+void VcpuThread::resume() {
+    const std::scoped_lock lock{mutex_};
+    parked_ = false;
+    wish_.store(Wish::Run);
+    changed_.notify_all();
+}
+
+void VcpuThread::stop() {
+    if (!thread_.joinable())
+        return;
+    {
+        const std::scoped_lock lock{mutex_};
+        wish_.store(Wish::Stop);
+        changed_.notify_all();
+    }
+    vcpu_->kick();
+    notify();
+    thread_.join();
+}
+
+void VcpuThread::notify() noexcept {
+    vcpu_->notify();
+    if (signal_.exchange(1, std::memory_order_acq_rel) == 0)
+        signal_.notify_one();
+}
+
+std::uint64_t VcpuThread::cpu_time_ns() const {
+    clockid_t clock{};
+    timespec time{};
+    auto handle = const_cast<std::jthread&>(thread_).native_handle();
+    if (!thread_.joinable() || ::pthread_getcpuclockid(handle, &clock) != 0 ||
+        ::clock_gettime(clock, &time) != 0)
+        return 0;
+    return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000u +
+           static_cast<std::uint64_t>(time.tv_nsec);
+}
+
+bool VcpuThread::obey() {
+    std::unique_lock lock{mutex_};
+    parked_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return wish_.load() != Wish::Pause; });
+    parked_ = false;
+    return wish_.load() == Wish::Run;
+}
+
+/// An event that came while the vCPU still ran has set signal_: then the vCPU looks once more,
+/// which is why no event is slept over.
+void VcpuThread::sleep_until_event() {
+    if (signal_.exchange(0, std::memory_order_acq_rel) != 0)
+        return;
+    halt_sleeps_.fetch_add(1, std::memory_order_relaxed);
+    signal_.wait(0, std::memory_order_acquire);
+}
+
+void VcpuThread::main() {
+    while (wish_.load() == Wish::Run || obey()) {
+        auto exit = vcpu_->run();
+        if (std::holds_alternative<cpu::HaltExit>(exit)) {
+            sleep_until_event();
+        } else if (!std::holds_alternative<cpu::KickExit>(exit)) {
+            auto running = Wish::Run;
+            wish_.compare_exchange_strong(running, Wish::Pause);
+            on_exit_(index_, std::move(exit));
+        }
+    }
+    const std::scoped_lock lock{mutex_};
+    parked_ = true;
+    changed_.notify_all();
+}
+
+} // namespace doppel::vmm

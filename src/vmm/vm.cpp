@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/vm.hpp"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <mutex>
+#include <vector>
+
+#include <fmt/core.h>
+
+#include "base/clock.hpp"
+#include "base/event_loop.hpp"
+#include "base/log.hpp"
+#include "base/mapped_file.hpp"
+#include "machine/host_tsc.hpp"
+#include "machine/pc.hpp"
+#include "vmm/console.hpp"
+#include "vmm/crash_report.hpp"
+#include "vmm/engine.hpp"
+#include "vmm/statistics.hpp"
+#include "vmm/vcpu_thread.hpp"
+
+namespace doppel::vmm {
+
+using base::Result;
+using description::Machine;
+
+namespace {
+
+struct BootFiles {
+    base::MappedFile kernel;
+    base::MappedFile initrd;
+    std::vector<base::MappedFile> modules;
+};
+
+/// The error of opening a boot file begins with what it was to be.
+Result<base::MappedFile> open_boot_file(const char* what, const std::string& path) {
+    auto file = base::MappedFile::open(path);
+    if (!file)
+        return std::unexpected(std::move(file).error().with_context(what));
+    return file;
+}
+
+Result<BootFiles> open_boot_files(const description::Boot& boot) {
+    BootFiles files;
+    files.kernel = DOPPEL_TRY(open_boot_file("kernel", boot.kernel));
+    if (!boot.initrd.empty())
+        files.initrd = DOPPEL_TRY(open_boot_file("initial ramdisk", boot.initrd));
+    for (const auto& module : boot.modules)
+        files.modules.push_back(
+            DOPPEL_TRY(open_boot_file("module", module.substr(0, module.find(' ')))));
+    return files;
+}
+
+} // namespace
+
+/// Members in order of construction; destruction is the reverse: threads end before the board does.
+struct Vm::Impl final : machine::PowerSink {
+    explicit Impl(const Machine& machine) : description{machine} {}
+    ~Impl() override { stop_threads(); }
+
+    Machine description;
+    description::CpuModel model;
+    BootFiles files;
+    base::UniqueFd started;
+    std::unique_ptr<base::EventLoop> loop;
+    base::RealTime time;
+    base::HostWallClock wall_clock;
+    machine::HostTsc tsc;
+    OpenConsole console;
+    std::unique_ptr<machine::Pc> board;
+    std::unique_ptr<EngineFactory> engine;
+    std::vector<std::unique_ptr<VcpuThread>> vcpus;
+
+    std::mutex outcome_mutex;
+    bool has_outcome = false; // guarded by outcome_mutex; the first one counts
+    Outcome outcome;          // guarded by outcome_mutex
+
+    Result<void> build(Inherited inherited);
+    Result<void> create_vcpus();
+    Result<void> load();
+    base::Error in_kernel(base::Error error) const {
+        return std::move(error).with_context("kernel '" + description.boot.kernel + "'");
+    }
+    void reset_now();
+    void pause_all();
+    void stop_threads();
+
+    /// Any thread: the VM ends with this.
+    void end(Outcome how) {
+        {
+            const std::scoped_lock lock{outcome_mutex};
+            if (has_outcome)
+                return;
+            has_outcome = true;
+            outcome = std::move(how);
+        }
+        hold_all();
+        loop->stop();
+    }
+
+    /// Any thread: the vCPUs leave guest code soon, so that nothing runs behind a power-off.
+    void hold_all() {
+        for (auto& vcpu : vcpus)
+            vcpu->request_pause();
+    }
+
+    void power_off() noexcept override { end({Outcome::Kind::PowerOff, 0, {}}); }
+    void debug_exit(int exit_code) noexcept override {
+        end({Outcome::Kind::DebugExit, exit_code, {}});
+    }
+    void reset_requested() noexcept override {
+        if (!description.reboot)
+            return end({Outcome::Kind::Rebooted, 0, {}});
+        hold_all();
+        loop->post([this] { reset_now(); });
+    }
+    void on_exit(unsigned index, cpu::VmExit exit);
+};
+
+Result<void> Vm::Impl::build(Inherited inherited) {
+    DOPPEL_TRY_VOID(description::validate(description));
+    model = DOPPEL_TRY(description::find_cpu_model(description.cpu_model));
+    files = DOPPEL_TRY(open_boot_files(description.boot));
+    if (auto format = firmware::detect_kernel(files.kernel.bytes()); !format)
+        return std::unexpected(in_kernel(std::move(format).error()));
+    started = std::move(inherited.started);
+    loop = DOPPEL_TRY(base::EventLoop::create());
+    console = DOPPEL_TRY(open_console(description.console, *loop, std::move(inherited.console)));
+    const machine::PcHost host{time, wall_clock, tsc, *console.backend, *this, model};
+    board = DOPPEL_TRY(machine::Pc::create(
+        {description.memory_bytes, description.cpus, description.debug_exit_port}, host));
+    engine = DOPPEL_TRY(create_engine(description, board->memory()));
+    DOPPEL_TRY_VOID(create_vcpus());
+    return load();
+}
+
+Result<void> Vm::Impl::create_vcpus() {
+    for (unsigned i = 0; i < description.cpus; ++i) {
+        auto vcpu = DOPPEL_TRY(engine->create_vcpu(board->wiring(i)));
+        vcpus.push_back(std::make_unique<VcpuThread>(
+            i, std::move(vcpu),
+            [this](unsigned index, cpu::VmExit exit) { on_exit(index, std::move(exit)); }));
+        board->connect(i, *vcpus.back());
+    }
+    return {};
+}
+
+Result<void> Vm::Impl::load() {
+    machine::PcBoot boot{
+        files.kernel.bytes(), files.initrd.bytes(), description.boot.command_line, {}};
+    for (std::size_t i = 0; i < files.modules.size(); ++i)
+        boot.modules.push_back({files.modules[i].bytes(), description.boot.modules[i]});
+    auto& first = vcpus.front()->vcpu();
+    for (auto& vcpu : vcpus)
+        vcpu->vcpu().reset();
+    auto booted = board->boot(boot, first.state());
+    if (!booted)
+        return std::unexpected(in_kernel(std::move(booted).error()));
+    first.state_changed();
+    return {};
+}
+
+void Vm::Impl::pause_all() {
+    hold_all();
+    for (auto& vcpu : vcpus)
+        vcpu->wait_paused();
+    time.pause();
+    tsc.pause();
+}
+
+void Vm::Impl::reset_now() {
+    pause_all();
+    board->reset();
+    const auto loaded = load();
+    tsc.resume();
+    time.resume();
+    if (!loaded) // the files changed under us
+        return end({Outcome::Kind::Failed, 0, loaded.error().message()});
+    const std::scoped_lock lock{outcome_mutex};
+    if (!has_outcome)
+        for (auto& vcpu : vcpus)
+            vcpu->resume();
+}
+
+void Vm::Impl::stop_threads() {
+    for (auto& vcpu : vcpus)
+        vcpu->stop();
+}
+
+void Vm::Impl::on_exit(unsigned index, cpu::VmExit exit) {
+    if (std::holds_alternative<cpu::ShutdownExit>(exit))
+        end({Outcome::Kind::Crashed, 0, crash_report(index, vcpus[index]->vcpu())});
+    else if (auto* error = std::get_if<cpu::ErrorExit>(&exit))
+        end({Outcome::Kind::Failed, 0, error->error.message()});
+    else if (std::holds_alternative<cpu::ResetExit>(exit))
+        reset_requested();
+}
+
+Vm::Vm(std::unique_ptr<Impl> impl) : impl_{std::move(impl)} {}
+Vm::~Vm() = default;
+
+Result<std::unique_ptr<Vm>> Vm::create(const Machine& description, Inherited inherited) {
+    auto impl = std::make_unique<Impl>(description);
+    DOPPEL_TRY_VOID(impl->build(std::move(inherited)));
+    return std::unique_ptr<Vm>{new Vm{std::move(impl)}};
+}
+
+Outcome Vm::run() {
+    auto& vm = *impl_;
+    for (auto& vcpu : vm.vcpus)
+        vcpu->start();
+    if (vm.started) {
+        [[maybe_unused]] const auto told = ::write(vm.started.get(), "", 1);
+        vm.started.reset();
+    }
+    for (auto& vcpu : vm.vcpus)
+        vcpu->resume();
+    vm.loop->run();
+    vm.hold_all();
+    for (auto& vcpu : vm.vcpus)
+        vcpu->wait_paused();
+    if (vm.console.descriptor != nullptr)
+        vm.console.descriptor->drain(std::chrono::seconds{2});
+    const std::scoped_lock lock{vm.outcome_mutex};
+    return vm.outcome;
+}
+
+void Vm::stop() { impl_->end({Outcome::Kind::Stopped, 0, {}}); }
+base::EventLoop& Vm::loop() { return *impl_->loop; }
+
+std::string Vm::statistics() const {
+    std::vector<VcpuFigures> figures;
+    for (const auto& vcpu : impl_->vcpus)
+        figures.push_back({vcpu->vcpu().stats(), vcpu->cpu_time_ns(), vcpu->halt_sleeps()});
+    return format_statistics(impl_->vcpus.front()->vcpu().engine_name(), impl_->time.now_ns(),
+                             figures);
+}
+
+} // namespace doppel::vmm
