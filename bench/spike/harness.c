@@ -17,13 +17,14 @@ uint8_t text_area[1 << 18], packed_area[1 << 20], unpacked_area[1 << 18];
 uint64_t packed_size;
 
 uint64_t wl_fib(uint64_t), wl_interp(uint64_t), wl_chase(uint64_t), wl_sum(uint64_t), wl_sort(uint64_t),
-    wl_sha(uint64_t), wl_kernel(uint64_t), wl_nbody(uint64_t), wl_zstd_c(uint64_t), wl_zstd_d(uint64_t);
+    wl_sha(uint64_t), wl_kernel(uint64_t), wl_nbody(uint64_t), wl_zstd_c(uint64_t), wl_zstd_d(uint64_t), wl_pipe(uint64_t);
 
 #define CHASE(i, n) ((uint64_t)(i) << 32 | (n))
 static const struct { const char* name; uint64_t (*run)(uint64_t); uint64_t argument; } programs[] = {
     {"zstd_c", wl_zstd_c, 1 << 18}, {"zstd_d", wl_zstd_d, 1 << 18}, {"fib", wl_fib, 22},
     {"interp", wl_interp, 300},     {"sort", wl_sort, 1 << 13},     {"sha", wl_sha, 1 << 17},
     {"kernel", wl_kernel, 2000},    {"nbody", wl_nbody, 2000},      {"sum", wl_sum, 1 << 16},
+    {"pipe", wl_pipe, 500},
     {"chase16K", wl_chase, CHASE(0, 100000)},  {"chase512K", wl_chase, CHASE(1, 50000)},
     {"page64", wl_chase, CHASE(2, 50000)},     {"page1K", wl_chase, CHASE(3, 50000)},
     {"page4K", wl_chase, CHASE(4, 50000)},     {"page16K", wl_chase, CHASE(5, 50000)},
@@ -77,7 +78,8 @@ static void make_data(void) {
 }
 
 #ifdef REWRITTEN
-extern uint64_t lay_rtag, lay_wtag, lay_radd, lay_wadd, lay_stride, lay_bits, lay_size, lay_joined, lay_form;
+extern uint64_t lay_rtag, lay_wtag, lay_radd, lay_wadd, lay_stride, lay_bits, lay_size, lay_joined, lay_bias,
+    lay_form;
 char *vcpu_area, *tlb_area, *guest_stack_top;
 uint64_t misses_read, misses_write;
 uint64_t run_guest(uint64_t (*)(uint64_t), uint64_t);
@@ -97,42 +99,71 @@ static uint64_t walk(uint64_t address) {
     if (!(*slot & 0x20)) *slot = (address & ~0xfffULL) | 0x21;
     return *slot & ~0xfffULL;
 }
-static uint64_t fill(uint64_t address, int write) {
+// The directions share one addend (but in i16), so a tag of another page must not stay beside it. A
+// page that may be written may be read, so a store's miss sets both tags.
+static uint64_t fill(uint64_t address, int write, char* instance) {
     uint64_t page = address >> 12, index = page & ((1ULL << lay_bits) - 1), host = walk(address);
-    char* entry = tlb_area + index * lay_stride;
-    *(uint64_t*)(entry + (write ? lay_wtag : lay_rtag)) = lay_form == 'E' ? page : page << 12;
-    *(uint64_t*)(entry + (write ? lay_wadd : lay_radd)) = lay_form == 'H' ? host : host - (page << 12);
+    uint64_t tag = lay_form == 'E' ? page : page << 12;
+    uint64_t addend = lay_form == 'H' ? host : host - (page << 12);
+    char* entry = instance + index * lay_stride;
+    uint64_t *rtag = (uint64_t*)(entry + lay_rtag), *wtag = (uint64_t*)(entry + lay_wtag);
+    if (!write) {
+        *rtag = tag;
+        if (*wtag != tag && lay_radd == lay_wadd) *wtag = 0;
+    } else {
+        *rtag = *wtag = tag;
+        *(uint64_t*)(entry + lay_wadd) = addend;
+    }
+    *(uint64_t*)(entry + lay_radd) = addend;
     return host - (page << 12);
 }
-static int present(uint64_t address, int write) {
+static int present(uint64_t address, int write, char* instance) {
     uint64_t page = address >> 12, index = page & ((1ULL << lay_bits) - 1);
-    return *(uint64_t*)(tlb_area + index * lay_stride + (write ? lay_wtag : lay_rtag)) ==
+    return *(uint64_t*)(instance + index * lay_stride + (write ? lay_wtag : lay_rtag)) ==
            (lay_form == 'E' ? page : page << 12);
 }
-static uint64_t miss(uint64_t address, uint32_t size, int write, uint64_t* counter) {
+static uint64_t miss(uint64_t address, uint32_t size, int write, char* instance, uint64_t* counter) {
     uint64_t last = address + size - 1;
     if ((address ^ last) >> 12) {
-        if (!present(address, write)) fill(address, write), ++*counter;
-        if (!present(last, write)) fill(last, write), ++*counter;
+        if (!present(address, write, instance)) fill(address, write, instance), ++*counter;
+        if (!present(last, write, instance)) fill(last, write, instance), ++*counter;
         return 0;
     }
     ++*counter;
-    return fill(address, write);
+    return fill(address, write, instance);
 }
-uint64_t fill_read(uint64_t address, uint32_t size) { return miss(address, size, 0, &misses_read); }
-uint64_t fill_write(uint64_t address, uint32_t size) { return miss(address, size, 1, &misses_write); }
+uint64_t fill_read(uint64_t address, uint32_t size, char* instance) {
+    return miss(address, size, 0, instance + (lay_joined ? 4096 : 0), &misses_read);
+}
+uint64_t fill_write(uint64_t address, uint32_t size, char* instance) {
+    return miss(address, size, 1, instance + (lay_joined ? 4096 : 0), &misses_write);
+}
+// Six TLB instances (user, kernel and kernel with AC of two processes), each followed by what the
+// variant wants beside it; the frames are made so that any of them can be the current one.
 static void make_engine(void) {
-    const size_t huge = 2 << 20, stack = 1 << 20;
-    char* area = mmap(NULL, 16 * huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const size_t huge = 2 << 20, stack = 1 << 16, frame = 4096, views = 6;
+    size_t each = (stack + frame + lay_size + 4 * 4096 + 65535) & ~(size_t)65535;
+    size_t bytes = views * each + 2 * huge;
+    char* area = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     area = (char*)(((uintptr_t)area + huge - 1) & ~(uintptr_t)(huge - 1));
-    if (!getenv("SPIKE_SMALL_PAGES")) madvise(area, 14 * huge, MADV_HUGEPAGE);
-    vcpu_area = area + stack;
-    tlb_area = lay_joined ? vcpu_area + 4096 : area + huge;
+    if (!getenv("SPIKE_SMALL_PAGES")) madvise(area, bytes - huge, MADV_HUGEPAGE);
+    vcpu_area = area + stack - 16384 + 8192;
+    tlb_area = lay_joined ? vcpu_area + frame : area + stack;
+    for (size_t v = 0; v < views; v++)
+        for (size_t k = 0; k < views; k++)
+            ((char**)(vcpu_area + v * each * lay_joined + 0x60))[k] =
+                (lay_joined ? vcpu_area : tlb_area + lay_bias) + k * each;
     root = next_table(&(uint64_t){0});
     guest_stack_top = (char*)aligned_alloc(4096, 1 << 20) + (1 << 20) - 4096;
 }
 #define ENGINE make_engine();
 #else
+void view_0(void) {}
+void view_1(void) {}
+void view_2(void) {}
+void view_3(void) {}
+void view_4(void) {}
+void view_5(void) {}
 static uint64_t misses_read, misses_write;
 static uint64_t run_guest(uint64_t (*f)(uint64_t), uint64_t a) { return f(a); }
 #define ENGINE

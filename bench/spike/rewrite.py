@@ -14,6 +14,7 @@ form    X  xor with the tag, compare with 4096-n: tag and page crossing in one c
         S  X with a 20-bit index by shrx; the TLB base is 12 modulo 32 (regs D, layout s8-20)
         Z  X that checks the page of the base register for small displacements (no lea)
         Q  X with the index by bextr, controlled by the low 16 bits of the TLB base (regs D, s8)
+        Y  Z and Q together
         H  the same, but the array holds the host page: no register keeps the address
         T  "lea": page of the last byte compared with the tag
         E  exact: no crossing test (a lower bound: wrong where a crossing is possible)
@@ -51,9 +52,10 @@ class Variant:
         self.text = text
         self.regs, self.form, self.layout, bits, self.stack = text.split('-')
         self.bits = int(bits)
-        self.pext, self.shrx, self.near, self.bextr = (self.form == f for f in 'PSZQ')
+        self.pext, self.shrx = self.form == 'P', self.form == 'S'
+        self.near, self.bextr = self.form in 'ZY', self.form in 'QY'
         self.bias = 12 if self.shrx else 12 + 256 * self.bits if self.bextr else 0
-        self.form = 'X' if self.form in 'PSZQ' else self.form
+        self.form = 'X' if self.form in 'PSZQY' else self.form
         self.slots = {'A': (12, 13, 14, 15), 'B3': (12, 13, 14, 15), 'D': (12, 13, 14, 15),
                       'B2': (12, 13, 14), 'C': (12, 13, 14), 'N': ()}[self.regs]
         self.three = self.regs == 'B3'
@@ -92,8 +94,8 @@ class Variant:
                 'B3': f'gs:[{x}{offset}]', 'C': f'[rsp+{x}{offset}]'}[self.regs]
 
 
-SAVE_RAX, STACK_PAGE, STACK_ADD, HOST_RSP, TARGET, SPARE, INDEX_MASK = \
-    0x20, 0x28, 0x30, 0x38, 0x40, 0x48, 0x50
+SAVE_RAX, STACK_PAGE, STACK_ADD, HOST_RSP, TARGET, SPARE, INDEX_MASK, VIEWS = \
+    0x20, 0x28, 0x30, 0x38, 0x40, 0x48, 0x50, 0x60
 S0, S1, S2 = 'r13', 'r14', 'r15'
 
 READS_FIRST = {'cmp', 'test', 'push', 'bt', 'ucomisd', 'comisd', 'ucomiss', 'comiss', 'mul', 'div',
@@ -509,6 +511,8 @@ class Rewriter:
             self.emit(f'mov {S0}, QWORD PTR {where}')
             self.emit('lea r12, [r12+8]')
             self.indirect()
+        elif op == 'call' and args[0].text.startswith('view_'):
+            self.switch_view(int(args[0].text[5]))
         elif op in ('call', 'jmp') and args[0].kind == 'imm':
             target = args[0].text
             plain = target.replace('@PLT', '')
@@ -561,6 +565,22 @@ class Rewriter:
             pass
         else:
             self.general(x, live)
+
+    def switch_view(self, number):
+        """The guest changed privilege, AC or CR3: another TLB instance is in force."""
+        v = self.v
+        where = f'QWORD PTR {v.frame(VIEWS + 8 * number)}'
+        if v.regs in ('A', 'D'):
+            self.emit(f'mov r15, {where}')
+        elif v.regs == 'C':     # the frame moves: three slots go along
+            self.emit(f'mov {S0}, {where}')
+            for k in (0, 8, 16):
+                self.emit(f'mov {S1}, QWORD PTR [rsp+{k}]')
+                self.emit(f'mov QWORD PTR [{S0}+{k}], {S1}')
+            self.emit(f'mov rsp, {S0}')
+        else:
+            self.emit(f'mov {S0}, {where}')
+            self.emit(f'wrgsbase {S0}')
 
     def emit_load(self, m):
         where, free = self.stack_access(m, 8, False, True, False)
@@ -841,11 +861,13 @@ def runtime(v):
         leave = 'mov rsp, [rsp+0x38]'
         # after nine pushes and a return address the frame is 80 bytes above
         stack_cache = '\tmov [rsp+80+0x28], rax\n\tmov QWORD PTR [rsp+80+0x30], 0'
+    instance = {'A': 'mov rdx, r15', 'D': f'lea rdx, [r15-{v.bias}]',
+                'C': 'lea rdx, [rsp+80]'}.get(v.regs, 'rdgsbase rdx')
     constants = ''.join(f'\t.globl {k}\n{k}:\t.quad {n}\n' for k, n in (
         ('lay_rtag', v.rtag - b), ('lay_wtag', v.wtag - b), ('lay_radd', v.radd - b),
         ('lay_wadd', v.wadd - b), ('lay_stride', v.stride), ('lay_bits', v.bits),
         ('lay_size', v.size), ('lay_joined', 1 if v.regs == 'C' else 0),
-        ('lay_form', ord(v.form))))
+        ('lay_bias', v.bias), ('lay_form', ord(v.form))))
     return f'''
 	.text
 	.globl run_guest
@@ -879,6 +901,7 @@ tlb_miss_r:
 {save}
 	mov rdi, r13
 	mov esi, r14d
+	{instance}
 	call fill_read
 	mov r14, rax
 {load}
@@ -888,6 +911,7 @@ tlb_miss_w:
 {save}
 	mov rdi, r13
 	mov esi, r14d
+	{instance}
 	call fill_write
 	mov r14, rax
 {load}
@@ -897,6 +921,7 @@ stack_miss:
 {save}
 	mov rdi, r13
 	mov esi, r14d
+	{instance}
 	call fill_write
 	mov rax, r13
 	and rax, -4096

@@ -206,6 +206,37 @@ uint64_t wl_kernel(uint64_t rounds) {
     return (uint64_t)total;
 }
 
+// ---- two processes that wake each other: every change of privilege, AC and CR3 changes the view.
+// (view_N is nothing natively; the rewriter replaces the call by the change of TLB instance.)
+void view_0(void), view_1(void), view_2(void), view_3(void), view_4(void), view_5(void);
+__attribute__((noinline)) static long pipe_copy(struct task* t, char* user, long n, int process, int writing) {
+    long done;
+    if (process) view_5(); else view_4();           // STAC
+    done = writing ? sys_write(t, 3, user, n) : sys_read(t, 3, user, n);
+    if (process) view_3(); else view_2();           // CLAC
+    return done;
+}
+uint64_t wl_pipe(uint64_t rounds) {
+    char user[64] = {0};
+    long total = 0;
+    if (!tasks[0].next) wl_kernel(1);
+    for (uint64_t r = 0; r < rounds; r++)
+        for (int process = 0; process < 2; process++) {
+            if (process) view_3(); else view_2();   // SYSCALL write
+            total += pipe_copy(&tasks[process], user, 32, process, 1);
+            if (process) view_1(); else view_0();   // SYSRET
+            user[0]++;
+            if (process) view_3(); else view_2();   // SYSCALL read: blocks
+            total += pipe_copy(&tasks[process], user, 32, process, 0);
+            tasks[process].runtime += 17;
+            pick_next(tasks);
+            if (process) view_2(); else view_3();   // MOV CR3: the other process
+            user[1]++;
+            if (process) view_0(); else view_1();   // SYSRET in the other process
+        }
+    return (uint64_t)total;
+}
+
 // ---- scalar floating point
 struct body { double x, y, z, vx, vy, vz, mass; };
 uint64_t wl_nbody(uint64_t steps) {
