@@ -5,10 +5,14 @@
 #include <array>
 
 #include "base/verify.hpp"
-#include "devices/legacy/debug_console.hpp"
+#include "devices/legacy/acpi_pm.hpp"
+#include "devices/legacy/cmos_rtc.hpp"
 #include "devices/legacy/debug_exit.hpp"
 #include "devices/legacy/pic8259.hpp"
+#include "devices/legacy/pit8254.hpp"
+#include "devices/legacy/reset_control.hpp"
 #include "devices/legacy/uart16550.hpp"
+#include "firmware/acpi/tables.hpp"
 #include "machine/boot_state.hpp"
 #include "machine/pc_map.hpp"
 
@@ -47,6 +51,35 @@ std::vector<MemoryMapEntry> memory_map(std::uint64_t bytes) {
     return map;
 }
 
+firmware::acpi::AcpiBoard acpi_board(unsigned cpus) {
+    using devices::AcpiPm;
+    firmware::acpi::AcpiBoard b;
+    b.cpus = cpus;
+    b.local_apic = pc::kLocalApic;
+    b.io_apic = pc::kIoApic;
+    b.hpet = pc::kHpet;
+    b.ecam = pc::kEcam;
+    b.ecam_size = pc::kEcamSize;
+    b.pci_window = pc::kPciWindow;
+    b.pci_window_end = pc::kPciWindowEnd;
+    b.pci_window64 = pc::kPciWindow64;
+    b.pci_window64_size = pc::kPciWindow64Size;
+    b.pm1_event = pc::kAcpiPm + AcpiPm::kPm1Event;
+    b.pm1_control = pc::kAcpiPm + AcpiPm::kPm1Control;
+    b.pm_timer = pc::kAcpiPm + AcpiPm::kTimer;
+    b.gpe0 = pc::kAcpiGpe0;
+    b.gpe0_bytes = AcpiPm::kGpeBytes;
+    b.reset_port = pc::kReset;
+    b.reset_value = devices::ResetControl::kHardReset;
+    b.s5_sleep_type = AcpiPm::kSleepTypeSoftOff;
+    b.sci_irq = pc::kIrqAcpi;
+    b.pci_first_gsi = pc::kGsiPci;
+    b.timer_gsi = pc::kGsiTimer;
+    b.com1 = pc::kCom1;
+    b.com1_irq = pc::kIrqCom1;
+    return b;
+}
+
 } // namespace
 
 struct Pc::Impl final : bus::IrqSink {
@@ -59,6 +92,13 @@ struct Pc::Impl final : bus::IrqSink {
     bus::AddressSpace mmio{bus::AddressSpace::Kind::Mmio};
 
     devices::Pic8259 pic{{}};
+    devices::Pit8254 pit{{*this, pc::kIrqTimer}, host.timers};
+    devices::CmosRtc rtc{{*this, pc::kIrqRtc}, host.wall_clock, host.timers};
+    devices::AcpiPm acpi_pm{{*this, pc::kIrqAcpi},
+                            host.timers,
+                            devices::AcpiPm::TimerWidth::Bits32,
+                            [this] { host.power.power_off(); }};
+    devices::ResetControl reset_control{[this] { host.power.reset_requested(); }};
     devices::Uart16550 com1{{*this, pc::kIrqCom1}, host.console, &host.console, host.timers};
     std::unique_ptr<devices::DebugExit> debug_exit;
 
@@ -75,6 +115,15 @@ Result<void> Pc::Impl::build() {
     DOPPEL_TRY_VOID(pio.map({pc::kPicMaster, 2, "pic master", kBytes, &pic.master()}));
     DOPPEL_TRY_VOID(pio.map({pc::kPicSlave, 2, "pic slave", kBytes, &pic.slave()}));
     DOPPEL_TRY_VOID(pio.map({pc::kElcr, 2, "elcr", kBytes, &pic.elcr()}));
+    DOPPEL_TRY_VOID(pio.map({pc::kPit, 4, "pit", kBytes, &pit.counters()}));
+    DOPPEL_TRY_VOID(pio.map({pc::kPortB, 1, "port 61h", kBytes, &pit.port61()}));
+    DOPPEL_TRY_VOID(pio.map({pc::kRtc, 2, "rtc", kBytes, &rtc}));
+    constexpr bus::AccessRules kDwords{1, 4, true};
+    DOPPEL_TRY_VOID(
+        pio.map({pc::kAcpiPm, devices::AcpiPm::kBlockBytes, "acpi pm", kDwords, &acpi_pm.block()}));
+    DOPPEL_TRY_VOID(pio.map(
+        {pc::kAcpiGpe0, devices::AcpiPm::kGpeBytes, "acpi gpe0", kDwords, &acpi_pm.gpe0()}));
+    DOPPEL_TRY_VOID(pio.map({pc::kReset, 1, "reset", kBytes, &reset_control}));
     DOPPEL_TRY_VOID(pio.map({pc::kCom1, 8, "com1", kBytes, &com1}));
     if (config.debug_exit_port) {
         debug_exit = std::make_unique<devices::DebugExit>(
@@ -111,12 +160,15 @@ void Pc::connect(unsigned, cpu::Wakeup&) {}
 
 Result<void> Pc::boot(const PcBoot& boot, cpu::x86::CpuState& first) {
     const auto map = memory_map(impl_->config.memory_bytes);
+    const auto rsdp =
+        DOPPEL_TRY(firmware::acpi::write_tables(*impl_->memory, acpi_board(impl_->config.cpus),
+                                                pc::kFirmwareArea, (1 << 20) - pc::kFirmwareArea));
     const firmware::BootRequest request{.kernel = boot.kernel,
                                         .initrd = boot.initrd,
                                         .command_line = boot.command_line,
                                         .modules = boot.modules,
                                         .map = map,
-                                        .rsdp = 0};
+                                        .rsdp = rsdp};
     apply_boot_state(DOPPEL_TRY(firmware::load_kernel(*impl_->memory, request)), first);
     return {};
 }
@@ -127,7 +179,9 @@ void Pc::reset() {
 }
 
 std::vector<std::pair<std::string_view, devices::Device*>> Pc::chips() {
-    return {{"pic", &impl_->pic}, {"com1", &impl_->com1}};
+    return {{"pic", &impl_->pic},   {"pit", &impl_->pit},
+            {"rtc", &impl_->rtc},   {"acpi-pm", &impl_->acpi_pm},
+            {"com1", &impl_->com1}, {"reset-control", &impl_->reset_control}};
 }
 
 } // namespace doppel::machine
