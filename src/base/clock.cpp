@@ -154,8 +154,8 @@ void RealTime::Queue::wait(std::unique_lock<std::mutex>& lock) {
         wake.wait(lock);
         return;
     }
-    const auto host_deadline = armed.begin()->first + origin_host_ns.load();
     const auto limit = static_cast<std::uint64_t>(INT64_MAX);
+    const auto host_deadline = std::min(armed.begin()->first, limit) + origin_host_ns.load();
     wake.wait_until(lock, std::chrono::steady_clock::time_point{std::chrono::nanoseconds{
                               static_cast<std::int64_t>(std::min(host_deadline, limit))}});
 }

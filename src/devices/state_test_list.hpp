@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "devices/apic/io_apic.hpp"
+#include "devices/apic/local_apic.hpp"
 #include "devices/device.hpp"
 #include "devices/legacy/acpi_pm.hpp"
 #include "devices/legacy/cmos_rtc.hpp"
@@ -26,6 +28,32 @@ struct World {
     FakeIrqSink irqs;
     CollectingSink sink;
     FakeSource source;
+    FakeTsc tsc{time};
+    std::vector<std::unique_ptr<ApicBus>> apic_buses{}; // outlive the APICs on them
+    std::vector<std::unique_ptr<bus::IoHandler>> doors{};
+};
+
+/// A local APIC's registers as the random guest reaches them: MMIO and, in the upper half, MSRs.
+struct ApicDoor final : bus::IoHandler {
+    LocalApic& apic;
+    explicit ApicDoor(LocalApic& a) : apic{a} {}
+    std::uint64_t io_read(bus::IoAccess io) override {
+        if (io.offset < 0x400)
+            return apic.mmio_read(static_cast<std::uint32_t>(io.offset));
+        return apic.read_msr(msr(io.offset)).value_or(0);
+    }
+    void io_write(bus::IoAccess io, std::uint64_t value) override {
+        if (io.offset < 0x400)
+            apic.mmio_write(static_cast<std::uint32_t>(io.offset),
+                            static_cast<std::uint32_t>(value));
+        else
+            apic.write_msr(msr(io.offset), value);
+        apic.acknowledge_intr();
+    }
+    static std::uint32_t msr(std::uint64_t offset) {
+        const auto number = static_cast<std::uint32_t>(offset - 0x400) / 8;
+        return number == 0x7e ? 0x1b : number == 0x7f ? 0x6e0 : 0x800 + number;
+    }
 };
 
 /// Where the random guest may poke: sizes are min_size << 0 … size_steps - 1.
@@ -95,6 +123,23 @@ inline std::vector<Entry> all_devices() {
              auto d = std::make_unique<ResetControl>([] {});
              auto* const io = d.get();
              return {std::move(d), {{io, 1}}};
+         }},
+        {"IoApic",
+         [](World& w) -> Subject {
+             auto& apics = *w.apic_buses.emplace_back(std::make_unique<ApicBus>());
+             auto d = std::make_unique<IoApic>(apics);
+             auto* const io = d.get();
+             d->set_irq_level(5, true);
+             return {std::move(d), {{io, 0x50, 1, 3}}};
+         }},
+        {"LocalApic",
+         [](World& w) -> Subject {
+             auto& apics = *w.apic_buses.emplace_back(std::make_unique<ApicBus>());
+             auto d = std::make_unique<LocalApic>(LocalApic::Config{.is_boot_cpu = true}, apics,
+                                                  w.time, &w.tsc, nullptr);
+             d->write_msr(0x1b, 0xfee0'0d00); // half of the random guests work in x2APIC mode
+             auto& door = *w.doors.emplace_back(std::make_unique<ApicDoor>(*d));
+             return {std::move(d), {{&door, 0x800, 4, 2}}};
          }},
         {"Uart16550",
          [](World& w) -> Subject {

@@ -9,6 +9,8 @@
 #include "base/clock.hpp"
 #include "bus/interrupt.hpp"
 #include "chardev/backend.hpp"
+#include "cpu/interrupt_port.hpp"
+#include "devices/apic/apic_timer.hpp"
 
 namespace doppel::devices::test {
 
@@ -47,6 +49,19 @@ struct FakeSource final : chardev::ByteSource {
 struct FixedWallClock final : base::WallClock {
     Time time{1'709'251'198, 0};
     Time now() const noexcept override { return time; }
+};
+
+/// A time-stamp counter of 2 GHz.
+struct FakeTsc final : TscPort {
+    const base::Clock& clock;
+    explicit FakeTsc(const base::Clock& c) : clock{c} {}
+    std::uint64_t now() const noexcept override { return clock.now_ns() * 2; }
+    std::uint64_t ns_at(std::uint64_t tsc) const noexcept override { return tsc / 2 + tsc % 2; }
+};
+
+struct FakeWakeup final : cpu::Wakeup {
+    int calls = 0;
+    void notify() noexcept override { ++calls; }
 };
 
 } // namespace doppel::devices::test

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// The wires between local APICs, IOAPICs and MSI senders: finds who a message is for (Intel SDM
+/// Vol. 3A, Sept. 2023, §11.6.2 and §11.11).
+/// Modelled: physical and logical destinations (flat, cluster, x2APIC cluster), broadcast, lowest
+/// priority by processor priority. Not modelled: interrupt remapping, SMI.
+#include <array>
+#include <atomic>
+#include <vector>
+
+#include "bus/interrupt.hpp"
+#include "devices/apic/apic_message.hpp"
+
+namespace doppel::devices {
+
+class LocalApic;
+
+/// Told about the end of level-triggered interrupts: an IOAPIC. Any thread.
+class EoiListener {
+public:
+    virtual ~EoiListener() = default;
+    virtual void end_of_interrupt(std::uint8_t vector) noexcept = 0;
+};
+
+/// Any thread, lock-free; except add(), which is for the board before any vCPU runs.
+class ApicBus final : public bus::MsiSink {
+public:
+    void add(LocalApic& apic) { apics_.push_back(&apic); }
+    void add(EoiListener& listener) { listeners_.push_back(&listener); }
+
+    void deliver(const ApicMessage& message) noexcept;
+    /// ICR shorthands 2 and 3: everybody, or everybody but `except`.
+    void deliver_to_all(const ApicMessage& message, const LocalApic* except) noexcept;
+    void broadcast_eoi(std::uint8_t vector) noexcept;
+
+    void send_msi(bus::MsiMessage message) noexcept override;
+
+private:
+    void deliver_to_lowest(const ApicMessage& message) noexcept;
+
+    std::vector<LocalApic*> apics_;       // owned by the Machine, usually in order of APIC id
+    std::vector<EoiListener*> listeners_; // the same
+    std::atomic<std::uint32_t> next_{0};  // breaks ties of lowest priority in turn
+};
+
+} // namespace doppel::devices
