@@ -170,31 +170,43 @@ struct Instruction {
     std::int64_t displacement; // sign-extended; the full address of MOV moffs
     std::uint64_t immediate;   // sign- or zero-extended as the instruction uses it
 
-    // --- helpers ---
-    bool has_modrm() const { return modrm_offset != 0; }
-    std::uint8_t modrm_mod() const { return modrm >> 6; }
-    std::uint8_t modrm_reg() const { return (modrm >> 3) & 7; } // not extended by REX.R
-    std::uint8_t modrm_rm() const { return modrm & 7; }         // not extended by REX.B
-    bool has_memory() const { return memory_access != Access::None; }
-    bool reads_memory() const { return (std::uint8_t(memory_access) & 1) != 0; }
-    bool writes_memory() const { return (std::uint8_t(memory_access) & 2) != 0; }
-    bool has(std::uint16_t attribute) const { return (attributes & attribute) != 0; }
-    bool lock() const { return (prefixes & prefix::kLock) != 0; }
-    bool rep() const { return (prefixes & prefix::kRep) != 0; }
-    bool repne() const { return (prefixes & prefix::kRepne) != 0; }
-    bool is_vex() const { return encoding != Encoding::Legacy; }
+    // --- helpers; forced inline: code with general registers only calls them too ---
+    [[gnu::always_inline]] bool has_modrm() const { return modrm_offset != 0; }
+    [[gnu::always_inline]] std::uint8_t modrm_mod() const { return modrm >> 6; }
+    [[gnu::always_inline]] std::uint8_t modrm_reg() const {
+        return (modrm >> 3) & 7;
+    } // not extended by REX.R
+    [[gnu::always_inline]] std::uint8_t modrm_rm() const {
+        return modrm & 7;
+    } // not extended by REX.B
+    [[gnu::always_inline]] bool has_memory() const { return memory_access != Access::None; }
+    [[gnu::always_inline]] bool reads_memory() const {
+        return (std::uint8_t(memory_access) & 1) != 0;
+    }
+    [[gnu::always_inline]] bool writes_memory() const {
+        return (std::uint8_t(memory_access) & 2) != 0;
+    }
+    [[gnu::always_inline]] bool has(std::uint16_t attribute) const {
+        return (attributes & attribute) != 0;
+    }
+    [[gnu::always_inline]] bool lock() const { return (prefixes & prefix::kLock) != 0; }
+    [[gnu::always_inline]] bool rep() const { return (prefixes & prefix::kRep) != 0; }
+    [[gnu::always_inline]] bool repne() const { return (prefixes & prefix::kRepne) != 0; }
+    [[gnu::always_inline]] bool is_vex() const { return encoding != Encoding::Legacy; }
     /// Condition of Jcc, SETcc, CMOVcc: 0..15 = o no b ae e ne be a s ns p np l ge le g.
-    std::uint8_t condition() const { return opcode & 0xf; }
+    [[gnu::always_inline]] std::uint8_t condition() const { return opcode & 0xf; }
     /// Target of a relative branch; `next` = RIP behind the instruction. The result is cut to the
     /// operand size (16-bit: also outside 64-bit mode IP wraps at 64 KiB).
-    std::uint64_t target(std::uint64_t next) const {
+    [[gnu::always_inline]] std::uint64_t target(std::uint64_t next) const {
         const std::uint64_t full = next + immediate;
         return operand_size == 8 ? full : operand_size == 4 ? full & 0xffff'ffff : full & 0xffff;
     }
-    std::uint8_t displacement_offset() const {
+    [[gnu::always_inline]] std::uint8_t displacement_offset() const {
         return std::uint8_t(length - immediate_size - displacement_size);
     }
-    std::uint8_t immediate_offset() const { return std::uint8_t(length - immediate_size); }
+    [[gnu::always_inline]] std::uint8_t immediate_offset() const {
+        return std::uint8_t(length - immediate_size);
+    }
 };
 
 static_assert(sizeof(Instruction) == 64);

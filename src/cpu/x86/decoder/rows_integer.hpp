@@ -13,10 +13,10 @@ inline constexpr Row kArithmeticForms[] = {
     {"04", Op::Invalid, "AL+ Ib", ""},     {"05", Op::Invalid, "rAX+ Iz", ""},
 };
 inline constexpr Row kCompareForms[] = {
-    {"38", Op::Cmp, "Eb Gb", "arith"}, {"39", Op::Cmp, "Ev Gv", "arith"},
-    {"3A", Op::Cmp, "Gb Eb", "arith"}, {"3B", Op::Cmp, "Gv Ev", "arith"},
-    {"3C", Op::Cmp, "AL Ib", "arith"}, {"3D", Op::Cmp, "rAX Iz", "arith"},
-    {"80 /7", Op::Cmp, "Eb Ib", "arith"}, {"81 /7", Op::Cmp, "Ev Iz", "arith"},
+    {"38", Op::Cmp, "Eb Gb", "arith"},         {"39", Op::Cmp, "Ev Gv", "arith"},
+    {"3A", Op::Cmp, "Gb Eb", "arith"},         {"3B", Op::Cmp, "Gv Ev", "arith"},
+    {"3C", Op::Cmp, "AL Ib", "arith"},         {"3D", Op::Cmp, "rAX Iz", "arith"},
+    {"80 /7", Op::Cmp, "Eb Ib", "arith"},      {"81 /7", Op::Cmp, "Ev Iz", "arith"},
     {"82 /7 no64", Op::Cmp, "Eb Ib", "arith"}, {"83 /7", Op::Cmp, "Ev sIb", "arith"},
 };
 /// 80..83: reg = operation.
@@ -28,7 +28,7 @@ inline constexpr Row kArithmeticGroup[] = {
 };
 /// The operations of both; CMP, the eighth, writes nothing and has rows of its own.
 inline constexpr Row kArithmeticOperations[] = {
-    {"", Op::Add, "", "arith"}, {"", Op::Or, "", "logic"},  {"", Op::Adc, "", "arith r:c"},
+    {"", Op::Add, "", "arith"},     {"", Op::Or, "", "logic"},  {"", Op::Adc, "", "arith r:c"},
     {"", Op::Sbb, "", "arith r:c"}, {"", Op::And, "", "logic"}, {"", Op::Sub, "", "arith"},
     {"", Op::Xor, "", "logic"},
 };
@@ -39,10 +39,10 @@ inline constexpr Row kShiftGroup[] = {
     {"D2", Op::Invalid, "Eb+ CL", "fcond"},   {"D3", Op::Invalid, "Ev+ CL", "fcond"},
 };
 inline constexpr Row kShiftOperations[] = {
-    {"", Op::Rol, "", "w:oc u:o"},      {"", Op::Ror, "", "w:oc u:o"},
-    {"", Op::Rcl, "", "r:c w:oc u:o"},  {"", Op::Rcr, "", "r:c w:oc u:o"},
-    {"", Op::Shl, "", "arith u:oa"},    {"", Op::Shr, "", "arith u:oa"},
-    {"", Op::Shl, "", "arith u:oa"},    {"", Op::Sar, "", "arith u:oa"},
+    {"", Op::Rol, "", "w:oc u:o"},     {"", Op::Ror, "", "w:oc u:o"},
+    {"", Op::Rcl, "", "r:c w:oc u:o"}, {"", Op::Rcr, "", "r:c w:oc u:o"},
+    {"", Op::Shl, "", "arith u:oa"},   {"", Op::Shr, "", "arith u:oa"},
+    {"", Op::Shl, "", "arith u:oa"},   {"", Op::Sar, "", "arith u:oa"},
 };
 
 inline constexpr Row kIntegerRows[] = {

@@ -118,7 +118,8 @@ inline constexpr Row kX87Rows[] = {
     {"DB reg /1", Op::X87, "ST0+ STi", "x87 cmov r:z"},
     {"DB reg /2", Op::X87, "ST0+ STi", "x87 cmov r:cz"},
     {"DB reg /3", Op::X87, "ST0+ STi", "x87 cmov r:p"},
-    {"DB reg /4 rm0", Op::X87, "", "x87 nowait"}, // FENI, FDISI, FSETPM: no operation since the 80387
+    {"DB reg /4 rm0", Op::X87, "",
+     "x87 nowait"}, // FENI, FDISI, FSETPM: no operation since the 80387
     {"DB reg /4 rm1", Op::X87, "", "x87 nowait"},
     {"DB reg /4 rm2", Op::Fnclex, "", "x87 nowait"},
     {"DB reg /4 rm3", Op::Fninit, "", "x87 nowait"},
@@ -155,7 +156,7 @@ inline constexpr Row kX87Rows[] = {
     {"DF mem /5", Op::X87, "ST0= Mq", "x87"},
     {"DF mem /6", Op::X87, "Mt= ST0", "x87"},
     {"DF mem /7", Op::X87, "Mq= ST0", "x87"},
-    {"DF reg /0", Op::X87, "STi=", "x87"}, // FFREEP
+    {"DF reg /0", Op::X87, "STi=", "x87"},      // FFREEP
     {"DF reg /1", Op::X87, "ST0+ STi+", "x87"}, // aliases of FXCH, FSTP
     {"DF reg /2", Op::X87, "STi= ST0", "x87"},
     {"DF reg /3", Op::X87, "STi= ST0", "x87"},

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// MMX, SSE and AVX: Intel SDM (June 2025) Vol. 2, appendix A. Trait `al`: the memory operand must be
-/// aligned (legacy SSE: every 16-byte operand unless `un`); `ii`: the VEX form needs AVX for 128-bit and
-/// AVX2 for 256-bit operands; `fp`: depends on MXCSR.
+/// MMX, SSE and AVX: Intel SDM (June 2025) Vol. 2, appendix A. Trait `al`: the memory operand must
+/// be aligned (legacy SSE: every 16-byte operand unless `un`); `ii`: the VEX form needs AVX for
+/// 128-bit and AVX2 for 256-bit operands; `fp`: depends on MXCSR.
 
 #include "cpu/x86/decoder/row.hpp"
 
@@ -28,7 +28,8 @@ inline constexpr Row kMmxRows[] = {
     {"0F.D1,D2,D3,D5,F1,F2,F3,E1,E2 np", Op::Simd, "Pq+ Qq", "mmx"},
     {"0F.D4,F4,FB np", Op::Simd, "Pq+ Qq", "mmx sse2"},
     {"0F.D7 np reg", Op::Simd, "Gd= Nq", "mmx fsse"},
-    {"0F.D8,D9,DB,DC,DD,DF,E5,E8,E9,EB,EC,ED,EF,F5,F8,F9,FA,FC,FD,FE np", Op::Simd, "Pq+ Qq", "mmx"},
+    {"0F.D8,D9,DB,DC,DD,DF,E5,E8,E9,EB,EC,ED,EF,F5,F8,F9,FA,FC,FD,FE np", Op::Simd, "Pq+ Qq",
+     "mmx"},
     {"0F.DA,DE,E0,E3,E4,EA,EE,F6 np", Op::Simd, "Pq+ Qq", "mmx fsse"},
     {"0F.E7 np mem", Op::Simd, "Mq= Pq", "mmx fsse"},
     {"0F.F7 np reg", Op::MaskMov, "Pq Nq", "mmx fsse masked unusual ir:t"},
@@ -81,15 +82,17 @@ inline constexpr Row kSseRows[] = {
     {"0F.54,55,56,57 66", Op::Simd, "Vx+ Wx", "sse sse2", "Vx= Hx Wx", "avx favx"},
     {"0F.58,59,5C,5D,5E,5F np", Op::Simd, "Vx+ Wx", "sse fsse fp", "Vx= Hx Wx", "avx favx fp"},
     {"0F.58,59,5C,5D,5E,5F 66", Op::Simd, "Vx+ Wx", "sse sse2 fp", "Vx= Hx Wx", "avx favx fp"},
-    {"0F.51,58,59,5C,5D,5E,5F f3", Op::Simd, "Vdq+ Wd", "sse fsse fp", "Vdq= Hdq Wd", "avx favx fp"},
-    {"0F.51,58,59,5C,5D,5E,5F f2", Op::Simd, "Vdq+ Wq", "sse sse2 fp", "Vdq= Hdq Wq", "avx favx fp"},
+    {"0F.51,58,59,5C,5D,5E,5F f3", Op::Simd, "Vdq+ Wd", "sse fsse fp", "Vdq= Hdq Wd",
+     "avx favx fp"},
+    {"0F.51,58,59,5C,5D,5E,5F f2", Op::Simd, "Vdq+ Wq", "sse sse2 fp", "Vdq= Hdq Wq",
+     "avx favx fp"},
     {"0F.5A np", Op::Simd, "Vx= Wh", "sse sse2 fp", "Vx= Wh", "avx favx fp"},
     {"0F.5A 66", Op::Simd, "Vdq= Wx", "sse sse2 fp", "Vdq= Wx", "avx favx fp"},
     {"0F.5A f3", Op::Simd, "Vdq+ Wd", "sse sse2 fp", "Vdq= Hdq Wd", "avx favx fp"},
     {"0F.5A f2", Op::Simd, "Vdq+ Wq", "sse sse2 fp", "Vdq= Hdq Wq", "avx favx fp"},
     {"0F.5B np 66 f3", Op::Simd, "Vx= Wx", "sse sse2 fp", "Vx= Wx", "avx favx fp"},
-    {"0F.60,61,62,63,64,65,66,67,68,69,6A,6B,6C,6D 66", Op::Simd, "Vx+ Wx", "sse sse2",
-     "Vx= Hx Wx", "avx ii"},
+    {"0F.60,61,62,63,64,65,66,67,68,69,6A,6B,6C,6D 66", Op::Simd, "Vx+ Wx", "sse sse2", "Vx= Hx Wx",
+     "avx ii"},
     {"0F.6E 66", Op::Simd, "Vdq= Ey", "sse sse2 nopfx", "Vdq= Ey", "avx favx L0"},
     {"0F.6F 66", Op::Simd, "Vx= Wx", "sse sse2", "Vx= Wx", "avx favx al"},
     {"0F.6F f3", Op::Simd, "Vx= Wx", "sse sse2 un", "Vx= Wx", "avx favx"},
@@ -116,8 +119,8 @@ inline constexpr Row kSseRows[] = {
     {"0F.C6 np", Op::Simd, "Vx+ Wx Ib", "sse fsse", "Vx= Hx Wx Ib", "avx favx"},
     {"0F.C6 66", Op::Simd, "Vx+ Wx Ib", "sse sse2", "Vx= Hx Wx Ib", "avx favx"},
     {"0F.D1,D2,D3,E1,E2,F1,F2,F3 66", Op::Simd, "Vx+ Wdq", "sse sse2", "Vx= Hx Wdq", "avx ii"},
-    {"0F.D4,D5,D8,D9,DA,DB,DC,DD,DE,DF,E0,E3,E4,E5,E8,E9,EA,EB,EC,ED,EE,EF 66", Op::Simd,
-     "Vx+ Wx", "sse sse2", "Vx= Hx Wx", "avx ii"},
+    {"0F.D4,D5,D8,D9,DA,DB,DC,DD,DE,DF,E0,E3,E4,E5,E8,E9,EA,EB,EC,ED,EE,EF 66", Op::Simd, "Vx+ Wx",
+     "sse sse2", "Vx= Hx Wx", "avx ii"},
     {"0F.F4,F5,F6,F8,F9,FA,FB,FC,FD,FE 66", Op::Simd, "Vx+ Wx", "sse sse2", "Vx= Hx Wx", "avx ii"},
     {"0F.D6 66", Op::Simd, "Wq= Vdq", "sse sse2", "Wq= Vdq", "avx favx L0"},
     {"0F.D6 f3 reg", Op::Simd, "Vdq= Nq", "sse sse2 x87state"},

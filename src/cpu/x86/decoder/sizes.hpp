@@ -13,10 +13,8 @@ namespace doppel::cpu::x86::decoder {
 constexpr std::uint8_t operand_size_log2(SizeRule rule, CodeSize mode, bool w, bool prefix) {
     const bool long_mode = mode == CodeSize::Bits64;
     switch (rule) {
-    case SizeRule::Byte:
-        return 0;
-    case SizeRule::Natural:
-        return long_mode ? 3 : 2;
+    case SizeRule::Byte: return 0;
+    case SizeRule::Natural: return long_mode ? 3 : 2;
     case SizeRule::Force64:
         if (long_mode)
             return 3;
@@ -25,14 +23,12 @@ constexpr std::uint8_t operand_size_log2(SizeRule rule, CodeSize mode, bool w, b
         if (long_mode)
             return prefix && !w ? 1 : 3;
         break;
-    case SizeRule::NoPrefix:
-        return w ? 3 : 2;
+    case SizeRule::NoPrefix: return w ? 3 : 2;
     case SizeRule::NoW:
         if (w)
             return 2;
         break;
-    default:
-        break;
+    default: break;
     }
     if (w)
         return 3;
@@ -57,38 +53,22 @@ inline constexpr auto kOperandSizeLog2 = [] {
 constexpr std::uint16_t size_of(SizeCode code, unsigned operand, unsigned vector) {
     constexpr std::uint16_t kFixed[] = {0, 1, 2, 4, 8, 16, 32};
     switch (code) {
-    case SizeCode::X:
-        return std::uint16_t(vector);
-    case SizeCode::H:
-        return std::uint16_t(vector / 2);
-    case SizeCode::F:
-        return std::uint16_t(vector / 4);
-    case SizeCode::E:
-        return std::uint16_t(vector / 8);
-    case SizeCode::V:
-        return std::uint16_t(operand);
-    case SizeCode::Y:
-        return operand == 8 ? 8 : 4;
-    case SizeCode::Z:
-        return std::uint16_t(operand < 4 ? operand : 4);
-    case SizeCode::P:
-        return std::uint16_t(operand + 2);
-    case SizeCode::A:
-        return std::uint16_t(operand * 2);
-    case SizeCode::S:
-        return operand == 8 ? 10 : 6;
-    case SizeCode::T:
-        return 10;
-    case SizeCode::Env:
-        return operand == 2 ? 14 : 28;
-    case SizeCode::Fsave:
-        return operand == 2 ? 94 : 108;
-    case SizeCode::Fx:
-        return 512;
-    case SizeCode::Var:
-        return kVariableSize;
-    default:
-        return kFixed[unsigned(code)];
+    case SizeCode::X: return std::uint16_t(vector);
+    case SizeCode::H: return std::uint16_t(vector / 2);
+    case SizeCode::F: return std::uint16_t(vector / 4);
+    case SizeCode::E: return std::uint16_t(vector / 8);
+    case SizeCode::V: return std::uint16_t(operand);
+    case SizeCode::Y: return operand == 8 ? 8 : 4;
+    case SizeCode::Z: return std::uint16_t(operand < 4 ? operand : 4);
+    case SizeCode::P: return std::uint16_t(operand + 2);
+    case SizeCode::A: return std::uint16_t(operand * 2);
+    case SizeCode::S: return operand == 8 ? 10 : 6;
+    case SizeCode::T: return 10;
+    case SizeCode::Env: return operand == 2 ? 14 : 28;
+    case SizeCode::Fsave: return operand == 2 ? 94 : 108;
+    case SizeCode::Fx: return 512;
+    case SizeCode::Var: return kVariableSize;
+    default: return kFixed[unsigned(code)];
     }
 }
 
@@ -104,16 +84,20 @@ inline constexpr auto kSizes = [] {
     return table;
 }();
 
-/// Bytes of a simple immediate by code and log2(operand size).
-inline constexpr std::array<std::array<std::uint8_t, 4>, 8> kImmediateSizes{{
-    {0, 0, 0, 0}, // None
-    {1, 1, 1, 1}, // Unsigned8
-    {1, 1, 1, 1}, // Signed8
-    {2, 2, 2, 2}, // Unsigned16
-    {1, 2, 4, 4}, // SignedZ
-    {1, 2, 4, 8}, // V
-    {1, 1, 1, 1}, // Is4
-    {0, 0, 0, 0}, // Constant1
-}};
+/// Bytes of a simple immediate by code and log2(operand size); 0 for those of a shape of their own.
+inline constexpr std::array<std::array<std::uint8_t, 4>, std::size_t(ImmediateCode::Count)>
+    kImmediateSizes{{
+        {0, 0, 0, 0}, // None
+        {1, 1, 1, 1}, // Unsigned8
+        {1, 1, 1, 1}, // Signed8
+        {2, 2, 2, 2}, // Unsigned16
+        {1, 2, 4, 4}, // SignedZ
+        {1, 2, 4, 8}, // V
+        {1, 1, 1, 1}, // Is4
+    }};
+
+/// Bit n: ImmediateCode n is sign-extended.
+inline constexpr unsigned kImmediateSigned =
+    1u << unsigned(ImmediateCode::Signed8) | 1u << unsigned(ImmediateCode::SignedZ);
 
 } // namespace doppel::cpu::x86::decoder

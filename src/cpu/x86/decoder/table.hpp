@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// The decoder's tables as the decoder reads them; table.cpp builds them from the rows_*.hpp at compile
-/// time. An opcode's node is either the index of an Entry (0 = undefined) or, with kBranch set, a choice
-/// by one property of the instruction between as many further nodes.
+/// The decoder's tables as the decoder reads them; table.cpp builds them from the rows_*.hpp at
+/// compile time. An opcode's node is either the index of an Entry (0 = undefined) or, with kBranch
+/// set, a choice by one property of the instruction between as many further nodes.
 
 #include <array>
 #include <cstdint>
@@ -33,39 +33,40 @@ constexpr Node branch_node(Choice choice, std::size_t place) {
 
 /// How the effective operand size follows from the mode, 66 and REX.W.
 enum class SizeRule : std::uint8_t {
-    Normal,  // 2/4, 4/2, and 4/2/8
-    Byte,    // 1
-    Stack64, // as Normal, but 8/2 in 64-bit code
-    Force64, // as Normal, but always 8 in 64-bit code (Intel; AMD lets 66 cut near branches to 16 bits)
-    Natural, // 4, in 64-bit code 8
+    Normal,   // 2/4, 4/2, and 4/2/8
+    Byte,     // 1
+    Stack64,  // as Normal, but 8/2 in 64-bit code
+    Force64,  // as Normal, but always 8 in 64-bit code (Intel; AMD lets 66 cut near branches to 16
+              // bits)
+    Natural,  // 4, in 64-bit code 8
     NoPrefix, // 4, with REX.W 8: 66 is a mandatory prefix or means nothing
-    NoW,     // as Normal, but at most 4
+    NoW,      // as Normal, but at most 4
     Count,
 };
 
 /// Sizes of operands as functions of the effective operand size (1, 2, 4, 8) and VEX.L.
 enum class SizeCode : std::uint8_t {
     None,
-    B,   // 1
-    W,   // 2
-    D,   // 4
-    Q,   // 8
-    Dq,  // 16
-    Qq,  // 32
-    X,   // 16, 32 by VEX.L
-    H,   // half of X
-    F,   // quarter of X
-    E,   // eighth of X
-    V,   // operand size
-    Y,   // 4, or 8 if the operand size is 8
-    Z,   // operand size, at most 4
-    P,   // far pointer: operand size + 2
-    A,   // BOUND: twice the operand size
-    S,   // descriptor table: 6, or 10 if the operand size is 8
-    T,   // 10
-    Env, // 14 or 28
+    B,     // 1
+    W,     // 2
+    D,     // 4
+    Q,     // 8
+    Dq,    // 16
+    Qq,    // 32
+    X,     // 16, 32 by VEX.L
+    H,     // half of X
+    F,     // quarter of X
+    E,     // eighth of X
+    V,     // operand size
+    Y,     // 4, or 8 if the operand size is 8
+    Z,     // operand size, at most 4
+    P,     // far pointer: operand size + 2
+    A,     // BOUND: twice the operand size
+    S,     // descriptor table: 6, or 10 if the operand size is 8
+    T,     // 10
+    Env,   // 14 or 28
     Fsave, // 94 or 108
-    Fx,  // 512
+    Fx,    // 512
     Var,
     Count,
 };
@@ -75,22 +76,25 @@ enum class ImmediateCode : std::uint8_t {
     Unsigned8,
     Signed8,
     Unsigned16,
-    SignedZ, // 16 or 32 bits, sign-extended
-    V,       // 16, 32 or 64 bits
-    Is4,     // 8 bits whose upper half is a register number
+    SignedZ,   // 16 or 32 bits, sign-extended
+    V,         // 16, 32 or 64 bits
+    Is4,       // 8 bits whose upper half is a register number
     Constant1, // from here on the decoder needs code of its own
-    Enter,   // 16 + 8
-    Far,     // 16 or 32, and a selector
-    Moffs,   // displacement as wide as the address
+    Enter,     // 16 + 8
+    Far,       // 16 or 32, and a selector
+    Moffs,     // displacement as wide as the address
     Count,
 };
 
 /// Where the number of an operand's register comes from: a byte lane of a packed word.
 enum class Lane : std::uint8_t { Reg, Rm, Vvvv, OpcodeLow, Is4, Reg3, Rm3, Zero };
 
+inline constexpr std::uint8_t kReadsGpr = 0x40;
+inline constexpr std::uint8_t kWritesGpr = 0x80;
+
 struct OperandTemplate {
     Operand value;      // reg = number if fixed; size = SizeCode if it is no memory operand
-    std::uint8_t shift; // 8 * Lane
+    std::uint8_t shift; // 8 * Lane | kReadsGpr | kWritesGpr
 };
 
 /// Bits of Entry::checks.
@@ -98,8 +102,9 @@ inline constexpr std::uint8_t kHasModrm = 0x01;
 inline constexpr std::uint8_t kRegisterForm = 0x02; // mod is ignored: MOV CR, MOV DR
 inline constexpr std::uint8_t kUsesVvvv = 0x04;
 inline constexpr std::uint8_t kUnusual = 0x08; // a case in decoder.cpp's finish_unusual()
-inline constexpr std::uint8_t kHasMemory = 0x10; // in the memory form
-inline constexpr std::uint8_t kByteRegister = 0x20; // ah, ch, dh, bh are possible
+inline constexpr unsigned kMemoryReplacesGprShift = 4;
+inline constexpr std::uint8_t kMemoryReplacesGpr = 0x10; // only the register form has kGprOperand
+inline constexpr std::uint8_t kByteRegister = 0x20;      // ah, ch, dh, bh are possible
 
 struct Entry {
     Op op = Op::Invalid;

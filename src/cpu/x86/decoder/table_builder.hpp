@@ -168,25 +168,15 @@ consteval std::uint16_t register_mask(std::string_view letters) {
 
 consteval void apply_word(const Word& word, Entry& entry) {
     switch (word.kind) {
-    case WordKind::Type:
-        entry.type = InstructionClass(word.value);
-        break;
-    case WordKind::Feature:
-        entry.feature = IsaFeature(word.value);
-        break;
+    case WordKind::Type: entry.type = InstructionClass(word.value); break;
+    case WordKind::Feature: entry.feature = IsaFeature(word.value); break;
     case WordKind::Branch:
         entry.branch = BranchKind(word.value);
         entry.type = InstructionClass::Branch;
         break;
-    case WordKind::Rule:
-        entry.size_rule = SizeRule(word.value);
-        break;
-    case WordKind::Attribute:
-        entry.attributes |= std::uint16_t(word.value);
-        break;
-    case WordKind::Check:
-        entry.checks |= std::uint8_t(word.value);
-        break;
+    case WordKind::Rule: entry.size_rule = SizeRule(word.value); break;
+    case WordKind::Attribute: entry.attributes |= std::uint16_t(word.value); break;
+    case WordKind::Check: entry.checks |= std::uint8_t(word.value); break;
     }
 }
 
@@ -291,12 +281,14 @@ consteval SizeCode parse_size(std::string_view name) {
         SizeCode code;
     };
     constexpr Named kNamed[] = {
-        {"", SizeCode::None}, {"b", SizeCode::B},     {"w", SizeCode::W},     {"d", SizeCode::D},
-        {"q", SizeCode::Q},   {"dq", SizeCode::Dq},   {"qq", SizeCode::Qq},   {"x", SizeCode::X},
-        {"h", SizeCode::H},   {"f", SizeCode::F},     {"e", SizeCode::E},     {"v", SizeCode::V},
-        {"y", SizeCode::Y},   {"z", SizeCode::Z},     {"p", SizeCode::P},     {"a", SizeCode::A},
-        {"s", SizeCode::S},   {"t", SizeCode::T},     {"env", SizeCode::Env}, {"fsave", SizeCode::Fsave},
-        {"fx", SizeCode::Fx}, {"var", SizeCode::Var}, {"n", SizeCode::V},
+        {"", SizeCode::None},   {"b", SizeCode::B},         {"w", SizeCode::W},
+        {"d", SizeCode::D},     {"q", SizeCode::Q},         {"dq", SizeCode::Dq},
+        {"qq", SizeCode::Qq},   {"x", SizeCode::X},         {"h", SizeCode::H},
+        {"f", SizeCode::F},     {"e", SizeCode::E},         {"v", SizeCode::V},
+        {"y", SizeCode::Y},     {"z", SizeCode::Z},         {"p", SizeCode::P},
+        {"a", SizeCode::A},     {"s", SizeCode::S},         {"t", SizeCode::T},
+        {"env", SizeCode::Env}, {"fsave", SizeCode::Fsave}, {"fx", SizeCode::Fx},
+        {"var", SizeCode::Var}, {"n", SizeCode::V},
     };
     for (const Named& named : kNamed)
         if (name == named.name)
@@ -352,18 +344,18 @@ struct LetterOperand {
     bool memory; // the operand may be (M, O: is) in memory
 };
 inline constexpr LetterOperand kLetterOperands[] = {
-    {'E', OperandKind::Gpr, Lane::Rm, true},     {'G', OperandKind::Gpr, Lane::Reg, false},
-    {'R', OperandKind::Gpr, Lane::Rm, false},    {'M', OperandKind::Memory, Lane::Zero, true},
-    {'O', OperandKind::Memory, Lane::Zero, true}, {'Z', OperandKind::Gpr, Lane::OpcodeLow, false},
-    {'B', OperandKind::Gpr, Lane::Vvvv, false},  {'V', OperandKind::Vector, Lane::Reg, false},
-    {'W', OperandKind::Vector, Lane::Rm, true},  {'U', OperandKind::Vector, Lane::Rm, false},
+    {'E', OperandKind::Gpr, Lane::Rm, true},       {'G', OperandKind::Gpr, Lane::Reg, false},
+    {'R', OperandKind::Gpr, Lane::Rm, false},      {'M', OperandKind::Memory, Lane::Zero, true},
+    {'O', OperandKind::Memory, Lane::Zero, true},  {'Z', OperandKind::Gpr, Lane::OpcodeLow, false},
+    {'B', OperandKind::Gpr, Lane::Vvvv, false},    {'V', OperandKind::Vector, Lane::Reg, false},
+    {'W', OperandKind::Vector, Lane::Rm, true},    {'U', OperandKind::Vector, Lane::Rm, false},
     {'H', OperandKind::Vector, Lane::Vvvv, false}, {'P', OperandKind::Mmx, Lane::Reg3, false},
-    {'Q', OperandKind::Mmx, Lane::Rm3, true},    {'N', OperandKind::Mmx, Lane::Rm3, false},
+    {'Q', OperandKind::Mmx, Lane::Rm3, true},      {'N', OperandKind::Mmx, Lane::Rm3, false},
 };
 
 consteval Access take_access(std::string_view& name) {
     const char last = name.back();
-    const Access access = last == '=' ? Access::Write
+    const Access access = last == '='   ? Access::Write
                           : last == '+' ? Access::ReadWrite
                           : last == '*' ? Access::Address
                                         : Access::Read;
@@ -379,6 +371,11 @@ consteval void set_operand(Entry& entry, OperandKind kind, Access access, unsign
     auto& operand = entry.operands[entry.operand_count++];
     operand.value = Operand{kind, access, std::uint8_t(reg), std::uint8_t(size)};
     operand.shift = std::uint8_t(unsigned(lane) * 8);
+    if (kind == OperandKind::Gpr && access != Access::Address) {
+        const bool part = size == SizeCode::B || size == SizeCode::W; // the rest is kept: a read
+        operand.shift |= access != Access::Write || part ? kReadsGpr : 0;
+        operand.shift |= access != Access::Read ? kWritesGpr : 0;
+    }
     if (lane == Lane::Reg || lane == Lane::Reg3 || lane == Lane::Rm || lane == Lane::Rm3)
         entry.checks |= kHasModrm;
     if (lane == Lane::Vvvv)
@@ -404,7 +401,6 @@ consteval void parse_letter_operand(std::string_view name, Access access, Entry&
             entry.memory_operand = entry.operand_count;
             entry.memory_size = split ? parse_size(sizes.substr(1)) : size;
             entry.memory_access = access;
-            entry.checks |= kHasMemory;
         }
         if (known.letter == 'O')
             entry.immediate = ImmediateCode::Moffs;
@@ -464,17 +460,16 @@ consteval void derive_attributes(Entry& entry, bool unaligned) {
             entry.attributes |= attribute::kAligned;
         entry.attributes |= attribute::kVectorState;
         break;
-    case InstructionClass::Avx:
-        entry.attributes |= attribute::kVectorState;
-        break;
-    case InstructionClass::String:
-        entry.checks |= kUnusual;
-        return;
-    default:
-        return;
+    case InstructionClass::Avx: entry.attributes |= attribute::kVectorState; break;
+    case InstructionClass::String: entry.checks |= kUnusual; return;
+    default: return;
     }
-    if (gpr)
-        entry.attributes |= attribute::kGprOperand;
+    if (!gpr)
+        return;
+    entry.attributes |= attribute::kGprOperand;
+    if (entry.memory_access != Access::None &&
+        entry.operands[entry.memory_operand].value.kind == OperandKind::Gpr)
+        entry.checks |= kMemoryReplacesGpr;
 }
 
 consteval bool has_word(std::string_view text, std::string_view wanted) {

@@ -9,12 +9,12 @@ namespace {
 /// Instruction sets that guests are never offered: undefined for us.
 bool is_hidden(const ZydisDecodedInstruction& theirs) {
     constexpr std::string_view kSets[] = {
-        "AMD3DNOW", "AMD_INVLPGB", "AMX_",      "AVX512",  "AVX_VNNI",  "CET",     "CLZERO",
-        "ENQCMD",   "FMA4",        "HRESET",    "KEYLOCKER", "KNC",     "LWP",     "MCOMMIT",
-        "MONITORX", "MOVDIR",      "PADLOCK",   "PCONFIG", "PKU",       "PT",      "RDPRU",
-        "RTM",      "SERIALIZE",   "SGX",       "SMX",     "SNP",       "SSE4A",   "SVM",
-        "TBM",      "TDX",         "TSX_LDTRK", "UINTR",   "VMFUNC",    "VTX",     "WAITPKG",
-        "XOP",
+        "AMD3DNOW",  "AMD_INVLPGB", "AMX_",     "AVX512", "AVX_VNNI",  "CET",
+        "CLZERO",    "ENQCMD",      "FMA4",     "HRESET", "KEYLOCKER", "KNC",
+        "LWP",       "MCOMMIT",     "MONITORX", "MOVDIR", "PADLOCK",   "PCONFIG",
+        "PKU",       "PT",          "RDPRU",    "RTM",    "SERIALIZE", "SGX",
+        "SMX",       "SNP",         "SSE4A",    "SVM",    "TBM",       "TDX",
+        "TSX_LDTRK", "UINTR",       "VMFUNC",   "VTX",    "WAITPKG",   "XOP",
     };
     const std::string_view name = ZydisISASetGetString(theirs.meta.isa_set);
     for (const auto set : kSets)
@@ -30,8 +30,7 @@ bool is_ud(ZydisMnemonic mnemonic) {
 
 bool status_allowed(const Disagreement& d) {
     if (d.our_status == DecodeStatus::Undefined && d.theirs != nullptr)
-        return is_hidden(*d.theirs) ||
-               is_ud(d.theirs->mnemonic) || // the status says it
+        return is_hidden(*d.theirs) || is_ud(d.theirs->mnemonic) || // the status says it
                // SDM Vol. 2: VPINSRQ, VPEXTRQ are "I" outside 64-bit code; AMD Zen 5 raises #UD.
                ((d.theirs->mnemonic == ZYDIS_MNEMONIC_VPINSRD ||
                  d.theirs->mnemonic == ZYDIS_MNEMONIC_VPEXTRD) &&
@@ -42,15 +41,13 @@ bool status_allowed(const Disagreement& d) {
 bool flags_allowed(const Disagreement& d) {
     switch (d.ours->op) {
     case Op::Cmps: // REP tests ZF after it has written it: no input
-    case Op::Scas:
-        return d.field == "flags read";
-    case Op::Syscall: // SDM Vol. 2: R11 = RFLAGS, then masked by IA32_FMASK
+    case Op::Scas: return d.field == "flags read";
+    case Op::Syscall:  // SDM Vol. 2: R11 = RFLAGS, then masked by IA32_FMASK
     case Op::Sysenter: // delivery clears more than IF
     case Op::Int:
     case Op::Int1:
     case Op::Int3:
-    case Op::Into:
-        return true;
+    case Op::Into: return true;
     case Op::Vmcall: // VMX would clear them; KVM's hypercall leaves RFLAGS alone
         return true;
     case Op::Bextr: // SDM Vol. 2: OF and CF are cleared
@@ -64,12 +61,10 @@ bool flags_allowed(const Disagreement& d) {
     case Op::Shr:
     case Op::Sar:
     case Op::Shld:
-    case Op::Shrd:
-        return d.ours->flags_written == 0 || d.field == "flags undefined";
+    case Op::Shrd: return d.ours->flags_written == 0 || d.field == "flags undefined";
     case Op::Simd: // VPTEST, VTESTPS/PD: SDM Vol. 2 clears OF, AF, PF, SF as PTEST does
         return d.ours->is_vex() && d.field == "flags written";
-    default:
-        return false;
+    default: return false;
     }
 }
 
@@ -84,24 +79,20 @@ bool size_allowed(const Disagreement& d) {
     case Op::Das:
     case Op::Salc:
     case Op::Lahf:
-    case Op::Sahf:
-        return true;
+    case Op::Sahf: return true;
     case Op::Ins: // SDM Vol. 2: there is no 64-bit I/O
-    case Op::Outs:
-        return d.ours->operand_size == 4;
+    case Op::Outs: return d.ours->operand_size == 4;
     case Op::Nop: // nothing is operated on
     case Op::Syscall:
     case Op::Clwb:
     case Op::Clflushopt:
     case Op::Lar: // sizes of a register of which 16 bits are used
-    case Op::Lsl:
-        return true;
+    case Op::Lsl: return true;
     case Op::Movsx: // MOVSXD r16, r/m: AMD Zen 5 reads 32 bits from memory, Zydis too, but not here
         return d.ours->map == OpcodeMap::Primary && d.ours->operand_size == 2;
     case Op::Simd: // MOVMSKPS/PD with REX.W: the upper half of the register becomes 0 either way
         return d.ours->map == OpcodeMap::Map0F && d.ours->opcode == 0x50;
-    default:
-        return false;
+    default: return false;
     }
 }
 
@@ -115,14 +106,11 @@ bool registers_allowed(const Disagreement& d) {
     case Op::Stos:
     case Op::Lods:
     case Op::Ins:
-    case Op::Outs:
-        return true;
+    case Op::Outs: return true;
     case Op::Vmcall: // what a hypercall reads and writes is the hypervisor's: all
     case Op::Vmmcall:
-    case Op::Rsm:
-        return true;
-    default:
-        return false;
+    case Op::Rsm: return true;
+    default: return false;
     }
 }
 

@@ -49,10 +49,8 @@ bool is_gpr(ZydisRegister reg) {
     case ZYDIS_REGCLASS_GPR8:
     case ZYDIS_REGCLASS_GPR16:
     case ZYDIS_REGCLASS_GPR32:
-    case ZYDIS_REGCLASS_GPR64:
-        return true;
-    default:
-        return false;
+    case ZYDIS_REGCLASS_GPR64: return true;
+    default: return false;
     }
 }
 
@@ -63,23 +61,15 @@ OperandKind kind_of(ZydisRegister reg) {
                                                                     : OperandKind::Gpr;
     case ZYDIS_REGCLASS_GPR16:
     case ZYDIS_REGCLASS_GPR32:
-    case ZYDIS_REGCLASS_GPR64:
-        return OperandKind::Gpr;
-    case ZYDIS_REGCLASS_X87:
-        return OperandKind::X87;
-    case ZYDIS_REGCLASS_MMX:
-        return OperandKind::Mmx;
+    case ZYDIS_REGCLASS_GPR64: return OperandKind::Gpr;
+    case ZYDIS_REGCLASS_X87: return OperandKind::X87;
+    case ZYDIS_REGCLASS_MMX: return OperandKind::Mmx;
     case ZYDIS_REGCLASS_XMM:
-    case ZYDIS_REGCLASS_YMM:
-        return OperandKind::Vector;
-    case ZYDIS_REGCLASS_SEGMENT:
-        return OperandKind::Segment;
-    case ZYDIS_REGCLASS_CONTROL:
-        return OperandKind::Control;
-    case ZYDIS_REGCLASS_DEBUG:
-        return OperandKind::Debug;
-    default:
-        return OperandKind::None;
+    case ZYDIS_REGCLASS_YMM: return OperandKind::Vector;
+    case ZYDIS_REGCLASS_SEGMENT: return OperandKind::Segment;
+    case ZYDIS_REGCLASS_CONTROL: return OperandKind::Control;
+    case ZYDIS_REGCLASS_DEBUG: return OperandKind::Debug;
+    default: return OperandKind::None;
     }
 }
 
@@ -111,7 +101,8 @@ Difference compare_memory(const Pair& pair, const ZydisDecodedOperand& operand) 
         return differ("index", in.memory_index, number_of(mem.index));
     if (mem.index != ZYDIS_REGISTER_NONE && in.memory_scale != (mem.scale == 0 ? 1 : mem.scale))
         return differ("scale", in.memory_scale, mem.scale);
-    if (in.op != Op::Lea && mem.segment != ZYDIS_REGISTER_NONE && in.memory_segment != number_of(mem.segment))
+    if (in.op != Op::Lea && mem.segment != ZYDIS_REGISTER_NONE &&
+        in.memory_segment != number_of(mem.segment))
         return differ("segment", in.memory_segment, number_of(mem.segment));
     const auto mask = in.address_size == 8 ? ~0ull : (1ull << in.address_size * 8) - 1;
     if ((std::uint64_t(in.displacement) & mask) != (std::uint64_t(mem.disp.value) & mask))
@@ -147,9 +138,8 @@ Difference compare_operand(const Pair& pair, const Operand& ours,
     if (theirs.type == ZYDIS_OPERAND_TYPE_REGISTER) {
         if (ours.kind != kind_of(theirs.reg.value))
             return differ("operand kind", unsigned(ours.kind), unsigned(kind_of(theirs.reg.value)));
-        const auto number = ours.kind == OperandKind::GprHigh
-                                ? theirs.reg.value - ZYDIS_REGISTER_AH
-                                : number_of(theirs.reg.value);
+        const auto number = ours.kind == OperandKind::GprHigh ? theirs.reg.value - ZYDIS_REGISTER_AH
+                                                              : number_of(theirs.reg.value);
         if (ours.reg != number)
             return differ("operand register", ours.reg, unsigned(number));
         const auto width = ZydisRegisterGetWidth(ZYDIS_MACHINE_MODE_LONG_64, theirs.reg.value);
@@ -194,7 +184,8 @@ Difference compare_operands(const Pair& pair) {
         if (theirs.type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
             if (ours.kind != OperandKind::Immediate && ours.kind != OperandKind::Immediate2 &&
                 ours.kind != OperandKind::Relative)
-                return differ("operand kind", unsigned(ours.kind), unsigned(OperandKind::Immediate));
+                return differ("operand kind", unsigned(ours.kind),
+                              unsigned(OperandKind::Immediate));
             if (auto found = compare_immediate(pair, theirs); !found.field.empty())
                 return found;
             continue;
@@ -324,7 +315,11 @@ Difference compare_with_zydis(std::span<const std::uint8_t> bytes, CodeSize code
     if (found.field.empty())
         return {};
     const bool decoded = their_status == DecodeStatus::Ok;
-    const Disagreement disagreement{bytes, code_size, found.field, our_status, their_status,
+    const Disagreement disagreement{bytes,
+                                    code_size,
+                                    found.field,
+                                    our_status,
+                                    their_status,
                                     our_status == DecodeStatus::Ok ? &ours : nullptr,
                                     decoded ? &theirs : nullptr};
     if (is_allowed(disagreement))
