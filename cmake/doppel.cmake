@@ -74,8 +74,8 @@ function(doppel_check_hot_symbols)
     endif()
 endfunction()
 
-# doppel_program(<folder> NAME <executable> [INTERNAL] SOURCES … [DEPENDS …]): an executable in bin/,
-# installed by make install; INTERNAL: for other programs of ours to start, installed in libexec/.
+# doppel_program(<folder> NAME <executable> [INTERNAL] SOURCES … [DEPENDS …]): an executable in
+# bin/, installed by make install; INTERNAL: for other programs of ours, installed in libexec/.
 function(doppel_program folder)
     cmake_parse_arguments(arg "INTERNAL" "NAME" "SOURCES;DEPENDS" ${ARGN})
     add_executable(${arg_NAME} ${arg_SOURCES})
@@ -95,6 +95,7 @@ endfunction()
 # doctest's own code: the largest file of every test, so it is compiled once.
 add_library(doppel_doctest_main STATIC tests/doctest_main.cpp)
 target_compile_features(doppel_doctest_main PRIVATE cxx_std_23)
+target_compile_options(doppel_doctest_main PRIVATE -O0)
 
 # doppel_test(<folder> [NAME name] SOURCES … [DEPENDS …] [LABELS …] [TIMEOUT seconds]): one doctest
 # executable per folder. The label is `unit` unless LABELS says otherwise; `full` keeps it out of

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+# bash completion of doppel(1)
+
+_doppel_run_value() { # completes the value of the option $1; false when it takes none we know
+    case $1 in
+    -k | --kernel | -i | --initrd | --module) COMPREPLY=($(compgen -f -- "$cur")) ;;
+    --cpu) COMPREPLY=($(compgen -W "x86-64-v1 x86-64-v2 x86-64-v3 x86-64-v4 host" -- "$cur")) ;;
+    --engine) COMPREPLY=($(compgen -W "auto translator interpreter" -- "$cur")) ;;
+    --console) COMPREPLY=($(compgen -W "stdio pty file: socket: none" -- "$cur")) ;;
+    --log) COMPREPLY=($(compgen -W "trace debug info warning error off" -- "$cur")) ;;
+    -a | --append | -m | --memory | -c | --cpus | --name) COMPREPLY=() ;;
+    *) return 1 ;;
+    esac
+}
+
+_doppel() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        COMPREPLY=($(compgen -W "run --help --version" -- "$cur"))
+    elif [ "${COMP_WORDS[1]}" = run ] && ! _doppel_run_value "$prev"; then
+        COMPREPLY=($(compgen -W "--kernel --initrd --append --module --memory --cpus --cpu
+            --engine --console --name --no-reboot --debug-exit --check --virtual-time --stats
+            --dry-run --log --help" -- "$cur"))
+    fi
+}
+
+complete -o filenames -F _doppel doppel

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+# fish completion of doppel(1)
+
+complete -c doppel -f
+complete -c doppel -n __fish_use_subcommand -a run -d 'Run a machine in the foreground'
+complete -c doppel -n __fish_use_subcommand -l version -d 'Say which version this is'
+complete -c doppel -s h -l help -d 'Say what options there are'
+
+function __doppel_run
+    complete -c doppel -n '__fish_seen_subcommand_from run' $argv
+end
+
+__doppel_run -s k -l kernel -r -F -d 'Kernel to boot'
+__doppel_run -s i -l initrd -r -F -d 'Initial ramdisk'
+__doppel_run -s a -l append -x -d 'Kernel command line'
+__doppel_run -l module -r -F -d 'Multiboot module with its arguments'
+__doppel_run -s m -l memory -x -d 'Guest memory, for example 512M'
+__doppel_run -s c -l cpus -x -d 'Number of virtual CPUs'
+__doppel_run -l cpu -x -a 'x86-64-v1 x86-64-v2 x86-64-v3 x86-64-v4 host' -d 'CPU model'
+__doppel_run -l engine -x -a 'auto translator interpreter' -d 'What executes guest code'
+__doppel_run -l console -x -a 'stdio pty file: socket: none' -d 'Where the first serial port goes'
+__doppel_run -l name -x -d 'Name of the machine'
+__doppel_run -l no-reboot -d 'End when the guest reboots'
+__doppel_run -l debug-exit -d 'Device that ends the machine with a code'
+__doppel_run -l check -d 'Compare the translator with the interpreter'
+__doppel_run -l virtual-time -d 'Clocks count executed instructions'
+__doppel_run -l stats -d 'Print counters at the end'
+__doppel_run -l dry-run -d 'Print the machine description and exit'
+__doppel_run -l log -x -a 'trace debug info warning error off' -d 'What is logged'
+
+functions -e __doppel_run
