@@ -58,7 +58,9 @@ function(doppel_general_regs target)
     else()
         target_compile_options(${target} PRIVATE -mgeneral-regs-only)
     endif()
-    target_compile_options(${target} PRIVATE -fno-stack-protector)
+    # -O2 in every build: without it small functions of the standard library's headers stay weak
+    # symbols, and the linker might take another library's copy, which uses vector registers.
+    target_compile_options(${target} PRIVATE -fno-stack-protector -O2)
     if(DOPPEL_SANITIZE)
         target_compile_options(${target} PRIVATE -fno-sanitize=all)
     endif()

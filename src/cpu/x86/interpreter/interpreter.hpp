@@ -45,38 +45,40 @@ enum class StepResult : std::uint8_t {
     Shutdown, // triple fault
 };
 
-/// One per vCPU, about 700 KiB: lives on the heap or in the vCPU. vCPU thread only.
+/// One per vCPU, about 400 KiB: lives on the heap or in the vCPU. vCPU thread only.
 class Interpreter {
 public:
     Interpreter(SystemContext& cx, VectorUnit& vectors) : cx_{cx}, vectors_{vectors} {}
 
-    /// One of: an instruction from state.rip; up to a page of iterations of a REP string instruction
-    /// (state.rip then may be that instruction still); the delivery of a fault it caused. Neither
-    /// interrupts nor other events: service_events() between two steps is the engine's.
+    /// One of: an instruction from state.rip; up to a page of iterations of a REP string
+    /// instruction (state.rip then may be that instruction still); the delivery of a fault it
+    /// caused. Neither interrupts nor other events: service_events() between two steps is the
+    /// engine's.
     StepResult step();
 
     /// The same for an instruction the caller has decoded; `bytes` are what it was decoded from.
     StepResult execute(const Instruction& instruction, const std::uint8_t* bytes);
 
     /// Instructions completed (each iteration batch of a REP string instruction counts as one).
-    std::uint64_t instructions() const { return instructions_; }
-    std::uint64_t exceptions() const { return exceptions_; }
+    [[gnu::always_inline]] std::uint64_t instructions() const { return instructions_; }
+    [[gnu::always_inline]] std::uint64_t exceptions() const { return exceptions_; }
 
 private:
-    /// A decoded instruction, good for these very bytes at any address: nothing to invalidate.
+    /// A decoded instruction. It is found by its bytes, so it is good wherever these bytes are and
+    /// there is nothing to invalidate when code changes.
     struct Decoded {
-        std::array<std::uint64_t, 2> bytes{};
-        std::array<std::uint64_t, 2> mask{~std::uint64_t{0}, 0}; // which of them count
-        CodeSize code_size{};
+        std::array<std::uint64_t, 2> bytes{}; // zero from the length on
+        std::uint8_t key = 0;                 // code size + 1; 0 = empty
         Instruction instruction{};
     };
     static constexpr std::size_t kDecoded = 4096;
 
     const Decoded* fetch();
-    const Decoded* fetch_fast(std::uint64_t linear, CodeSize code_size);
-    const Decoded* fetch_slow();
-    const Decoded* decode_into(Decoded& slot, const std::uint8_t* bytes, std::uint32_t available,
-                               CodeSize code_size);
+    const Decoded* fetch_quickly(std::uint64_t linear, CodeSize code_size);
+    const Decoded* fetch_carefully(CodeSize code_size);
+    Decoded& slot(std::uint64_t linear);
+    static bool matches(const Decoded& decoded, const std::uint64_t (&bytes)[2],
+                        CodeSize code_size);
     StepResult run(const Instruction& instruction, const std::uint8_t* bytes);
     StepResult fault();
 

@@ -14,7 +14,8 @@ class InterpreterVcpu final : public Vcpu {
 public:
     /// What `wiring` names outlives the vCPU. The vCPU is as after RESET; vCPU 0 is the bootstrap
     /// processor, the others wait for a SIPI.
-    explicit InterpreterVcpu(const VcpuWiring& wiring);
+    static base::Result<std::unique_ptr<InterpreterVcpu>> create(const VcpuWiring& wiring,
+                                                                 unsigned vcpu_count);
     ~InterpreterVcpu() override;
 
     std::string_view engine_name() const override { return "interpreter"; }
@@ -28,12 +29,19 @@ public:
     CpuState& state() override;
     void state_changed() override;
 
+    /// Steps to run before run() returns KickExit of itself; 0 = without end. For tests and the
+    /// checking mode.
+    void set_step_limit(std::uint64_t steps) { step_limit_ = steps; }
+
 private:
     struct Parts; // state, system context, interpreter, vector unit
+    explicit InterpreterVcpu(std::unique_ptr<Parts> parts);
+
     std::unique_ptr<Parts> parts_;
-    std::atomic<bool> attention_{false}; // something below, or the InterruptPort, wants a look
+    std::atomic<bool> attention_{true}; // kicked, or the InterruptPort wants a look
     std::atomic<bool> kicked_{false};
-    VcpuStats stats_;
+    std::uint64_t step_limit_ = 0;
+    VcpuStats counts_;
 };
 
 } // namespace doppel::cpu::x86

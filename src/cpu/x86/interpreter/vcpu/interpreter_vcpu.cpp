@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/interpreter/vcpu/interpreter_vcpu.hpp"
+
+#include "cpu/x86/interpreter/interpreter.hpp"
+#include "cpu/x86/native/native_unit.hpp"
+#include "cpu/x86/system/system.hpp"
+
+namespace doppel::cpu::x86 {
+
+struct InterpreterVcpu::Parts {
+    Parts(const VcpuWiring& wiring, unsigned vcpu_count, std::unique_ptr<native::NativeUnit> unit)
+        : index{wiring.index}, board{wiring}, vectors{std::move(unit)},
+          system{make_context(state, board, wiring, vcpu_count)}, interpreter{system, *vectors} {}
+
+    unsigned index;
+    CpuState state;
+    WiredBoard board;
+    std::unique_ptr<native::NativeUnit> vectors;
+    SystemContext system;
+    Interpreter interpreter;
+};
+
+base::Result<std::unique_ptr<InterpreterVcpu>> InterpreterVcpu::create(const VcpuWiring& wiring,
+                                                                       unsigned vcpu_count) {
+    auto unit = DOPPEL_TRY(native::NativeUnit::create());
+    auto parts = std::make_unique<Parts>(wiring, vcpu_count, std::move(unit));
+    std::unique_ptr<InterpreterVcpu> vcpu{new InterpreterVcpu{std::move(parts)}};
+    vcpu->reset();
+    return vcpu;
+}
+
+InterpreterVcpu::InterpreterVcpu(std::unique_ptr<Parts> parts) : parts_{std::move(parts)} {}
+InterpreterVcpu::~InterpreterVcpu() = default;
+
+VmExit InterpreterVcpu::run() {
+    SystemContext& cx = parts_->system;
+    Interpreter& interpreter = parts_->interpreter;
+    attention_.store(true, std::memory_order_relaxed); // the caller may have changed anything
+    for (std::uint64_t steps = 0; step_limit_ == 0 || steps < step_limit_; ++steps) {
+        if (attention_.load(std::memory_order_relaxed) ||
+            (cx.changes & (change::kEvents | change::kActivity)) != 0) [[unlikely]] {
+            attention_.store(false);
+            if (kicked_.exchange(false)) {
+                attention_.store(true);
+                ++counts_.kicks;
+                return KickExit{};
+            }
+            switch (service_events(cx)) {
+            case Next::Execute: break;
+            case Next::Halted: ++counts_.halts; return HaltExit{};
+            case Next::Shutdown: return ShutdownExit{};
+            }
+        }
+        if (interpreter.step() == StepResult::Shutdown)
+            return ShutdownExit{};
+    }
+    return KickExit{};
+}
+
+void InterpreterVcpu::kick() noexcept {
+    kicked_.store(true);
+    attention_.store(true);
+}
+
+void InterpreterVcpu::notify() noexcept { attention_.store(true); }
+
+void InterpreterVcpu::reset() {
+    x86::reset(parts_->system, parts_->index == 0 ? Bootstrap::Yes : Bootstrap::No);
+    state_changed();
+}
+
+CpuState& InterpreterVcpu::state() { return parts_->state; }
+
+void InterpreterVcpu::state_changed() { x86::state_changed(parts_->system); }
+
+VcpuStats InterpreterVcpu::stats() const {
+    VcpuStats stats = counts_;
+    stats.instructions = parts_->interpreter.instructions();
+    stats.exceptions = parts_->interpreter.exceptions();
+    return stats;
+}
+
+void InterpreterVcpu::save(state::Encoder&) const {}
+
+base::Result<void> InterpreterVcpu::load(state::Decoder&) {
+    return base::fail(base::Errc::Unsupported, "loading a vCPU's state");
+}
+
+} // namespace doppel::cpu::x86
