@@ -47,10 +47,14 @@ std::uint64_t ApicTimer::divisor() const {
     return 1ull << ((code + 1) & 7);
 }
 
+/// start_ns may lie before VM time 0 (wrapped) after a change of the divider.
+std::uint64_t ApicTimer::elapsed_ns() const {
+    const auto since = clock_.now_ns() - state_.start_ns;
+    return since > INT64_MAX ? 0 : since;
+}
+
 std::uint64_t ApicTimer::elapsed_counts() const {
-    const auto now = clock_.now_ns();
-    const auto since = now > state_.start_ns ? now - state_.start_ns : 0;
-    return frequency_.ticks_at(since) / divisor();
+    return frequency_.ticks_at(elapsed_ns()) / divisor();
 }
 
 /// When the count reaches zero for the `period`-th time (1 = first).
@@ -58,7 +62,8 @@ std::uint64_t ApicTimer::expiry_ns(std::uint64_t period) const {
     const auto counts = state_.initial_count * divisor(); // below 2^39
     if (period > UINT64_MAX / counts)
         return UINT64_MAX;
-    return add_saturated(state_.start_ns, frequency_.ns_at(counts * period));
+    const auto after = frequency_.ns_at(counts * period);
+    return add_saturated(clock_.now_ns(), after - std::min(after, elapsed_ns()));
 }
 
 bool ApicTimer::is_running() const {
@@ -184,8 +189,7 @@ void ApicTimer::set_divide(std::uint8_t value) {
     state_.divide = value & kDivideBits;
     if (!is_running())
         return;
-    const auto since = frequency_.ns_at(counts * divisor());
-    state_.start_ns = clock_.now_ns() - std::min(clock_.now_ns(), since);
+    state_.start_ns = clock_.now_ns() - frequency_.ns_at(counts * divisor());
     state_.periods_seen = 0;
     arm();
 }

@@ -69,6 +69,7 @@ private:
     enum class Mode : std::uint8_t { OneShot, Periodic, TscDeadline };
     Mode mode() const DOPPEL_REQUIRES(mutex_);
     std::uint64_t divisor() const DOPPEL_REQUIRES(mutex_);
+    std::uint64_t elapsed_ns() const DOPPEL_REQUIRES(mutex_);
     std::uint64_t elapsed_counts() const DOPPEL_REQUIRES(mutex_);
     std::uint64_t expiry_ns(std::uint64_t period) const DOPPEL_REQUIRES(mutex_);
     bool is_running() const DOPPEL_REQUIRES(mutex_);
