@@ -68,7 +68,10 @@ struct ModelTraits {
     std::uint64_t xcr0_allowed = 1;
     std::uint8_t physical_bits = 40;
     bool huge_pages = false; // 1 GiB
-    bool amd = false;        // vendor: SYSCALL in legacy mode, SYSENTER in long mode, SYSRET, MSRs
+    bool spec_ctrl = false;  // IA32_SPEC_CTRL, PRED_CMD, FLUSH_CMD
+    bool arch_capabilities = false;
+    bool tsc_adjust = false;
+    bool amd = false; // vendor: SYSCALL in legacy mode, SYSENTER in long mode, SYSRET, MSRs
 };
 
 /// One per vCPU, made by make_context() (system.hpp), at an address that never changes. vCPU thread
@@ -91,9 +94,11 @@ struct SystemContext {
     std::uint32_t changes = 0;
 
     // --- of the instruction in progress; begin_instruction() sets them ---
-    bool stepping = false;  // not step_free(): end_instruction() has work
-    bool step_trap = false; // TF was set when it began
-    bool shadowed = false;  // it ran in a shadow, which ends with it
+    bool stepping = false;        // not step_free(): end_instruction() has work
+    bool step_trap = false;       // TF was set when it began
+    bool shadowed = false;        // it ran in a shadow, which ends with it
+    bool resume = false;          // RF was set when it began
+    std::uint64_t debug_hits = 0; // DR6 bits of data and I/O breakpoints it met
 
     // --- raise: fills `fault`, returns false so that `return cx.gp(0);` reads well ---
     [[gnu::always_inline]] bool raise(Vector vector) {

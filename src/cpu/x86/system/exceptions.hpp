@@ -34,8 +34,14 @@ enum class Next : std::uint8_t {
 /// wait-for-SIPI. Asks the InterruptPort. May deliver one event.
 Next service_events(SystemContext& cx);
 
-/// The next instruction is single-stepped, shadowed, RF'd or has breakpoints armed: an engine must
-/// go instruction by instruction through begin_ and end_instruction().
+/// service_events() has something to look at, as far as the vCPU itself knows; the engine adds its
+/// own "notified" flag (Wakeup).
+[[gnu::always_inline]] inline bool needs_service(const SystemContext& cx) {
+    return (cx.changes & (change::kEvents | change::kActivity)) != 0;
+}
+
+/// False: the next instruction is single-stepped, shadowed, RF'd or breakpoints are armed, and an
+/// engine must go instruction by instruction through begin_ and end_instruction().
 [[gnu::always_inline]] inline bool step_free(const SystemContext& cx) {
     return (cx.state.rflags & (FLAG_TF | FLAG_RF)) == 0 && (cx.state.dr7 & 0xff) == 0 &&
            !cx.state.sti_shadow && !cx.state.mov_ss_shadow && cx.state.pending_debug == 0;
@@ -74,6 +80,9 @@ void write_port(SystemContext& cx, std::uint16_t port, std::uint32_t bytes, std:
 /// Data breakpoints: called by the memory functions when DR7 enables any.
 void note_data_access(SystemContext& cx, std::uint64_t linear, std::uint32_t bytes,
                       AccessType access);
+
+/// DR6 bits of the instruction breakpoints at `linear`.
+std::uint64_t instruction_breakpoints(const SystemContext& cx, std::uint64_t linear);
 
 /// RESET and INIT states (Vol. 3A §10.1.1 table 10-1). RESET leaves the CPU running at the reset
 /// vector when `bootstrap`, else in wait-for-SIPI. Neither touches the InterruptPort.

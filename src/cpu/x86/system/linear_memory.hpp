@@ -36,8 +36,8 @@ struct Wide {
                                            std::uint32_t bytes, Wide& expected, Wide desired,
                                            bool& swapped, Privilege privilege);
 
-/// Instruction bytes: copies up to `wanted` (1..15) from `linear`, never beyond the first page that
-/// faults: `got` is at least 1, or the fault of the first byte is raised.
+/// Instruction bytes: copies up to `wanted` (1..15) from `linear`, but nothing beyond its page:
+/// when the decoder needs more, call again with the first address of the next page.
 [[nodiscard]] bool fetch_linear(SystemContext& cx, std::uint64_t linear, std::uint8_t* to,
                                 std::uint32_t wanted, std::uint32_t& got);
 
