@@ -14,6 +14,7 @@
 #include "devices/legacy/cmos_rtc.hpp"
 #include "devices/legacy/debug_console.hpp"
 #include "devices/legacy/debug_exit.hpp"
+#include "devices/legacy/i8042.hpp"
 #include "devices/legacy/pic8259.hpp"
 #include "devices/legacy/pit8254.hpp"
 #include "devices/legacy/reset_control.hpp"
@@ -140,6 +141,12 @@ inline std::vector<Entry> all_devices() {
              d->write_msr(0x1b, 0xfee0'0d00); // half of the random guests work in x2APIC mode
              auto& door = *w.doors.emplace_back(std::make_unique<ApicDoor>(*d));
              return {std::move(d), {{&door, 0x800, 4, 2}}};
+         }},
+        {"I8042",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<I8042>(w.irqs.line(), I8042::Pins{});
+             std::vector<Range> ranges{{&d->data(), 1}, {&d->command(), 1}, {&d->port92(), 1}};
+             return {std::move(d), ranges};
          }},
         {"Uart16550",
          [](World& w) -> Subject {
