@@ -14,6 +14,7 @@
 #include "devices/legacy/cmos_rtc.hpp"
 #include "devices/legacy/debug_console.hpp"
 #include "devices/legacy/debug_exit.hpp"
+#include "devices/legacy/fw_cfg.hpp"
 #include "devices/legacy/i8042.hpp"
 #include "devices/legacy/pic8259.hpp"
 #include "devices/legacy/pit8254.hpp"
@@ -30,6 +31,8 @@ struct World {
     CollectingSink sink;
     FakeSource source;
     FakeTsc tsc{time};
+    memory::RamRegion region{{0}, 1 << 20};
+    std::unique_ptr<memory::GuestMemory> memory = memory::GuestMemory::create({&region, 1}).value();
     std::vector<std::unique_ptr<ApicBus>> apic_buses{}; // outlive the APICs on them
     std::vector<std::unique_ptr<bus::IoHandler>> doors{};
 };
@@ -147,6 +150,12 @@ inline std::vector<Entry> all_devices() {
              auto d = std::make_unique<I8042>(w.irqs.line(), I8042::Pins{});
              std::vector<Range> ranges{{&d->data(), 1}, {&d->command(), 1}, {&d->port92(), 1}};
              return {std::move(d), ranges};
+         }},
+        {"FwCfg",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<FwCfg>(*w.memory);
+             auto* const io = d.get();
+             return {std::move(d), {{io, FwCfg::kPortBytes, 1, 3}}};
          }},
         {"Uart16550",
          [](World& w) -> Subject {
