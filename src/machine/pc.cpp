@@ -5,6 +5,9 @@
 #include <array>
 
 #include "base/verify.hpp"
+#include "devices/apic/apic_bus.hpp"
+#include "devices/apic/io_apic.hpp"
+#include "devices/apic/local_apic.hpp"
 #include "devices/legacy/acpi_pm.hpp"
 #include "devices/legacy/cmos_rtc.hpp"
 #include "devices/legacy/debug_exit.hpp"
@@ -80,6 +83,43 @@ firmware::acpi::AcpiBoard acpi_board(unsigned cpus) {
     return b;
 }
 
+/// The local APICs' timers count the guest's TSC.
+class TscAdapter final : public devices::TscPort {
+public:
+    TscAdapter(const cpu::x86::TscSource& source, const base::Clock& clock)
+        : source_{source}, clock_{clock} {}
+
+    std::uint64_t now() const noexcept override { return source_.read(); }
+    std::uint64_t ns_at(std::uint64_t tsc) const noexcept override {
+        const auto now = clock_.now_ns();
+        const auto left = static_cast<std::int64_t>(tsc - source_.read());
+        if (left <= 0)
+            return now;
+        const auto ns = static_cast<Wide>(left) * 1'000'000'000u / source_.frequency_hz();
+        return ns > UINT64_MAX - now ? UINT64_MAX : now + static_cast<std::uint64_t>(ns);
+    }
+
+private:
+    __extension__ using Wide = unsigned __int128;
+    const cpu::x86::TscSource& source_;
+    const base::Clock& clock_;
+};
+
+/// INTR of the 8259 pair: LINT0 of every local APIC, as the MultiProcessor Specification 1.4
+/// (§3.6.2.2) wires it.
+class FanOut final : public bus::IrqSink {
+public:
+    explicit FanOut(const std::vector<std::unique_ptr<devices::LocalApic>>& apics)
+        : apics_{apics} {}
+    void set_irq_level(std::uint32_t input, bool level) noexcept override {
+        for (const auto& apic : apics_)
+            apic->set_irq_level(input, level);
+    }
+
+private:
+    const std::vector<std::unique_ptr<devices::LocalApic>>& apics_; // of the board
+};
+
 } // namespace
 
 struct Pc::Impl final : bus::IrqSink {
@@ -91,7 +131,12 @@ struct Pc::Impl final : bus::IrqSink {
     bus::AddressSpace pio{bus::AddressSpace::Kind::Pio};
     bus::AddressSpace mmio{bus::AddressSpace::Kind::Mmio};
 
-    devices::Pic8259 pic{{}};
+    TscAdapter tsc{host.tsc, host.timers.clock()};
+    devices::ApicBus apic_bus;
+    devices::IoApic io_apic{apic_bus};
+    std::vector<std::unique_ptr<devices::LocalApic>> local_apics;
+    FanOut lint0{local_apics};
+    devices::Pic8259 pic{{lint0, devices::LocalApic::kLint0Input}};
     devices::Pit8254 pit{{*this, pc::kIrqTimer}, host.timers};
     devices::CmosRtc rtc{{*this, pc::kIrqRtc}, host.wall_clock, host.timers};
     devices::AcpiPm acpi_pm{{*this, pc::kIrqAcpi},
@@ -103,14 +148,30 @@ struct Pc::Impl final : bus::IrqSink {
     std::unique_ptr<devices::DebugExit> debug_exit;
 
     Result<void> build();
+    void build_apics();
     /// ISA interrupt: to the 8259 pair and to the I/O APIC.
     void set_irq_level(std::uint32_t irq, bool level) noexcept override {
         pic.set_irq_level(irq, level);
+        io_apic.set_irq_level(irq == pc::kIrqTimer ? pc::kGsiTimer : irq, level);
     }
 };
 
+void Pc::Impl::build_apics() {
+    apic_bus.add(io_apic);
+    for (unsigned i = 0; i < config.cpus; ++i) {
+        const devices::LocalApic::Config settings{
+            .id = i, .is_boot_cpu = i == 0, .physical_address_bits = host.model.physical_bits};
+        local_apics.push_back(
+            std::make_unique<devices::LocalApic>(settings, apic_bus, host.timers, &tsc, &pic));
+        apic_bus.add(*local_apics.back());
+    }
+    local_apics.front()->enter_virtual_wire_mode();
+}
+
 Result<void> Pc::Impl::build() {
     memory = DOPPEL_TRY(memory::GuestMemory::create(ram_regions(config.memory_bytes)));
+    build_apics();
+    DOPPEL_TRY_VOID(mmio.map({pc::kIoApic, 0x1000, "io-apic", {1, 4, false}, &io_apic}));
     constexpr bus::AccessRules kBytes{1, 1, true};
     DOPPEL_TRY_VOID(pio.map({pc::kPicMaster, 2, "pic master", kBytes, &pic.master()}));
     DOPPEL_TRY_VOID(pio.map({pc::kPicSlave, 2, "pic slave", kBytes, &pic.slave()}));
@@ -150,13 +211,13 @@ cpu::x86::VcpuWiring Pc::wiring(unsigned index) {
             .memory = impl_->memory.get(),
             .pio = &impl_->pio,
             .mmio = &impl_->mmio,
-            .interrupts = nullptr,
+            .interrupts = impl_->local_apics[index].get(),
             .msrs = nullptr,
             .tsc = &impl_->host.tsc,
             .model = &impl_->host.model};
 }
 
-void Pc::connect(unsigned, cpu::Wakeup&) {}
+void Pc::connect(unsigned index, cpu::Wakeup* wakeup) { impl_->local_apics[index]->attach(wakeup); }
 
 Result<void> Pc::boot(const PcBoot& boot, cpu::x86::CpuState& first) {
     const auto map = memory_map(impl_->config.memory_bytes);

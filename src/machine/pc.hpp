@@ -58,8 +58,8 @@ public:
     memory::GuestMemory& memory();
     /// What vCPU `index` is wired to; valid as long as the board.
     cpu::x86::VcpuWiring wiring(unsigned index);
-    /// Before the vCPUs run: whom the local APIC of vCPU `index` wakes.
-    void connect(unsigned index, cpu::Wakeup& wakeup);
+    /// Before the vCPUs run: whom the local APIC of vCPU `index` wakes; null before that dies.
+    void connect(unsigned index, cpu::Wakeup* wakeup);
 
     /// Puts firmware tables and the kernel into memory and the entry state into `first`, which is
     /// as after RESET. Errors: of the loaders.

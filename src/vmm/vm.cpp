@@ -58,7 +58,11 @@ Result<BootFiles> open_boot_files(const description::Boot& boot) {
 /// Members in order of construction; destruction is the reverse: threads end before the board does.
 struct Vm::Impl final : machine::PowerSink {
     explicit Impl(const Machine& machine) : description{machine} {}
-    ~Impl() override { stop_threads(); }
+    ~Impl() override {
+        stop_threads();
+        for (unsigned i = 0; i < vcpus.size(); ++i)
+            board->connect(i, nullptr); // its timers may still fire
+    }
 
     Machine description;
     description::CpuModel model;
@@ -142,7 +146,7 @@ Result<void> Vm::Impl::create_vcpus() {
         vcpus.push_back(std::make_unique<VcpuThread>(
             i, std::move(vcpu),
             [this](unsigned index, cpu::VmExit exit) { on_exit(index, std::move(exit)); }));
-        board->connect(i, *vcpus.back());
+        board->connect(i, vcpus.back().get());
     }
     return {};
 }
