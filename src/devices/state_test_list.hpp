@@ -10,6 +10,7 @@
 #include "devices/apic/io_apic.hpp"
 #include "devices/apic/local_apic.hpp"
 #include "devices/device.hpp"
+#include "devices/hpet/hpet.hpp"
 #include "devices/legacy/acpi_pm.hpp"
 #include "devices/legacy/cmos_rtc.hpp"
 #include "devices/legacy/debug_console.hpp"
@@ -156,6 +157,13 @@ inline std::vector<Entry> all_devices() {
              auto d = std::make_unique<FwCfg>(*w.memory);
              auto* const io = d.get();
              return {std::move(d), {{io, FwCfg::kPortBytes, 1, 3}}};
+         }},
+        {"Hpet",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<Hpet>(
+                 Hpet::Wires{&w.irqs, 0x00f0'0000, w.irqs.line(0), w.irqs.line(8)}, w.time);
+             auto* const io = d.get();
+             return {std::move(d), {{io, 0x160, 4, 2}}};
          }},
         {"Uart16550",
          [](World& w) -> Subject {

@@ -232,11 +232,12 @@ void Pit8254::reset() {
 
 void Pit8254::on_timer() {
     const base::MutexLock lock{mutex_};
-    update_irq(now_tick());
+    update_irq(now_tick(), clock_.now_ns() + kShortestTimerNs);
 }
 
-/// Delivers what channel 0's OUT did since the last call and arms the timer for its next rise.
-void Pit8254::update_irq(std::uint64_t tick) {
+/// Delivers what channel 0's OUT did since the last call and arms the timer for its next
+/// rise, but not before `earliest_ns`.
+void Pit8254::update_irq(std::uint64_t tick, std::uint64_t earliest_ns) {
     auto& c = state_.channels[0];
     apply_next_reload(c, tick);
     const auto seen = rises(c, tick);
@@ -250,7 +251,7 @@ void Pit8254::update_irq(std::uint64_t tick) {
     if (next == UINT64_MAX)
         timer_->cancel();
     else
-        timer_->arm(std::max(kFrequency.ns_at(next), clock_.now_ns() + kShortestTimerNs));
+        timer_->arm(std::max(kFrequency.ns_at(next), earliest_ns));
 }
 
 std::uint64_t Pit8254::read_counter(bus::IoAccess io) {

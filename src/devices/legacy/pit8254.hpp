@@ -87,7 +87,7 @@ private:
     void write_control(std::uint8_t value, std::uint64_t tick) DOPPEL_REQUIRES(mutex_);
     void read_back(std::uint8_t command, std::uint64_t tick) DOPPEL_REQUIRES(mutex_);
     void on_timer();
-    void update_irq(std::uint64_t tick) DOPPEL_REQUIRES(mutex_);
+    void update_irq(std::uint64_t tick, std::uint64_t earliest_ns = 0) DOPPEL_REQUIRES(mutex_);
     std::uint64_t now_tick() const { return kFrequency.ticks_at(clock_.now_ns()); }
     void state_loaded() DOPPEL_REQUIRES(mutex_) { update_irq(now_tick()); }
 
