@@ -58,7 +58,9 @@ struct RamView {
     std::size_t count = 0;
 
     [[gnu::always_inline]] const Region* find(std::uint64_t gpa) const {
-        for (std::size_t i = 0; i < count; ++i)
+        if (gpa - regions[0].base < regions[0].size_bytes) [[likely]] // size 0 when there is none
+            return &regions[0];
+        for (std::size_t i = 1; i < count; ++i)
             if (gpa - regions[i].base < regions[i].size_bytes)
                 return &regions[i];
         return nullptr;
