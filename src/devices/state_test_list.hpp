@@ -80,7 +80,7 @@ struct Entry {
     bool keeps_state_on_reset = false; // battery-backed contents
 };
 
-inline std::vector<Entry> all_devices() {
+inline std::vector<Entry> port_devices() {
     return {
         {"DebugExit",
          [](World&) -> Subject {
@@ -94,14 +94,37 @@ inline std::vector<Entry> all_devices() {
              auto* const io = d.get();
              return {std::move(d), {{io, 1}}};
          }},
-        {"Pic8259",
+        {"ResetControl",
+         [](World&) -> Subject {
+             auto d = std::make_unique<ResetControl>([] {});
+             auto* const io = d.get();
+             return {std::move(d), {{io, 1}}};
+         }},
+        {"FwCfg",
          [](World& w) -> Subject {
-             auto d = std::make_unique<Pic8259>(w.irqs.line());
-             std::vector<Range> ranges{{&d->master(), 2}, {&d->slave(), 2}, {&d->elcr(), 2}};
-             d->set_irq_level(4, true);
-             d->set_irq_level(14, true);
+             auto d = std::make_unique<FwCfg>(*w.memory);
+             auto* const io = d.get();
+             return {std::move(d), {{io, FwCfg::kPortBytes, 1, 3}}};
+         }},
+        {"I8042",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<I8042>(w.irqs.line(), I8042::Pins{});
+             std::vector<Range> ranges{{&d->data(), 1}, {&d->command(), 1}, {&d->port92(), 1}};
              return {std::move(d), ranges};
          }},
+        {"Uart16550",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<Uart16550>(w.irqs.line(), w.sink, &w.source, w.time);
+             auto* const io = d.get();
+             for (const char c : std::string{"some input"})
+                 d->receive(std::as_bytes(std::span{&c, 1}));
+             return {std::move(d), {{io, 8}}};
+         }},
+    };
+}
+
+inline std::vector<Entry> time_devices() {
+    return {
         {"Pit8254",
          [](World& w) -> Subject {
              auto d = std::make_unique<Pit8254>(w.irqs.line(), w.time);
@@ -123,11 +146,25 @@ inline std::vector<Entry> all_devices() {
                                        {&d->gpe0(), AcpiPm::kGpeBytes, 1, 3}};
              return {std::move(d), ranges};
          }},
-        {"ResetControl",
-         [](World&) -> Subject {
-             auto d = std::make_unique<ResetControl>([] {});
+        {"Hpet",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<Hpet>(
+                 Hpet::Wires{&w.irqs, 0x00f0'0000, w.irqs.line(0), w.irqs.line(8)}, w.time);
              auto* const io = d.get();
-             return {std::move(d), {{io, 1}}};
+             return {std::move(d), {{io, 0x160, 4, 2}}};
+         }},
+    };
+}
+
+inline std::vector<Entry> interrupt_devices() {
+    return {
+        {"Pic8259",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<Pic8259>(w.irqs.line());
+             std::vector<Range> ranges{{&d->master(), 2}, {&d->slave(), 2}, {&d->elcr(), 2}};
+             d->set_irq_level(4, true);
+             d->set_irq_level(14, true);
+             return {std::move(d), ranges};
          }},
         {"IoApic",
          [](World& w) -> Subject {
@@ -146,34 +183,14 @@ inline std::vector<Entry> all_devices() {
              auto& door = *w.doors.emplace_back(std::make_unique<ApicDoor>(*d));
              return {std::move(d), {{&door, 0x800, 4, 2}}};
          }},
-        {"I8042",
-         [](World& w) -> Subject {
-             auto d = std::make_unique<I8042>(w.irqs.line(), I8042::Pins{});
-             std::vector<Range> ranges{{&d->data(), 1}, {&d->command(), 1}, {&d->port92(), 1}};
-             return {std::move(d), ranges};
-         }},
-        {"FwCfg",
-         [](World& w) -> Subject {
-             auto d = std::make_unique<FwCfg>(*w.memory);
-             auto* const io = d.get();
-             return {std::move(d), {{io, FwCfg::kPortBytes, 1, 3}}};
-         }},
-        {"Hpet",
-         [](World& w) -> Subject {
-             auto d = std::make_unique<Hpet>(
-                 Hpet::Wires{&w.irqs, 0x00f0'0000, w.irqs.line(0), w.irqs.line(8)}, w.time);
-             auto* const io = d.get();
-             return {std::move(d), {{io, 0x160, 4, 2}}};
-         }},
-        {"Uart16550",
-         [](World& w) -> Subject {
-             auto d = std::make_unique<Uart16550>(w.irqs.line(), w.sink, &w.source, w.time);
-             auto* const io = d.get();
-             for (const char c : std::string{"some input"})
-                 d->receive(std::as_bytes(std::span{&c, 1}));
-             return {std::move(d), {{io, 8}}};
-         }},
     };
+}
+
+inline std::vector<Entry> all_devices() {
+    std::vector<Entry> all;
+    for (const auto& group : {port_devices(), time_devices(), interrupt_devices()})
+        all.insert(all.end(), group.begin(), group.end());
+    return all;
 }
 
 } // namespace doppel::devices::test

@@ -303,7 +303,7 @@ void CmosRtc::write_b(std::uint8_t value) {
 /// Seconds from `second_of_day` to the next alarm, 1 to 86400; kNever when no time matches.
 std::uint64_t CmosRtc::seconds_to_alarm(std::uint64_t second_of_day) const {
     const auto& ram = state_.ram;
-    const auto any = [&](Index index) { return (ram[index] & kAnyValue) == kAnyValue; };
+    const auto any = [&ram](Index index) { return (ram[index] & kAnyValue) == kAnyValue; };
     const auto hour = hour_from_register(ram[HOURS_ALARM]);
     for (std::uint64_t wait = 1; wait <= kDaySeconds;) {
         const auto at = second_of_day + wait;
