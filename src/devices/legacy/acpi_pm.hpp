@@ -27,7 +27,8 @@ public:
 
     /// The PM block as the FADT describes it: offsets of the four fields, bytes.
     static constexpr std::uint64_t kPm1Event = 0, kPm1Control = 4, kTimer = 8, kBlockBytes = 12;
-    static constexpr std::uint64_t kGpeBytes = kGpeCount / 8 * 2; // status, then enable
+    static constexpr std::uint64_t kGpeBytes =
+        std::uint64_t{kGpeCount} / 8 * 2; // status, then enable
 
     struct State {
         std::uint16_t pm1_status = 0;

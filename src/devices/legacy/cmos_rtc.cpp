@@ -202,8 +202,8 @@ void CmosRtc::adopt_time(std::uint32_t ns) {
     const Date first{year - 1 + month0 / 12, month0 % 12 + 1, 1};
     const auto days = days_from(first) + from_register(ram[DAY_OF_MONTH]) - 1;
     const auto guest = days * static_cast<std::int64_t>(kDaySeconds) +
-                       hour_from_register(ram[HOURS]) * 3600 + from_register(ram[MINUTES]) * 60 +
-                       from_register(ram[SECONDS]);
+                       std::int64_t{hour_from_register(ram[HOURS])} * 3600 +
+                       std::int64_t{from_register(ram[MINUTES])} * 60 + from_register(ram[SECONDS]);
     const auto weekday = from_register(ram[DAY_OF_WEEK]) + 6; // Sunday = 0, never below zero
     const auto of_date = (days % 7 + 4 + 7) % 7;
     state_.weekday_shift = static_cast<std::uint8_t>((weekday % 7 + 7 - of_date) % 7);
@@ -303,15 +303,15 @@ void CmosRtc::write_b(std::uint8_t value) {
 /// Seconds from `second_of_day` to the next alarm, 1 to 86400; kNever when no time matches.
 std::uint64_t CmosRtc::seconds_to_alarm(std::uint64_t second_of_day) const {
     const auto& ram = state_.ram;
-    const auto any = [&ram](Index index) { return (ram[index] & kAnyValue) == kAnyValue; };
+    const auto any = [](std::uint8_t value) { return (value & kAnyValue) == kAnyValue; };
     const auto hour = hour_from_register(ram[HOURS_ALARM]);
     for (std::uint64_t wait = 1; wait <= kDaySeconds;) {
         const auto at = second_of_day + wait;
-        if (!any(HOURS_ALARM) && at / 3600 % 24 != hour)
+        if (!any(ram[HOURS_ALARM]) && at / 3600 % 24 != hour)
             wait += 3600 - at % 3600;
-        else if (!any(MINUTES_ALARM) && at / 60 % 60 != from_register(ram[MINUTES_ALARM]))
+        else if (!any(ram[MINUTES_ALARM]) && at / 60 % 60 != from_register(ram[MINUTES_ALARM]))
             wait += 60 - at % 60;
-        else if (!any(SECONDS_ALARM) && at % 60 != from_register(ram[SECONDS_ALARM]))
+        else if (!any(ram[SECONDS_ALARM]) && at % 60 != from_register(ram[SECONDS_ALARM]))
             ++wait;
         else
             return wait;
