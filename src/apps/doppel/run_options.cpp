@@ -133,12 +133,15 @@ void add_run_options(CLI::App& command, RunOptions& o) {
         ->capture_default_str();
     command.add_flag("--no-reboot", o.no_reboot, "end the VM when the guest reboots");
     command
-        .add_option(
-            "--debug-exit", o.debug_exit_port,
+        .add_option_function<std::string>(
+            "--debug-exit",
+            [&o](const std::string& port) {
+                o.debug_exit = true;
+                o.debug_exit_port = port;
+            },
             "device whose port ends the VM with code (value << 1) | 1; port 0xf4 unless given")
         ->type_name("PORT")
-        ->expected(0, 1)
-        ->each([&o](const std::string&) { o.debug_exit = true; });
+        ->expected(0, 1);
     command.add_flag(
         "--check", o.check,
         "run every code block of the translator in the interpreter too and compare (slow)");

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Runtime of the 64-bit guests: multiboot entry, long mode, GDT, TSS, IDT with recording handlers.
  * Address space: identity for 0 … 4 GiB (2-MiB pages, supervisor), USER_BASE + 0 … 16 MiB the same
- * for CPL 3, WINDOW with 4-KiB pages of the cases' own. The guest supplies `main`; it returns or jumps
- * to `finish`. Intel SDM (June 2025) Vol. 3A §10.8.5 (initializing IA-32e mode). */
+ * for CPL 3, WINDOW with 4-KiB pages of the cases' own. The guest supplies `main`; it returns or
+ * jumps to `finish`. Intel SDM (June 2025) Vol. 3A §10.8.5 (initializing IA-32e mode). */
 #include "guest.h"
 
     .section .multiboot, "a"
@@ -121,7 +121,7 @@ _start:
     call main
     jmp finish
 
-    /* From 32-bit code without paging, on any CPU; returns in 64-bit code. Destroys eax ebx ecx edx. */
+    /* From 32-bit code without paging, on any CPU; returns in 64-bit code. Destroys eax … edx. */
     .code32
 enter_long_mode:
     pop ebx

@@ -201,7 +201,7 @@ call_gates:
     CHECK "pushes 16 bytes", rax, 16
     CHECK "and retf takes them", rsp, rbp
     CALL_GATE inner, KCODE, 0x8c
-    USER_FAULT "call gate of DPL 0 from CPL 3", GP, SPARE, ANY, call fword ptr [rip + gate_pointer_3]
+    USER_FAULT "gate of DPL 0 from CPL 3", GP, SPARE, ANY, call fword ptr [rip + gate_pointer_3]
     CALL_GATE inner, KCODE, 0xec
     TRY 1f
     ENTER_USER 2f
