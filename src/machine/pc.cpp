@@ -4,13 +4,18 @@
 #include <algorithm>
 #include <array>
 
-#include "base/verify.hpp"
+#include <fmt/core.h>
+
+#include "base/bytes.hpp"
 #include "devices/apic/apic_bus.hpp"
 #include "devices/apic/io_apic.hpp"
 #include "devices/apic/local_apic.hpp"
+#include "devices/hpet/hpet.hpp"
 #include "devices/legacy/acpi_pm.hpp"
 #include "devices/legacy/cmos_rtc.hpp"
 #include "devices/legacy/debug_exit.hpp"
+#include "devices/legacy/fw_cfg.hpp"
+#include "devices/legacy/i8042.hpp"
 #include "devices/legacy/pic8259.hpp"
 #include "devices/legacy/pit8254.hpp"
 #include "devices/legacy/reset_control.hpp"
@@ -137,18 +142,27 @@ struct Pc::Impl final : bus::IrqSink {
     std::vector<std::unique_ptr<devices::LocalApic>> local_apics;
     FanOut lint0{local_apics};
     devices::Pic8259 pic{{lint0, devices::LocalApic::kLint0Input}};
-    devices::Pit8254 pit{{*this, pc::kIrqTimer}, host.timers};
-    devices::CmosRtc rtc{{*this, pc::kIrqRtc}, host.wall_clock, host.timers};
+    devices::Hpet hpet{{.io_apic = &io_apic,
+                        .irq0 = {*this, pc::kIrqTimer},
+                        .irq8 = {*this, pc::kIrqRtc},
+                        .msi = &apic_bus},
+                       host.timers};
+    devices::Pit8254 pit{hpet.from_pit(), host.timers};
+    devices::CmosRtc rtc{hpet.from_rtc(), host.wall_clock, host.timers};
+    devices::I8042 i8042{{*this, pc::kIrqKeyboard},
+                         {.reset_cpu = [this] { host.power.reset_requested(); }, .set_a20 = {}}};
     devices::AcpiPm acpi_pm{{*this, pc::kIrqAcpi},
                             host.timers,
                             devices::AcpiPm::TimerWidth::Bits32,
                             [this] { host.power.power_off(); }};
     devices::ResetControl reset_control{[this] { host.power.reset_requested(); }};
     devices::Uart16550 com1{{*this, pc::kIrqCom1}, host.console, &host.console, host.timers};
+    std::unique_ptr<devices::FwCfg> fw_cfg;
     std::unique_ptr<devices::DebugExit> debug_exit;
 
     Result<void> build();
     void build_apics();
+    Result<void> build_fw_cfg();
     /// ISA interrupt: to the 8259 pair and to the I/O APIC.
     void set_irq_level(std::uint32_t irq, bool level) noexcept override {
         pic.set_irq_level(irq, level);
@@ -168,6 +182,24 @@ void Pc::Impl::build_apics() {
     local_apics.front()->enter_virtual_wire_mode();
 }
 
+/// Test kernels ask for the number of CPUs here; firmware for the memory map.
+Result<void> Pc::Impl::build_fw_cfg() {
+    fw_cfg = std::make_unique<devices::FwCfg>(*memory);
+    std::vector<std::byte> cpus(2);
+    base::store_le(cpus.data(), static_cast<std::uint16_t>(config.cpus));
+    fw_cfg->set_item(devices::FwCfg::CpuCount, std::move(cpus));
+    std::vector<std::byte> e820;
+    for (const auto& entry : memory_map(config.memory_bytes)) {
+        e820.resize(e820.size() + 20);
+        auto* p = e820.data() + e820.size() - 20;
+        base::store_le(p, entry.base);
+        base::store_le(p + 8, entry.size);
+        base::store_le(p + 16, static_cast<std::uint32_t>(entry.type));
+    }
+    DOPPEL_TRY_VOID(fw_cfg->add_file("etc/e820", std::move(e820)));
+    return pio.map({pc::kFwCfg, devices::FwCfg::kPortBytes, "fw_cfg", {1, 8, true}, fw_cfg.get()});
+}
+
 Result<void> Pc::Impl::build() {
     memory = DOPPEL_TRY(memory::GuestMemory::create(ram_regions(config.memory_bytes)));
     build_apics();
@@ -176,6 +208,12 @@ Result<void> Pc::Impl::build() {
     DOPPEL_TRY_VOID(pio.map({pc::kPicMaster, 2, "pic master", kBytes, &pic.master()}));
     DOPPEL_TRY_VOID(pio.map({pc::kPicSlave, 2, "pic slave", kBytes, &pic.slave()}));
     DOPPEL_TRY_VOID(pio.map({pc::kElcr, 2, "elcr", kBytes, &pic.elcr()}));
+    DOPPEL_TRY_VOID(
+        mmio.map({pc::kHpet, devices::Hpet::kMappingBytes, "hpet", {4, 8, false}, &hpet}));
+    DOPPEL_TRY_VOID(pio.map({pc::kI8042Data, 1, "i8042 data", kBytes, &i8042.data()}));
+    DOPPEL_TRY_VOID(pio.map({pc::kI8042Command, 1, "i8042 command", kBytes, &i8042.command()}));
+    DOPPEL_TRY_VOID(pio.map({pc::kPort92, 1, "port 92h", kBytes, &i8042.port92()}));
+    DOPPEL_TRY_VOID(build_fw_cfg());
     DOPPEL_TRY_VOID(pio.map({pc::kPit, 4, "pit", kBytes, &pit.counters()}));
     DOPPEL_TRY_VOID(pio.map({pc::kPortB, 1, "port 61h", kBytes, &pit.port61()}));
     DOPPEL_TRY_VOID(pio.map({pc::kRtc, 2, "rtc", kBytes, &rtc}));
@@ -237,12 +275,28 @@ Result<void> Pc::boot(const PcBoot& boot, cpu::x86::CpuState& first) {
 void Pc::reset() {
     for (const auto& [name, chip] : chips())
         chip->reset();
+    impl_->local_apics.front()->enter_virtual_wire_mode();
 }
 
-std::vector<std::pair<std::string_view, devices::Device*>> Pc::chips() {
-    return {{"pic", &impl_->pic},   {"pit", &impl_->pit},
-            {"rtc", &impl_->rtc},   {"acpi-pm", &impl_->acpi_pm},
-            {"com1", &impl_->com1}, {"reset-control", &impl_->reset_control}};
+std::vector<std::pair<std::string, devices::Device*>> Pc::chips() {
+    auto& b = *impl_;
+    std::vector<std::pair<std::string, devices::Device*>> all{
+        {"io-apic", &b.io_apic},
+        {"pic", &b.pic},
+        {"hpet", &b.hpet},
+        {"pit", &b.pit},
+        {"rtc", &b.rtc},
+        {"i8042", &b.i8042},
+        {"acpi-pm", &b.acpi_pm},
+        {"reset-control", &b.reset_control},
+        {"fw_cfg", b.fw_cfg.get()},
+        {"com1", &b.com1},
+    };
+    for (std::size_t i = 0; i < b.local_apics.size(); ++i)
+        all.emplace_back(fmt::format("local-apic-{}", i), b.local_apics[i].get());
+    if (b.debug_exit)
+        all.emplace_back("debug-exit", b.debug_exit.get());
+    return all;
 }
 
 } // namespace doppel::machine

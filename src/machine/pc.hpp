@@ -5,7 +5,9 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/clock.hpp"
@@ -67,7 +69,7 @@ public:
     /// Every chip as after power-on; memory keeps its contents.
     void reset();
     /// Every chip, in a fixed order, by unique names.
-    std::vector<std::pair<std::string_view, devices::Device*>> chips();
+    std::vector<std::pair<std::string, devices::Device*>> chips();
 
 private:
     struct Impl;
