@@ -34,6 +34,7 @@ void check_cuts(std::span<const std::uint8_t> bytes, CodeSize code_size) {
 
 } // namespace
 
+// NOLINTNEXTLINE(readability-identifier-naming): the name is the fuzzer's.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     if (size < 2)
         return 0;

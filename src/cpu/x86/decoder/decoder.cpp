@@ -38,33 +38,56 @@ constexpr std::array<std::array<PrefixByte, 256>, 2> kPrefixBytes{prefix_bytes(f
 /// Choice::Prefix by the low bits of Instruction::prefixes: F2, then F3, then 66.
 constexpr std::uint8_t kPrefixChoices[16] = {0, 1, 0, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3};
 
-/// What ModRM says with 32- and 64-bit addresses: bytes of displacement, and bit 7: a SIB follows.
-constexpr std::uint8_t kHasSib = 0x80;
-constexpr auto kModrmShapes = [] {
-    std::array<std::uint8_t, 256> table{};
-    for (unsigned modrm = 0; modrm < 0xc0; ++modrm) {
-        const unsigned mod = modrm >> 6;
-        const unsigned rm = modrm & 7;
-        const unsigned size = mod == 0 ? (rm == 5 ? 4u : 0u) : mod == 1 ? 1u : 4u;
-        table[modrm] = std::uint8_t(size | (rm == 4 ? kHasSib : 0u));
+/// The bytes of Instruction from memory_size to modrm, as one word.
+constexpr std::uint64_t address_word(unsigned segment, unsigned base, unsigned index,
+                                     unsigned scale) {
+    return std::uint64_t(segment) << 24 | std::uint64_t(base) << 32 | std::uint64_t(index) << 40 |
+           std::uint64_t(scale) << 48;
+}
+constexpr std::uint64_t kAddressMask = address_word(0xff, 0xff, 0xff, 0xff);
+constexpr std::uint64_t kNoAddress = address_word(3, kNoRegister, kNoRegister, 1);
+
+/// The segment that belongs to a base register: ss for rsp and rbp.
+constexpr unsigned segment_of(unsigned base) { return (base & ~1u) == 4 ? 2 : 3; }
+
+/// What ModRM alone says with 32- and 64-bit addresses (SDM Vol. 2 table 2-2): an address_word();
+/// above it, the bytes of displacement, and in bit 63 whether a SIB follows.
+constexpr std::uint64_t kHasSib = 1ull << 63;
+constexpr std::uint64_t address_of(unsigned modrm, bool long_mode, unsigned extension) {
+    const unsigned mod = modrm >> 6;
+    const unsigned rm = modrm & 7;
+    if (mod == 3)
+        return kNoAddress;
+    if (rm == 5 && mod == 0)
+        return address_word(3, long_mode ? kRip : kNoRegister, kNoRegister, 1) | 4ull << 56;
+    const unsigned size = mod == 2 ? 4 : mod;
+    const unsigned base = rm + extension;
+    return address_word(segment_of(base), base, kNoRegister, 1) | std::uint64_t(size) << 56 |
+           (rm == 4 ? kHasSib : 0);
+}
+
+/// By ModRM; first 32-bit code, then 64-bit code without and with REX.B.
+constexpr auto kAddresses = [] {
+    std::array<std::array<std::uint64_t, 256>, 3> table{};
+    for (unsigned modrm = 0; modrm < 256; ++modrm) {
+        table[0][modrm] = address_of(modrm, false, 0);
+        table[1][modrm] = address_of(modrm, true, 0);
+        table[2][modrm] = address_of(modrm, true, 8);
     }
     return table;
 }();
 
-/// The low bytes of a word by their number, and the highest of their bits.
-constexpr std::uint64_t kLowBytes[9] = {
-    0,           0xff,           0xffff,           0xff'ffff,
-    0xffff'ffff, 0xff'ffff'ffff, 0xffff'ffff'ffff, 0xff'ffff'ffff'ffff,
-    ~0ull};
-constexpr std::uint64_t kSignBits[9] = {0,
-                                        0x80,
-                                        0x8000,
-                                        0x80'0000,
-                                        0x8000'0000,
-                                        0x80'0000'0000,
-                                        0x8000'0000'0000,
-                                        0x80'0000'0000'0000,
-                                        0x8000'0000'0000'0000};
+/// Register numbers by ModRM, in the order of Lane. 16 in place of a memory operand: it falls out
+/// of the sets of general registers.
+constexpr auto kModrmLanes = [] {
+    std::array<std::uint64_t, 256> table{};
+    for (std::uint64_t modrm = 0; modrm < 256; ++modrm) {
+        const std::uint64_t reg = modrm >> 3 & 7;
+        const std::uint64_t rm = modrm < 0xc0 ? 16 : modrm & 7;
+        table[modrm] = reg | rm << 8 | reg << 40 | rm << 48;
+    }
+    return table;
+}();
 
 constexpr std::uint8_t kBases16[8] = {3, 3, 5, 5, 6, 7, 5, 3};
 constexpr std::uint8_t kIndexes16[8] = {6,           7,           6,           7,
@@ -76,6 +99,10 @@ template <typename T> DOPPEL_DECODER_INLINE T load(const std::uint8_t* at) {
     return value;
 }
 
+DOPPEL_DECODER_INLINE void store(std::uint8_t* at, std::uint64_t value) {
+    __builtin_memcpy(at, &value, sizeof value);
+}
+
 /// One decoding in progress. Lives in registers: what is on the usual path is inlined into
 /// decode(), and it avoids branches that data would make unpredictable. The same pointer, but the
 /// compiler no longer knows how to compute it, and so keeps it.
@@ -84,18 +111,26 @@ template <typename T> DOPPEL_DECODER_INLINE const T* keep(const T* pointer) {
     return pointer;
 }
 
+/// Likewise a number: what it is used for becomes arithmetic instead of a branch on where it came
+/// from.
+DOPPEL_DECODER_INLINE unsigned plain(unsigned value) {
+    __asm__("" : "+r"(value));
+    return value;
+}
+
 template <bool kLongMode> struct Decoding {
     const std::uint8_t* code; // kReach bytes can be read
     CodeSize mode;
     unsigned position = 0;
-    std::uint8_t prefixes = 0;
-    std::uint8_t segment = kNoRegister; // override
-    unsigned rex = 0;                   // WRXB in the low bits
-    unsigned choice = 0;                // Choice::Prefix
-    unsigned vvvv = 0;                  // upright: 0 if the field is all ones
-    unsigned vector = 0;                // VEX.L
+    unsigned prefixes = 0;
+    unsigned segment = kNoRegister; // override
+    unsigned rex = 0;               // as Instruction::rex
+    unsigned choice = 0;            // Choice::Prefix
+    unsigned size_shift = 0;        // into Entry::operand_sizes: 2 * (66) + 4 * REX.W
+    unsigned vvvv = 0;              // upright: 0 if the field is all ones
+    unsigned vector = 0;            // VEX.L
     unsigned map = 0;
-    Encoding encoding = Encoding::Legacy;
+    unsigned encoding = 0;
     std::uint8_t opcode = 0;
     std::uint8_t modrm = 0;
     bool modrm_seen = false; // it has been looked at, so it belongs to the instruction
@@ -105,22 +140,20 @@ template <bool kLongMode> struct Decoding {
     unsigned modrm_offset = 0;
     unsigned operand_size_log2 = 0;
     unsigned address_size = 0;
-    unsigned memory = 0; // 1: ModRM names memory
-    unsigned base = kNoRegister;
-    unsigned index = kNoRegister;
-    unsigned scale = 1;
+    unsigned register_modrm = 0; // modrm, with mod = 3 unless it names memory
     unsigned displacement_size = 0;
     unsigned immediate_size = 0;
+    std::uint64_t address = kNoAddress;
     std::uint64_t displacement = 0;
     std::uint64_t immediate = 0;
+    const SizeColumn* sizes = nullptr;
 
     DOPPEL_DECODER_INLINE bool long_mode() const { return kLongMode; }
+    DOPPEL_DECODER_INLINE bool vex() const { return encoding != unsigned(Encoding::Legacy); }
+    DOPPEL_DECODER_INLINE bool memory() const { return register_modrm < 0xc0; }
     DOPPEL_DECODER_INLINE unsigned mod() const { return modrm >> 6; }
     DOPPEL_DECODER_INLINE unsigned reg() const { return modrm >> 3 & 7u; }
     DOPPEL_DECODER_INLINE unsigned rm() const { return modrm & 7u; }
-    const SizeColumn* size_column = nullptr;
-
-    DOPPEL_DECODER_INLINE const SizeColumn& sizes() const { return *size_column; }
 };
 
 /// Calls what is not inlined with a copy, so that `d` itself needs no address and stays in
@@ -136,7 +169,7 @@ DOPPEL_DECODER_INLINE bool aside(Decoding<kLongMode>& d, const Call& call) {
 template <bool kLongMode>
 DOPPEL_DECODER_INLINE void take_segment(Decoding<kLongMode>& d, std::uint8_t byte) {
     if (byte >= 0x64)
-        d.segment = std::uint8_t(byte - 0x60);
+        d.segment = byte - 0x60u;
     else if (!d.long_mode()) // ignored in 64-bit code, SDM Vol. 1 §3.4.2.1
         d.segment = byte >> 3 & 3;
     d.prefixes |= prefix::kSegment;
@@ -159,29 +192,31 @@ template <bool kLongMode> [[gnu::noinline]] bool read_all_prefixes(Decoding<kLon
         case PrefixByte::Address: d.prefixes |= prefix::kAddressSize; break;
         case PrefixByte::Lock: d.prefixes |= prefix::kLock; break;
         case PrefixByte::Repne: // the last of F2 and F3 counts
-            d.prefixes = std::uint8_t((d.prefixes & ~prefix::kRep) | prefix::kRepne);
+            d.prefixes = (d.prefixes & ~unsigned(prefix::kRep)) | prefix::kRepne;
             break;
         case PrefixByte::Rep:
-            d.prefixes = std::uint8_t((d.prefixes & ~prefix::kRepne) | prefix::kRep);
+            d.prefixes = (d.prefixes & ~unsigned(prefix::kRepne)) | prefix::kRep;
             break;
         default: rex = byte; break;
         }
     }
     d.prefixes |= rex != 0 ? prefix::kRex : 0;
-    d.rex = rex & 0xf;
+    d.rex = rex;
     d.choice = kPrefixChoices[d.prefixes & 0xf];
+    d.size_shift = 2 * (d.prefixes & prefix::kOperandSize) + (rex >> 1 & 4u);
     return true;
 }
 
 /// Prefixes up to the opcode, quick for at most a REX. False: too long.
 template <bool kLongMode> DOPPEL_DECODER_INLINE bool read_prefixes(Decoding<kLongMode>& d) {
     const std::uint8_t first = d.code[0];
-    const bool rex = kPrefixBytes[d.long_mode()][first] == PrefixByte::Rex;
+    const unsigned rex = plain(kPrefixBytes[d.long_mode()][first] == PrefixByte::Rex);
     d.position = rex;
     if (kPrefixBytes[d.long_mode()][d.code[d.position]] != PrefixByte::None) [[unlikely]]
         return aside(d, [](auto& copy) { return read_all_prefixes(copy); });
-    d.rex = rex ? first & 0xfu : 0u;
-    d.prefixes = rex ? prefix::kRex : std::uint8_t(0);
+    d.rex = first & (0u - rex);
+    d.prefixes = d.rex & prefix::kRex; // the same bit
+    d.size_shift = d.rex >> 1 & 4u;
     return true;
 }
 
@@ -196,14 +231,15 @@ template <bool kLongMode> [[gnu::noinline]] bool read_vex(Decoding<kLongMode>& d
     const unsigned map = three ? first & 0x1fu : 1u;
     const unsigned inverted = std::uint8_t(~first);
     d.rex = three ? inverted >> 5 : inverted >> 5 & 4u;
-    if (three && (last & 0x80) != 0)
-        d.rex |= 8u;
+    d.rex |= three ? last >> 4 & 8u : 0u;
     d.vvvv = std::uint8_t(~last) >> 3 & 0xfu;
     if (!d.long_mode()) // R and X are 0 there, or this were LES or LDS; B is ignored
         d.rex &= 8u;
+    d.size_shift = d.long_mode() ? d.rex >> 1 & 4u : 0u;
+    d.rex |= 0x40u;
     d.vector = last >> 2 & 1u;
     d.choice = last & 3u;
-    d.encoding = three ? Encoding::Vex3 : Encoding::Vex2;
+    d.encoding = unsigned(three ? Encoding::Vex3 : Encoding::Vex2);
     d.position += three ? 3 : 2;
     if ((d.prefixes & kForbidden) != 0 || map == 0 || map > 3)
         return false;
@@ -231,10 +267,10 @@ template <bool kLongMode> void read_unusual_immediate(Decoding<kLongMode>& d, In
         break;
     default: // Moffs: the address takes the displacement's place
         size = out.address_size;
-        out.displacement = std::int64_t(load<std::uint64_t>(at) & kLowBytes[size]);
+        out.displacement = std::int64_t(load<std::uint64_t>(at) & ~0ull >> (64 - 8 * size));
         out.displacement_size = size & 0xfu;
         out.memory_access = d.entry->memory_access;
-        out.memory_size = d.sizes()[unsigned(d.entry->memory_size)];
+        out.memory_size = d.sizes->memory[unsigned(d.entry->memory_size)];
         out.operands[d.entry->memory_operand].reg = kNoRegister;
         d.position += size;
         return;
@@ -253,10 +289,10 @@ template <bool kLongMode> DOPPEL_DECODER_INLINE bool read_escapes(Decoding<kLong
         d.position += 2;
         return false;
     }
-    d.map = byte == 0x0f;
+    d.map = plain(byte == 0x0f);
     d.position += d.map;
     const std::uint8_t second = d.code[d.position];
-    if (d.map != 0 && (second & 0xfd) == 0x38) [[unlikely]] { // 0F 38, 0F 3A
+    if ((d.map & plain((second & 0xfd) == 0x38)) != 0) [[unlikely]] { // 0F 38, 0F 3A
         d.map = second == 0x38 ? 2 : 3;
         ++d.position;
     }
@@ -268,20 +304,19 @@ template <bool kLongMode> DOPPEL_DECODER_INLINE bool find_entry(Decoding<kLongMo
     d.opcode_offset = d.position;
     d.opcode = d.code[d.position++];
     d.modrm = d.code[d.position];
-    const auto& maps = d.encoding == Encoding::Legacy ? kTables.legacy : kTables.vex;
-    Node node = maps[d.map][d.opcode];
+    Node node = kTables.maps[d.vex()][d.map][d.opcode];
     if ((node & kBranch) != 0) {
-        const std::uint64_t properties =
+        const std::uint64_t properties = // in the order of Choice
             std::uint64_t(d.long_mode()) | std::uint64_t(d.choice) << 8 |
             std::uint64_t(d.mod() == 3) << 16 | std::uint64_t(d.reg()) << 24 |
-            std::uint64_t(d.rm()) << 32 | std::uint64_t(d.rex >> 3) << 40 |
+            std::uint64_t(d.rm()) << 32 | std::uint64_t(d.rex >> 3 & 1u) << 40 |
             std::uint64_t(d.vector) << 48 | std::uint64_t(d.rex & 1u) << 56;
         constexpr unsigned kModrmChoices =
             1u << unsigned(Choice::Mod) | 1u << unsigned(Choice::Reg) | 1u << unsigned(Choice::Rm);
         do {
             const unsigned choice = node >> 12 & 7u;
             d.modrm_seen = d.modrm_seen || (kModrmChoices >> choice & 1u) != 0;
-            node = kTables.nodes[(node & 0xfffu) * 2 + (properties >> choice * 8 & 7u)];
+            node = kTables.nodes[(node & 0xfffu) * 2ull + (properties >> choice * 8 & 7u)];
         } while ((node & kBranch) != 0);
     }
     d.entry = keep(&kTables.entries[node]);
@@ -289,126 +324,110 @@ template <bool kLongMode> DOPPEL_DECODER_INLINE bool find_entry(Decoding<kLongMo
 }
 
 template <bool kLongMode> DOPPEL_DECODER_INLINE void find_sizes(Decoding<kLongMode>& d) {
-    const unsigned size_prefix =
-        d.encoding == Encoding::Legacy ? unsigned(d.prefixes & prefix::kOperandSize) : 0u;
-    const unsigned w = d.long_mode() ? d.rex >> 3 : 0u;
-    d.operand_size_log2 =
-        kOperandSizeLog2[operand_size_index(d.entry->size_rule, d.mode, w, size_prefix)];
-    d.size_column = keep(&kSizes[d.operand_size_log2 * 2 + d.vector]);
-    const unsigned other = (d.prefixes & prefix::kAddressSize) != 0;
+    const unsigned packed = d.entry->operand_sizes[kLongMode ? 2 : unsigned(d.mode)];
+    d.operand_size_log2 = packed >> d.size_shift & 3u;
+    d.sizes = keep(&kSizes[d.operand_size_log2 * 2 + d.vector]);
+    const unsigned other = d.prefixes >> 1 & 1u; // prefix::kAddressSize
     d.address_size = kLongMode                                       ? 8u >> other
                      : unsigned(d.mode == CodeSize::Bits32) == other ? 2u
                                                                      : 4u;
 }
 
-/// The low `size` bytes at `at`, sign-extended.
-DOPPEL_DECODER_INLINE std::uint64_t load_signed(const std::uint8_t* at, unsigned size) {
-    const std::uint64_t sign = kSignBits[size];
-    return ((load<std::uint64_t>(at) & kLowBytes[size]) ^ sign) - sign;
+DOPPEL_DECODER_INLINE std::uint64_t read_value(const std::uint8_t* at, const ValueShape& shape) {
+    return ((load<std::uint64_t>(at) & shape.mask) ^ shape.sign) - shape.sign;
 }
 
 /// ModRM with 16-bit addresses; SDM Vol. 2 table 2-1.
-template <bool kLongMode> [[gnu::noinline]] bool read_address16(Decoding<kLongMode>& d) {
+template <bool kLongMode> DOPPEL_DECODER_INLINE void read_address16(Decoding<kLongMode>& d) {
     const bool direct = d.mod() == 0 && d.rm() == 6;
-    d.base = direct ? kNoRegister : kBases16[d.rm()];
-    d.index = kIndexes16[d.rm()];
+    const unsigned base = direct ? kNoRegister : kBases16[d.rm()];
+    d.address = address_word(segment_of(base), base, kIndexes16[d.rm()], 1);
     d.displacement_size = direct ? 2u : d.mod();
-    return true;
 }
 
-/// ModRM and SIB with 32- and 64-bit addresses; SDM Vol. 2 tables 2-2 and 2-3. Without memory
-/// operand all of it comes to nothing.
-template <bool kLongMode> DOPPEL_DECODER_INLINE void read_address(Decoding<kLongMode>& d) {
-    const unsigned shape = kModrmShapes[d.memory != 0 ? d.modrm : 0xc0];
-    const bool has_sib = (shape & kHasSib) != 0;
-    const unsigned sib = d.code[d.position];
-    d.position += has_sib;
+/// SDM Vol. 2 table 2-3.
+template <bool kLongMode> DOPPEL_DECODER_INLINE void read_sib(Decoding<kLongMode>& d) {
+    const unsigned sib = d.code[d.position++];
     const unsigned index = (sib >> 3 & 7u) | (d.rex << 2 & 8u);
-    const unsigned base = has_sib ? sib & 7u : d.rm();
-    const bool no_base = base == 5 && d.mod() == 0;
-    const unsigned instead = !has_sib && d.long_mode() ? kRip : kNoRegister;
-    const unsigned found = no_base ? instead : base | (d.rex << 3 & 8u);
-    d.base = d.memory != 0 ? found : kNoRegister;
-    d.index = has_sib && index != 4 ? index : kNoRegister;
-    d.scale = has_sib ? 1u << (sib >> 6) : 1u;
-    d.displacement_size = (shape & 7u) | (has_sib && no_base ? 4u : 0u);
+    const bool no_base = (sib & 7u) == 5 && d.mod() == 0;
+    const unsigned base = no_base ? kNoRegister : (sib & 7u) | (d.rex << 3 & 8u);
+    d.address =
+        address_word(segment_of(base), base, index == 4 ? kNoRegister : index, 1u << (sib >> 6));
+    d.displacement_size += no_base ? 4u : 0u;
 }
 
 template <bool kLongMode> DOPPEL_DECODER_INLINE void read_modrm(Decoding<kLongMode>& d) {
-    const unsigned present = d.entry->checks & kHasModrm;
-    d.modrm_offset = present != 0 ? d.position : 0u;
-    d.position += present;
-    d.memory = unsigned(d.modrm < 0xc0) & present & ~(unsigned(d.entry->checks) >> 1);
-    if (d.address_size == 2) [[unlikely]] {
-        if (d.memory != 0)
-            aside(d, [](auto& copy) { return read_address16(copy); });
-    } else {
-        read_address(d);
-    }
-    d.displacement = load_signed(d.code + d.position, d.displacement_size);
+    d.modrm_offset = d.position & d.entry->modrm_mask;
+    d.position += d.entry->modrm_mask & 1u;
+    d.register_modrm = d.modrm | d.entry->modrm_forced;
+    const unsigned row = kLongMode ? 1u + (d.rex & 1u) : 0u;
+    const std::uint64_t found = kAddresses[row][d.register_modrm];
+    d.address = found & kAddressMask;
+    d.displacement_size = unsigned(found >> 56) & 7u;
+    if (!kLongMode && d.address_size == 2 && d.memory())
+        read_address16(d);
+    else if ((found & kHasSib) != 0)
+        read_sib(d);
+    if (d.segment != kNoRegister) [[unlikely]]
+        d.address = (d.address & ~address_word(0xff, 0, 0, 0)) | address_word(d.segment, 0, 0, 0);
+    d.displacement = read_value(d.code + d.position, kDisplacements[d.displacement_size]);
     d.position += d.displacement_size;
 }
 
 template <bool kLongMode> DOPPEL_DECODER_INLINE void read_immediate(Decoding<kLongMode>& d) {
-    const unsigned code = unsigned(d.entry->immediate);
-    const unsigned size = kImmediateSizes[code][d.operand_size_log2];
-    const std::uint64_t sign = kSignBits[size] & (kImmediateSigned >> code & 1u ? ~0ull : 0ull);
-    d.immediate = ((load<std::uint64_t>(d.code + d.position) & kLowBytes[size]) ^ sign) - sign;
-    d.immediate_size = size;
-    d.position += size;
+    const ValueShape& shape = kImmediates[unsigned(d.entry->immediate) * 4u + d.operand_size_log2];
+    d.immediate = read_value(d.code + d.position, shape);
+    d.immediate_size = unsigned(shape.size);
+    d.position += d.immediate_size;
 }
 
 /// What the operands' templates come to.
 struct Operands {
-    std::uint64_t packed[4]; // bytes of Operand
-    unsigned read;           // sets of general registers
-    unsigned written;
+    std::uint64_t packed[4] = {}; // bytes of Operand
+    unsigned read = 0;            // sets of general registers
+    unsigned written = 0;
 
-    DOPPEL_DECODER_INLINE void add(const OperandTemplate& operand, std::uint64_t lanes,
-                                   const SizeColumn& sizes, unsigned place) {
-        const auto shape = load<std::uint32_t>(reinterpret_cast<const std::uint8_t*>(&operand));
+    DOPPEL_DECODER_INLINE void add(unsigned place, const Entry& entry, std::uint64_t lanes,
+                                   const SizeColumn& sizes, std::uint64_t memory,
+                                   unsigned memory_place) {
+        const auto shape =
+            load<std::uint32_t>(reinterpret_cast<const std::uint8_t*>(&entry.operands[place]));
         const unsigned lane = shape >> 24; // the shift takes its low six bits only
-        const unsigned reg = unsigned(lanes >> (lane & 0x3fu) & 0x1fu) + (shape >> 8 & 0xffu);
-        const unsigned size = sizes[shape >> 16 & 0xffu];
-        packed[place] = (shape & 0xffu) | reg << 8 | (size & 0xffu) << 16;
+        const unsigned number = unsigned(lanes >> (lane & 0x3fu)) & 0x1fu;
+        const unsigned reg = (shape >> 8 & 0xffu) + number;
+        const std::uint64_t size = sizes.operand[shape >> 16 & 0xffu];
+        const std::uint64_t value = ((shape & 0xffffu) + (number << 8)) | size << 16;
+        const std::uint64_t in_memory = 0ull - std::uint64_t(place == memory_place);
+        packed[place] = value ^ ((value ^ memory) & in_memory);
         read |= (lane >> 6 & 1u) << reg;
         written |= (lane >> 7) << reg;
     }
 };
 
 template <bool kLongMode>
-DOPPEL_DECODER_INLINE Operands find_operands(const Decoding<kLongMode>& d) {
-    const unsigned extension = d.rex << 3 & 8u;
-    const unsigned mask = d.long_mode() ? 0xfu : 7u; // the top bits of vvvv and is4 are ignored
-    // 16 falls out of the sets of registers below: this one is no operand.
-    const unsigned rm = d.memory != 0 ? 16u : d.rm() | extension;
-    const std::uint64_t lanes = // in the order of Lane
-        std::uint64_t(d.reg() | (d.rex << 1 & 8u)) | std::uint64_t(rm) << 8 |
-        std::uint64_t(d.vvvv & mask) << 16 | std::uint64_t((d.opcode & 7u) | extension) << 24 |
-        (d.immediate >> 4 & mask) << 32 | std::uint64_t(d.reg()) << 40 |
-        std::uint64_t(d.rm()) << 48;
-    const SizeColumn& sizes = d.sizes();
-    Operands found{};
-    found.add(d.entry->operands[0], lanes, sizes, 0);
-    found.add(d.entry->operands[1], lanes, sizes, 1);
-    if (d.entry->operand_count > 2) {
-        found.add(d.entry->operands[2], lanes, sizes, 2);
-        found.add(d.entry->operands[3], lanes, sizes, 3);
+DOPPEL_DECODER_INLINE Operands find_operands(const Decoding<kLongMode>& d, unsigned size) {
+    const Entry& entry = *d.entry;
+    std::uint64_t lanes = kModrmLanes[d.register_modrm] | std::uint64_t(d.opcode & 7u) << 24;
+    if (kLongMode)
+        lanes |= (d.rex & 4u) << 1 | std::uint64_t(d.rex & 1u) * (8u << 8 | 8u << 24);
+    if (d.vex()) { // the top bits of vvvv and is4 are ignored outside 64-bit code
+        constexpr unsigned kMask = kLongMode ? 0xf : 7;
+        lanes |= std::uint64_t(d.vvvv & kMask) << 16 | (d.immediate >> 4 & kMask) << 32;
+    }
+    // As places from 8 do not exist, a register form keeps all its operands.
+    const unsigned place = entry.memory_operand | (plain(d.register_modrm >= 0xc0) << 3);
+    const std::uint64_t memory = unsigned(OperandKind::Memory) |
+                                 unsigned(entry.memory_access) << 5 | kNoRegister << 8 |
+                                 (size < 256 ? size : 0u) << 16;
+    Operands found;
+    found.add(0, entry, lanes, *d.sizes, memory, place);
+    found.add(1, entry, lanes, *d.sizes, memory, place);
+    if (entry.operand_count > 2) {
+        found.add(2, entry, lanes, *d.sizes, memory, place);
+        found.add(3, entry, lanes, *d.sizes, memory, place);
     }
     return found;
 }
-
-/// 0..5: the segment of the memory operand, or of what can be overridden.
-template <bool kLongMode>
-DOPPEL_DECODER_INLINE unsigned find_segment(const Decoding<kLongMode>& d) {
-    const unsigned by_base = (d.base & ~1u) == 4 ? 2u : 3u; // rsp, rbp: ss
-    return d.segment == kNoRegister ? by_base : d.segment;
-}
-
-struct Words {
-    std::uint64_t words[8];
-};
-static_assert(sizeof(Words) == sizeof(Instruction));
 
 /// Puts the instruction together in registers: eight stores instead of forty. The order of the
 /// fields is checked by check_layout().
@@ -416,41 +435,34 @@ template <bool kLongMode>
 DOPPEL_DECODER_INLINE void compose(const Decoding<kLongMode>& d, Instruction& out) {
     const Entry& entry = *d.entry;
     const auto* head = reinterpret_cast<const std::uint8_t*>(&entry);
-    const Operands operands = find_operands(d);
-    const unsigned in_memory = 0u - d.memory; // a mask
-    const unsigned memory_size = d.sizes()[unsigned(entry.memory_size)] & in_memory;
+    const unsigned in_memory = 0u - unsigned(d.memory()); // a mask
+    const unsigned memory_size = d.sizes->memory[unsigned(entry.memory_size)] & in_memory;
+    const Operands operands = find_operands(d, memory_size);
     // A register that is written in part keeps the rest: it is read too.
     const unsigned written = operands.written | entry.registers_written;
     const unsigned partly = d.operand_size_log2 < 2 ? written : 0u;
     // The register numbers 0xff and kRip shift into bits that do not exist.
-    const unsigned read = operands.read | entry.registers_read | partly | 1u << (d.base & 0x1fu) |
-                          1u << (d.index & 0x1fu);
+    const unsigned read = operands.read | entry.registers_read | partly |
+                          1u << (d.address >> 32 & 0x1fu) | 1u << (d.address >> 40 & 0x1fu);
     const unsigned gpr = in_memory & kMemoryReplacesGpr & entry.checks;
-    const bool rex = (d.prefixes & prefix::kRex) != 0 || d.encoding != Encoding::Legacy;
-    Words result;
-    result.words[0] = load<std::uint64_t>(head) ^
-                      std::uint64_t(gpr) << (16 + 9 - kMemoryReplacesGprShift); // kGprOperand
-    result.words[1] = (load<std::uint64_t>(head + 8) & kLowBytes[5]) |
-                      std::uint64_t(d.map | unsigned(d.encoding) << 4) << 40 |
-                      std::uint64_t(d.opcode) << 48;
-    result.words[2] =
-        (read & 0xffffu) | std::uint64_t(written & 0xffffu) << 16 |
-        std::uint64_t(d.prefixes) << 32 | std::uint64_t(d.rex | (rex ? 0x40u : 0u)) << 40 |
-        std::uint64_t(1u << d.operand_size_log2) << 48 | std::uint64_t(d.address_size) << 56;
-    result.words[3] = memory_size | (unsigned(entry.memory_access) & in_memory) << 16 |
-                      find_segment(d) << 24 | std::uint64_t(d.base) << 32 |
-                      std::uint64_t(d.index) << 40 | std::uint64_t(d.scale) << 48 |
-                      std::uint64_t(d.modrm_offset != 0 ? d.modrm : 0) << 56;
-    result.words[4] = d.modrm_offset | d.opcode_offset << 4 | d.displacement_size << 8 |
-                      d.immediate_size << 12 | operands.packed[0] << 16 | operands.packed[1] << 40;
-    result.words[5] = operands.packed[2] | operands.packed[3] << 24;
-    result.words[6] = d.displacement;
-    result.words[7] = d.immediate;
-    __builtin_memcpy(static_cast<void*>(&out), &result, sizeof out);
-    Operand unused;
-    Operand& operand = d.memory != 0 ? out.operands[entry.memory_operand] : unused;
-    operand = Operand{OperandKind::Memory, entry.memory_access, kNoRegister,
-                      memory_size < 256 ? std::uint8_t(memory_size) : std::uint8_t(0)};
+    auto* const words = reinterpret_cast<std::uint8_t*>(&out);
+    store(words, load<std::uint64_t>(head) ^
+                     std::uint64_t(gpr) << (16 + 9 - kMemoryReplacesGprShift)); // kGprOperand
+    store(words + 8, (load<std::uint64_t>(head + 8) & 0xff'ffff'ffff) |
+                         std::uint64_t(d.map | d.encoding << 4) << 40 |
+                         std::uint64_t(d.opcode) << 48 | std::uint64_t(d.position) << 56);
+    store(words + 16, (read & 0xffffu) | (written & 0xffffu) << 16 |
+                          std::uint64_t(d.prefixes | d.rex << 8 | 1u << d.operand_size_log2 << 16 |
+                                        d.address_size << 24)
+                              << 32);
+    store(words + 24, memory_size | (unsigned(entry.memory_access) & in_memory) << 16 | d.address |
+                          std::uint64_t(d.modrm & entry.modrm_mask) << 56);
+    store(words + 32, (d.modrm_offset | d.opcode_offset << 4 | d.displacement_size << 8 |
+                       d.immediate_size << 12) |
+                          operands.packed[0] << 16 | operands.packed[1] << 40);
+    store(words + 40, operands.packed[2] | operands.packed[3] << 24);
+    store(words + 48, d.displacement);
+    store(words + 56, d.immediate);
 }
 
 consteval bool check_layout() {
@@ -560,14 +572,15 @@ template <bool kLongMode> bool finish_unusual(const Decoding<kLongMode>& d, Inst
 template <bool kLongMode>
 [[gnu::noinline]] bool finish_rare(Decoding<kLongMode>& d, Instruction& out) {
     const Entry& entry = *d.entry;
-    if (entry.immediate >= ImmediateCode::Constant1)
+    if ((entry.checks & kOddImmediate) != 0)
         read_unusual_immediate(d, out);
+    out.length = std::uint8_t(d.position);
     if ((entry.checks & kByteRegister) != 0 && (d.prefixes & prefix::kRex) == 0)
         find_high_bytes(entry, out);
     if ((d.prefixes & prefix::kLock) != 0 &&
         (!out.has(attribute::kLockable) || out.memory_access != Access::ReadWrite))
         return false;
-    if (d.encoding != Encoding::Legacy && d.vvvv != 0 && (entry.checks & kUsesVvvv) == 0)
+    if (d.vvvv != 0 && (entry.checks & kUsesVvvv) == 0)
         return false;
     return (entry.checks & kUnusual) == 0 || finish_unusual(d, out);
 }
@@ -580,9 +593,8 @@ DOPPEL_DECODER_INLINE bool decode_operands(Decoding<kLongMode>& d, Instruction& 
     read_modrm(d);
     read_immediate(d);
     compose(d, out);
-    const bool rare = (entry.checks & (kUnusual | kByteRegister)) != 0 ||
-                      entry.immediate >= ImmediateCode::Constant1 ||
-                      (d.prefixes & prefix::kLock) != 0 || d.vvvv != 0;
+    const bool rare = (entry.checks & (kUnusual | kByteRegister | kOddImmediate)) != 0 ||
+                      ((d.prefixes & prefix::kLock) | d.vvvv) != 0;
     return !rare || aside(d, [&out](auto& copy) { return finish_rare(copy, out); });
 }
 
@@ -592,21 +604,19 @@ DOPPEL_DECODER_INLINE DecodeStatus decode_at(const std::uint8_t* code, std::size
                                              CodeSize mode, Instruction& out) {
     Decoding<kLongMode> d{.code = code, .mode = kLongMode ? CodeSize::Bits64 : mode};
     bool defined = false;
-    bool short_enough = read_prefixes(d);
+    const bool short_enough = read_prefixes(d);
     if (short_enough) {
-        defined = read_escapes(d) && find_entry(d);
-        if (defined)
+        if (read_escapes(d) && find_entry(d))
             defined = decode_operands(d, out);
-        else if (d.modrm_seen)
-            ++d.position;
-        short_enough = d.position <= kMaxLength;
-        out.length = std::uint8_t(d.position);
+        else
+            d.position += d.modrm_seen;
     }
+    if (defined && d.position <= (available < kMaxLength ? available : kMaxLength)) [[likely]]
+        return DecodeStatus::Ok;
     if (d.position > available && available < kMaxLength)
         return DecodeStatus::NeedMoreBytes;
-    if (!short_enough)
-        return DecodeStatus::TooLong;
-    return defined ? DecodeStatus::Ok : DecodeStatus::Undefined;
+    return short_enough && d.position <= kMaxLength ? DecodeStatus::Undefined
+                                                    : DecodeStatus::TooLong;
 }
 
 /// Few bytes before the end of what was fetched: works on a copy that is long enough.

@@ -35,20 +35,16 @@ constexpr std::uint8_t operand_size_log2(SizeRule rule, CodeSize mode, bool w, b
     return (mode == CodeSize::Bits16) != prefix ? 1 : 2;
 }
 
-constexpr std::size_t operand_size_index(SizeRule rule, CodeSize mode, unsigned w,
-                                         unsigned prefix) {
-    return unsigned(rule) * 12u + unsigned(mode) * 4u + w * 2u + prefix;
+/// Entry::operand_sizes.
+constexpr std::array<std::uint8_t, 3> operand_sizes(SizeRule rule) {
+    std::array<std::uint8_t, 3> sizes{};
+    for (unsigned mode = 0; mode < 3; ++mode)
+        for (unsigned bits = 0; bits < 4; ++bits)
+            sizes[mode] |= std::uint8_t(
+                operand_size_log2(rule, CodeSize(mode), (bits & 2) != 0, (bits & 1) != 0)
+                << bits * 2);
+    return sizes;
 }
-
-inline constexpr auto kOperandSizeLog2 = [] {
-    std::array<std::uint8_t, std::size_t(SizeRule::Count) * 12> table{};
-    for (unsigned rule = 0; rule < unsigned(SizeRule::Count); ++rule)
-        for (unsigned mode = 0; mode < 3; ++mode)
-            for (unsigned bits = 0; bits < 4; ++bits)
-                table[operand_size_index(SizeRule(rule), CodeSize(mode), bits >> 1, bits & 1)] =
-                    operand_size_log2(SizeRule(rule), CodeSize(mode), bits >> 1, bits & 1);
-    return table;
-}();
 
 constexpr std::uint16_t size_of(SizeCode code, unsigned operand, unsigned vector) {
     constexpr std::uint16_t kFixed[] = {0, 1, 2, 4, 8, 16, 32};
@@ -72,21 +68,40 @@ constexpr std::uint16_t size_of(SizeCode code, unsigned operand, unsigned vector
     }
 }
 
-using SizeColumn = std::array<std::uint16_t, std::size_t(SizeCode::Count)>;
+/// What a SizeCode means for one operand size and vector length.
+struct SizeColumn {
+    std::array<std::uint16_t, std::size_t(SizeCode::Count)> memory;
+    std::array<std::uint8_t, std::size_t(SizeCode::Count)> operand; // 0 if it does not fit
+};
 
-/// By 2 * log2(operand size) + VEX.L, then SizeCode.
+/// By 2 * log2(operand size) + VEX.L.
 inline constexpr auto kSizes = [] {
     std::array<SizeColumn, 8> table{};
     for (unsigned column = 0; column < 8; ++column)
-        for (unsigned code = 0; code < unsigned(SizeCode::Count); ++code)
-            table[column][code] =
+        for (unsigned code = 0; code < unsigned(SizeCode::Count); ++code) {
+            const auto size =
                 size_of(SizeCode(code), 1u << (column >> 1), (column & 1) != 0 ? 32 : 16);
+            table[column].memory[code] = size;
+            table[column].operand[code] = size < 256 ? std::uint8_t(size) : std::uint8_t(0);
+        }
     return table;
 }();
 
-/// Bytes of a simple immediate by code and log2(operand size); 0 for those of a shape of their own.
-inline constexpr std::array<std::array<std::uint8_t, 4>, std::size_t(ImmediateCode::Count)>
-    kImmediateSizes{{
+/// A value of so many bytes is ((load & mask) ^ sign) - sign.
+struct ValueShape {
+    std::uint64_t mask;
+    std::uint64_t sign; // the highest bit if it is signed
+    std::uint64_t size;
+};
+
+constexpr ValueShape value_shape(unsigned size, bool is_signed) {
+    const std::uint64_t mask = size == 8 ? ~0ull : (1ull << size * 8) - 1;
+    return {mask, is_signed && size != 0 ? mask ^ mask >> 1 : 0, size};
+}
+
+/// By ImmediateCode * 4 + log2(operand size); nothing for those of a shape of their own.
+inline constexpr auto kImmediates = [] {
+    constexpr std::uint8_t kSizesOf[][4] = {
         {0, 0, 0, 0}, // None
         {1, 1, 1, 1}, // Unsigned8
         {1, 1, 1, 1}, // Signed8
@@ -94,10 +109,18 @@ inline constexpr std::array<std::array<std::uint8_t, 4>, std::size_t(ImmediateCo
         {1, 2, 4, 4}, // SignedZ
         {1, 2, 4, 8}, // V
         {1, 1, 1, 1}, // Is4
-    }};
+    };
+    std::array<ValueShape, std::size_t(ImmediateCode::Count) * 4> table{};
+    for (unsigned code = 0; code < std::size(kSizesOf); ++code)
+        for (unsigned log2 = 0; log2 < 4; ++log2)
+            table[code * 4 + log2] = value_shape(kSizesOf[code][log2],
+                                                 ImmediateCode(code) == ImmediateCode::Signed8 ||
+                                                     ImmediateCode(code) == ImmediateCode::SignedZ);
+    return table;
+}();
 
-/// Bit n: ImmediateCode n is sign-extended.
-inline constexpr unsigned kImmediateSigned =
-    1u << unsigned(ImmediateCode::Signed8) | 1u << unsigned(ImmediateCode::SignedZ);
+inline constexpr std::array<ValueShape, 5> kDisplacements{
+    value_shape(0, true), value_shape(1, true), value_shape(2, true), value_shape(3, true),
+    value_shape(4, true)};
 
 } // namespace doppel::cpu::x86::decoder

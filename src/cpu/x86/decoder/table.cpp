@@ -65,8 +65,8 @@ public:
         tables_.node_count = 2;
         for (std::size_t map = 0; map < 4; ++map)
             for (std::size_t opcode = 0; opcode < 256; ++opcode) {
-                tables_.legacy[map][opcode] = build_opcode(heads_[map][opcode]);
-                tables_.vex[map][opcode] = build_opcode(heads_[4 + map][opcode]);
+                tables_.maps[0][map][opcode] = build_opcode(heads_[map][opcode]);
+                tables_.maps[1][map][opcode] = build_opcode(heads_[4 + map][opcode]);
             }
         return tables_;
     }
@@ -98,6 +98,7 @@ private:
             if (changes.reg >= 0) {
                 parsed.constraints.set(Choice::Reg, 1u << changes.reg);
                 parsed.entry.checks |= kHasModrm;
+                parsed.entry.modrm_mask = 0xff;
             }
             append(heads_[map][opcode], parsed);
         }

@@ -105,7 +105,9 @@ inline constexpr std::uint8_t kUnusual = 0x08; // a case in decoder.cpp's finish
 inline constexpr unsigned kMemoryReplacesGprShift = 4;
 inline constexpr std::uint8_t kMemoryReplacesGpr = 0x10; // only the register form has kGprOperand
 inline constexpr std::uint8_t kByteRegister = 0x20;      // ah, ch, dh, bh are possible
+inline constexpr std::uint8_t kOddImmediate = 0x40;      // ImmediateCode::Constant1 and later
 
+/// Begins as Instruction does, so that the decoder copies its first 13 bytes in one piece.
 struct Entry {
     Op op = Op::Invalid;
     std::uint16_t attributes = 0;
@@ -115,7 +117,8 @@ struct Entry {
     InstructionClass type = InstructionClass::Alu;
     IsaFeature feature = IsaFeature::None;
     BranchKind branch = BranchKind::None;
-    SizeRule size_rule = SizeRule::Normal;
+    // By CodeSize: log2(operand size) in two bits each, lowest first for none, 66, REX.W, both.
+    std::array<std::uint8_t, 3> operand_sizes{};
     std::uint16_t registers_read = 0; // implicit ones
     std::uint16_t registers_written = 0;
     std::uint8_t checks = 0;
@@ -124,15 +127,19 @@ struct Entry {
     Access memory_access = Access::None;
     std::uint8_t memory_operand = 0; // which operand it is
     std::uint8_t operand_count = 0;
+    std::uint8_t modrm_mask = 0;   // 0xff if there is a ModRM byte
+    std::uint8_t modrm_forced = 0; // 0xc0 if there is none or it names registers whatever mod
     std::array<OperandTemplate, 4> operands{};
+    std::uint32_t unused = 0; // makes 48 bytes
 };
+static_assert(sizeof(Entry) == 48);
 
 inline constexpr std::size_t kMaxEntries = 2048;
 inline constexpr std::size_t kMaxNodes = 8192;
 
 struct Tables {
-    std::array<std::array<Node, 256>, 4> legacy{}; // by OpcodeMap, then opcode
-    std::array<std::array<Node, 256>, 4> vex{};
+    // By "VEX", OpcodeMap, opcode.
+    std::array<std::array<std::array<Node, 256>, 4>, 2> maps{};
     std::array<Node, kMaxNodes> nodes{};
     std::array<Entry, kMaxEntries> entries{};
     std::size_t node_count = 0;

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "cpu/x86/decoder/row.hpp"
+#include "cpu/x86/decoder/sizes.hpp"
 #include "cpu/x86/decoder/table.hpp"
 
 namespace doppel::cpu::x86::decoder {
@@ -166,7 +167,7 @@ consteval std::uint16_t register_mask(std::string_view letters) {
     return mask;
 }
 
-consteval void apply_word(const Word& word, Entry& entry) {
+consteval void apply_word(const Word& word, Entry& entry, SizeRule& rule) {
     switch (word.kind) {
     case WordKind::Type: entry.type = InstructionClass(word.value); break;
     case WordKind::Feature: entry.feature = IsaFeature(word.value); break;
@@ -174,7 +175,7 @@ consteval void apply_word(const Word& word, Entry& entry) {
         entry.branch = BranchKind(word.value);
         entry.type = InstructionClass::Branch;
         break;
-    case WordKind::Rule: entry.size_rule = SizeRule(word.value); break;
+    case WordKind::Rule: rule = SizeRule(word.value); break;
     case WordKind::Attribute: entry.attributes |= std::uint16_t(word.value); break;
     case WordKind::Check: entry.checks |= std::uint8_t(word.value); break;
     }
@@ -244,34 +245,41 @@ struct Constraints {
     }
 };
 
+/// The words that stand for more than one thing. False: it is none of them.
+consteval bool apply_group(std::string_view name, Entry& entry, unsigned opcode) {
+    if (name == "arith" || name == "logic") { // logic: CF and OF are cleared, AF is undefined
+        entry.flags_written |= flag_mask("oszapc");
+        entry.flags_undefined |= flag_mask(name == "logic" ? "a" : "");
+    } else if (name == "cond") {
+        constexpr std::uint16_t kReads[] = {0x800, 0x001, 0x040, 0x041, 0x080, 0x004, 0x880, 0x8c0};
+        entry.flags_read |= kReads[opcode >> 1 & 7];
+    } else if (name == "align10") { // MOVUPS and MOVAPS share a row
+        if (opcode >= 0x28)
+            entry.attributes |= attribute::kAligned;
+    } else {
+        return name == "un" || name == "ii"; // others look for these
+    }
+    return true;
+}
+
+consteval const Word& find_word(std::string_view name) {
+    for (const Word& word : kWords)
+        if (name == word.name)
+            return word;
+    bad_row(name);
+    return kWords[0];
+}
+
 consteval void parse_traits(std::string_view text, Entry& entry, Constraints& constraints,
-                            unsigned opcode) {
+                            SizeRule& rule, unsigned opcode) {
     while (true) {
         const auto name = next_word(text);
         if (name.empty())
             return;
-        if (constraints.parse(name) || apply_mask(name, entry))
-            continue;
-        if (name == "arith" || name == "logic") { // logic: CF and OF are cleared, AF is undefined
-            entry.flags_written |= flag_mask("oszapc");
-            entry.flags_undefined |= flag_mask(name == "logic" ? "a" : "");
-        } else if (name == "cond") {
-            constexpr std::uint16_t kReads[] = {0x800, 0x001, 0x040, 0x041,
-                                                0x080, 0x004, 0x880, 0x8c0};
-            entry.flags_read |= kReads[opcode >> 1 & 7];
-        } else if (name == "align10") { // MOVUPS and MOVAPS share a row
-            if (opcode >= 0x28)
-                entry.attributes |= attribute::kAligned;
-        } else if (name != "un" && name != "ii") {
-            bool known = false;
-            for (const Word& word : kWords)
-                if (name == word.name) {
-                    apply_word(word, entry);
-                    known = true;
-                }
-            if (!known)
-                bad_row(name);
-        }
+        const bool done =
+            constraints.parse(name) || apply_mask(name, entry) || apply_group(name, entry, opcode);
+        if (!done)
+            apply_word(find_word(name), entry, rule);
     }
 }
 
@@ -390,7 +398,8 @@ consteval SizeCode register_size(OperandKind kind, SizeCode written) {
     return kind == OperandKind::Mmx ? SizeCode::Q : written;
 }
 
-consteval void parse_letter_operand(std::string_view name, Access access, Entry& entry) {
+consteval void parse_letter_operand(std::string_view name, Access access, Entry& entry,
+                                    SizeRule& rule) {
     for (const LetterOperand& known : kLetterOperands) {
         if (known.letter != name.front())
             continue;
@@ -408,14 +417,14 @@ consteval void parse_letter_operand(std::string_view name, Access access, Entry&
             entry.checks |= kHasModrm;
         if (size == SizeCode::B && (known.kind == OperandKind::Gpr || known.letter == 'O') &&
             entry.operand_count == 0)
-            entry.size_rule = SizeRule::Byte;
+            rule = SizeRule::Byte;
         set_operand(entry, known.kind, access, 0, register_size(known.kind, size), known.lane);
         return;
     }
     bad_row(name);
 }
 
-consteval void parse_operand(std::string_view name, Entry& entry) {
+consteval void parse_operand(std::string_view name, Entry& entry, SizeRule& rule) {
     if (name == "Enter") {
         set_operand(entry, OperandKind::Immediate, Access::Read, 0, SizeCode::W, Lane::Zero);
         set_operand(entry, OperandKind::Immediate2, Access::Read, 0, SizeCode::B, Lane::Zero);
@@ -427,13 +436,13 @@ consteval void parse_operand(std::string_view name, Entry& entry) {
         if (name != fixed.name)
             continue;
         if (name == "AL" && entry.operand_count == 0)
-            entry.size_rule = SizeRule::Byte;
+            rule = SizeRule::Byte;
         set_operand(entry, fixed.kind, access, fixed.reg, fixed.size, fixed.lane);
         if (fixed.immediate != ImmediateCode::None)
             entry.immediate = fixed.immediate;
         return;
     }
-    parse_letter_operand(name, access, entry);
+    parse_letter_operand(name, access, entry, rule);
 }
 
 /// Attributes that follow from the operands and the class.
@@ -494,10 +503,20 @@ consteval void constrain_mod(std::string_view operand, Constraints& constraints)
         constraints.set(Choice::Mod, 2);
 }
 
+/// What the decoder wants to know without asking.
+consteval void finish_entry(Entry& entry) {
+    const bool modrm = (entry.checks & kHasModrm) != 0;
+    entry.modrm_mask = modrm ? 0xff : 0;
+    entry.modrm_forced = modrm && (entry.checks & kRegisterForm) == 0 ? 0 : 0xc0;
+    if (entry.immediate >= ImmediateCode::Constant1)
+        entry.checks |= kOddImmediate;
+}
+
 consteval ParsedRow parse_row(std::string_view constraints, unsigned opcode, Op op,
                               std::string_view operands, std::string_view traits,
                               std::string_view more_traits) {
     ParsedRow row;
+    SizeRule rule = SizeRule::Normal;
     row.entry.op = op;
     while (true) {
         const auto name = next_word(constraints);
@@ -511,16 +530,18 @@ consteval ParsedRow parse_row(std::string_view constraints, unsigned opcode, Op 
         if (name.empty())
             break;
         constrain_mod(name, row.constraints);
-        parse_operand(name, row.entry);
+        parse_operand(name, row.entry, rule);
     }
-    parse_traits(traits, row.entry, row.constraints, opcode);
-    parse_traits(more_traits, row.entry, row.constraints, opcode);
+    parse_traits(traits, row.entry, row.constraints, rule, opcode);
+    parse_traits(more_traits, row.entry, row.constraints, rule, opcode);
     const auto& masks = row.constraints.masks;
     if (masks[std::size_t(Choice::Mod)] != 3 || masks[std::size_t(Choice::Reg)] != 0xff ||
         masks[std::size_t(Choice::Rm)] != 0xff)
         row.entry.checks |= kHasModrm;
     const bool unaligned = has_word(traits, "un") || (has_word(traits, "align10") && opcode < 0x28);
     derive_attributes(row.entry, unaligned);
+    row.entry.operand_sizes = operand_sizes(rule);
+    finish_entry(row.entry);
     return row;
 }
 
