@@ -21,6 +21,9 @@
 #include "devices/legacy/pit8254.hpp"
 #include "devices/legacy/reset_control.hpp"
 #include "devices/legacy/uart16550.hpp"
+#include "devices/pci/config_access.hpp"
+#include "devices/pci/host_bridge.hpp"
+#include "devices/pci/test_function.hpp"
 #include "devices/test_rig.hpp"
 
 namespace doppel::devices::test {
@@ -36,6 +39,7 @@ struct World {
     std::unique_ptr<memory::GuestMemory> memory = memory::GuestMemory::create({&region, 1}).value();
     std::vector<std::unique_ptr<ApicBus>> apic_buses{}; // outlive the APICs on them
     std::vector<std::unique_ptr<bus::IoHandler>> doors{};
+    std::vector<std::unique_ptr<PciRig>> pci_rigs{}; // outlive the functions on their buses
 };
 
 /// A local APIC's registers as the random guest reaches them: MMIO and, in the upper half, MSRs.
@@ -186,9 +190,33 @@ inline std::vector<Entry> interrupt_devices() {
     };
 }
 
+/// On a bus of its own at 00:00.0: configuration space and, through the first BAR, the rest.
+inline Subject pci_subject(World& w, std::unique_ptr<PciDevice> device) {
+    auto& rig = *w.pci_rigs.emplace_back(std::make_unique<PciRig>());
+    auto& door = *w.doors.emplace_back(std::make_unique<BarDoor>(rig));
+    static_cast<void>(rig.bus.add({}, *device));
+    std::vector<Range> ranges{{&rig.ecam, 256, 1, 3}, {&door, 0x4000, 4, 2}, {&door, 16, 4}};
+    return {std::move(device), ranges};
+}
+
+inline std::vector<Entry> pci_devices() {
+    return {
+        {"PciConfigPorts",
+         [](World& w) -> Subject {
+             auto& rig = *w.pci_rigs.emplace_back(std::make_unique<PciRig>());
+             auto d = std::make_unique<PciConfigPorts>(rig.bus, nullptr);
+             auto* const io = d.get();
+             return {std::move(d), {{io, 8, 1, 3}, {io, 4, 4}}};
+         }},
+        {"PciBridge",
+         [](World& w) { return pci_subject(w, std::make_unique<PciBridge>(PciBridge::kHost)); }},
+        {"TestFunction", [](World& w) { return pci_subject(w, std::make_unique<TestFunction>()); }},
+    };
+}
+
 inline std::vector<Entry> all_devices() {
     std::vector<Entry> all;
-    for (const auto& group : {port_devices(), time_devices(), interrupt_devices()})
+    for (const auto& group : {port_devices(), time_devices(), interrupt_devices(), pci_devices()})
         all.insert(all.end(), group.begin(), group.end());
     return all;
 }

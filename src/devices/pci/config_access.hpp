@@ -10,8 +10,7 @@
 namespace doppel::devices {
 
 /// Any thread; guarded by the device mutex, which is free during configuration cycles.
-class PciConfigPorts final
-    : public StatefulDevice<PciConfigPorts>, public bus::IoHandler {
+class PciConfigPorts final : public StatefulDevice<PciConfigPorts>, public bus::IoHandler {
 public:
     static constexpr std::uint64_t kPortCount = 8;
     static constexpr bus::AccessRules kRules{1, 4, true};
@@ -34,6 +33,9 @@ public:
 
 private:
     friend StatefulDevice<PciConfigPorts>;
+    std::uint32_t address() const;
+    static std::uint16_t target(std::uint32_t address, bus::IoAccess io);
+
     PciBus& bus_;
     bus::IoHandler* const port_cf9_; // owned by the Machine
     State state_ DOPPEL_GUARDED_BY(mutex_);

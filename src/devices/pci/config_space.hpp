@@ -10,7 +10,7 @@
 
 namespace doppel::devices {
 
-// Header fields (PCI Local Bus 3.0 §6.1, type 00h), names of Linux's pci_regs.h where there are any.
+// Header fields (PCI Local Bus 3.0 §6.1, type 00h), bytes from the start.
 namespace pci {
 inline constexpr std::uint16_t kVendorId = 0x00, kDeviceId = 0x02, kCommand = 0x04, kStatus = 0x06,
                                kRevision = 0x08, kClass = 0x09, kHeaderType = 0x0e, kBar0 = 0x10,
@@ -35,6 +35,8 @@ public:
     /// may write, the bits it clears by writing ones.
     void define(std::uint16_t offset, std::uint8_t size, std::uint32_t reset_value,
                 std::uint32_t writable = 0, std::uint32_t clears = 0);
+    /// Construction: bits that the device itself changes by set().
+    void own(std::uint16_t offset, std::uint8_t size, std::uint32_t bits);
     /// Construction: a capability of `length` bytes, header included, linked in behind the others
     /// (PCI Local Bus 3.0 §6.7); its offset.
     std::uint16_t add_capability(std::uint8_t id, std::uint8_t length);
@@ -47,8 +49,7 @@ public:
 
     void reset() { bytes_ = reset_; }
     const Bytes& bytes() const { return bytes_; }
-    /// Corrupt when bits differ from this configuration that no write could have changed; bits in
-    /// `device_owned` (status bits the device sets) excepted.
+    /// Corrupt when bits differ from this configuration that nobody could have changed.
     base::Result<void> check(const Bytes& bytes) const;
     void load(const Bytes& bytes) { bytes_ = bytes; }
 
@@ -57,6 +58,7 @@ private:
     Bytes reset_{};
     Bytes writable_{};
     Bytes clears_{};
+    Bytes owned_{};
     std::uint16_t last_capability_ = 0;
     std::uint16_t next_capability_ = 0x40;
 };

@@ -29,7 +29,7 @@ public:
     explicit MsixTable(unsigned vectors = 0);
     unsigned vectors() const { return vectors_; }
     std::uint64_t table_bytes() const { return vectors_ * kEntryBytes; }
-    std::uint64_t pending_bytes() const { return (vectors_ + 63) / 64 * 8; }
+    std::uint64_t pending_bytes() const { return (std::uint64_t{vectors_} + 63) / 64 * 8; }
     void reset();
 
     std::uint64_t read_table(bus::IoAccess io) const;
@@ -46,6 +46,9 @@ public:
     void load(State state) { state_ = std::move(state); }
 
 private:
+    bool is_masked(unsigned vector) const;
+    bus::MsiMessage message(unsigned vector) const;
+
     unsigned vectors_;
     State state_;
 };

@@ -55,6 +55,9 @@ public:
 private:
     friend class PciDevice;
     static constexpr std::size_t kFunctions = 256;
+    PciDevice* find(PciAddress address) const DOPPEL_REQUIRES(mutex_);
+    bool has_more_functions(std::uint8_t device) const DOPPEL_REQUIRES(mutex_);
+    void retry_mappings() DOPPEL_REQUIRES(mutex_);
     /// One device more or less pulls `wire`; `drive` is false where wires are not driven (loading,
     /// reset). Lock-free.
     void pull(unsigned wire, bool level, bool drive) noexcept;

@@ -35,9 +35,9 @@ public:
     static constexpr std::uint32_t kCpuidFeatures = 1u << 0 | 1u << 3 | 1u << 24;
 
     struct State {
-        std::uint64_t wall_clock = 0;            // MSR as written
-        std::vector<std::uint64_t> system_time;  // one MSR per vCPU, as written
-        std::uint64_t master_tsc = 0;            // the pair that all time pages are made from
+        std::uint64_t wall_clock = 0;           // MSR as written
+        std::vector<std::uint64_t> system_time; // one MSR per vCPU, as written
+        std::uint64_t master_tsc = 0;           // the pair that all time pages are made from
         std::uint64_t master_ns = 0;
     };
     static constexpr auto kSchema =
@@ -52,7 +52,8 @@ public:
     /// Empty or false: not one of ours, or a value that is a #GP(0).
     std::optional<std::uint64_t> read_msr(unsigned vcpu, std::uint32_t index) const noexcept;
     bool write_msr(unsigned vcpu, std::uint32_t index, std::uint64_t value) noexcept;
-    /// After a TSC was written by its guest, and after the VM was loaded: makes all time pages anew.
+    /// After a TSC was written by its guest, and after the VM was loaded: makes all time pages
+    /// anew.
     void refresh() noexcept;
 
     void reset() override;
