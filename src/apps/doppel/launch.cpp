@@ -147,8 +147,13 @@ private:
         fds[kStarted] = {child_.started.get(), POLLIN, 0};
         fds[kSignals] = {signals_.get(), POLLIN, 0};
         fds[kEnd] = {child_.pidfd.get(), POLLIN, 0};
-        if (::poll(fds.data(), fds.size(), -1) < 0)
+        const int ready = ::poll(fds.data(), fds.size(), ending_ ? kPatienceMs : -1);
+        if (ready < 0)
             return;
+        if (ready == 0) { // asked to end, and nothing has moved since: it hangs
+            std::fprintf(stderr, "doppel: the VM does not end by itself and is killed\r\n");
+            ::kill(child_.pid, SIGKILL);
+        }
         if (fds[kStarted].revents != 0)
             started();
         if (fds[kStdin].revents != 0)
@@ -187,7 +192,7 @@ private:
             const auto action = filter_.feed(typed, to_guest_, used);
             typed = typed.subspan(used);
             if (action == EscapeFilter::Action::Quit)
-                ::kill(child_.pid, SIGTERM);
+                end_vm();
             if (action == EscapeFilter::Action::Help)
                 write_all(STDOUT_FILENO, kEscapeHelp);
         }
@@ -216,11 +221,18 @@ private:
             if (stdin_ >= 0)
                 terminal_.enter(); // the shell has taken the terminal back meanwhile
         } else {
-            ::kill(child_.pid, SIGTERM);
+            end_vm();
         }
     }
 
+    /// In order at first; a second wish, or five seconds without a sign of life, kills.
+    void end_vm() {
+        ::kill(child_.pid, ending_ ? SIGKILL : SIGTERM);
+        ending_ = true;
+    }
+
     static constexpr std::size_t kInputLimit = 1u << 16;
+    static constexpr int kPatienceMs = 5000;
     Child& child_;
     UniqueFd signals_;
     RawTerminal terminal_;
@@ -228,6 +240,7 @@ private:
     std::string to_guest_;
     int stdin_ = -1; // watched once the guest runs
     bool console_open_ = true;
+    bool ending_ = false;
     bool ended_ = false;
 };
 
