@@ -4,7 +4,7 @@
 /// Vol. 3A, Sept. 2023, §11.6.2 and §11.11).
 /// Modelled: physical and logical destinations (flat, cluster, x2APIC cluster), broadcast, lowest
 /// priority by processor priority. Not modelled: interrupt remapping, SMI.
-#include <array>
+#include <algorithm>
 #include <atomic>
 #include <vector>
 
@@ -25,8 +25,9 @@ public:
 /// Any thread, lock-free; except add(), which is for the board before any vCPU runs.
 class ApicBus final : public bus::MsiSink {
 public:
-    void add(LocalApic& apic) { apics_.push_back(&apic); }
-    void add(EoiListener& listener) { listeners_.push_back(&listener); }
+    /// Local APICs and IOAPICs add themselves; once more does nothing.
+    void add(LocalApic& apic) { add_once(apics_, apic); }
+    void add(EoiListener& listener) { add_once(listeners_, listener); }
 
     void deliver(const ApicMessage& message) noexcept;
     /// ICR shorthands 2 and 3: everybody, or everybody but `except`.
@@ -36,6 +37,10 @@ public:
     void send_msi(bus::MsiMessage message) noexcept override;
 
 private:
+    template <typename T> static void add_once(std::vector<T*>& all, T& one) {
+        if (std::find(all.begin(), all.end(), &one) == all.end())
+            all.push_back(&one);
+    }
     void deliver_to_lowest(const ApicMessage& message) noexcept;
 
     std::vector<LocalApic*> apics_;       // owned by the Machine, usually in order of APIC id
