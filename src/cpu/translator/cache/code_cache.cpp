@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/translator/cache/code_cache.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace doppel::cpu::translator {
+
+namespace {
+
+Block*& next_of(Block& block, std::uint64_t gpa_page) {
+    return (block.key.gpa & ~std::uint64_t{0xfff}) == gpa_page ? block.next_in_page
+                                                              : block.next_in_second_page;
+}
+
+} // namespace
+
+CodeCache::CodeCache() : table_{std::make_unique<std::atomic<Block*>[]>(kTableSize)} {}
+
+base::Result<std::unique_ptr<CodeCache>> CodeCache::create(std::size_t code_bytes) {
+    auto cache = std::unique_ptr<CodeCache>{new CodeCache};
+    cache->memory_ = DOPPEL_TRY(CodeMemory::create(code_bytes));
+    return cache;
+}
+
+Block& CodeCache::add_block(Block made) {
+    Block& block = blocks_.emplace_back(std::move(made));
+    used_ = static_cast<std::size_t>(block.end - memory_->exec() + 15) & ~std::size_t{15};
+    ++count_;
+    made_.fetch_add(1, std::memory_order_relaxed);
+    guest_bytes_.fetch_add(block.guest_bytes, std::memory_order_relaxed);
+    Block*& first = pages_[block.key.gpa & ~std::uint64_t{0xfff}];
+    block.next_in_page = std::exchange(first, &block);
+    if (block.key.second_page != 0) {
+        Block*& second = pages_[block.key.second_page];
+        block.next_in_second_page = std::exchange(second, &block);
+    }
+    std::size_t i = hash(block.key);
+    while (table_[i & (kTableSize - 1)].load(std::memory_order_relaxed) != nullptr)
+        ++i;
+    table_[i & (kTableSize - 1)].store(&block, std::memory_order_release);
+    return block;
+}
+
+void CodeCache::link(std::uint8_t* place, const std::uint8_t* unlinked, Block& target,
+                     const std::uint8_t* entry) {
+    if (target.dead)
+        return;
+    links_.push_back({place, unlinked, target.incoming});
+    target.incoming = &links_.back();
+    memory_->patch32(place, static_cast<std::uint32_t>(entry - (place + 4)));
+}
+
+void CodeCache::kill(Block& block) {
+    if (std::exchange(block.dead, true))
+        return;
+    for (const Link* link = block.incoming; link != nullptr; link = link->next)
+        memory_->patch32(link->place, static_cast<std::uint32_t>(link->unlinked - (link->place + 4)));
+    block.incoming = nullptr;
+    // jmp stale_entry; the first instruction of a far entry is 7 bytes, byte 7 begins the next.
+    std::uint64_t code = 0;
+    std::memcpy(&code, memory_->writable(block.far_entry), sizeof code);
+    const auto distance = static_cast<std::uint32_t>(stale_entry_ - (block.far_entry + 5));
+    code = (code & 0xff00'0000'0000'0000ull) | 0x0000'9090'0000'0000ull << 8 |
+           std::uint64_t{distance} << 8 | 0xe9;
+    memory_->patch64(block.far_entry, code);
+}
+
+bool CodeCache::invalidate_page(std::uint64_t gpa_page) {
+    const auto found = pages_.find(gpa_page);
+    if (found == pages_.end())
+        return false;
+    Block* block = found->second;
+    pages_.erase(found);
+    for (; block != nullptr; block = next_of(*block, gpa_page))
+        kill(*block);
+    return true;
+}
+
+bool CodeCache::page_has_code(std::uint64_t gpa_page) const { return pages_.contains(gpa_page); }
+
+void CodeCache::clear() {
+    for (std::size_t i = 0; i < kTableSize; ++i)
+        table_[i].store(nullptr, std::memory_order_relaxed);
+    blocks_.clear();
+    links_.clear();
+    pages_.clear();
+    used_ = reserved_;
+    count_ = 0;
+    ++resets_;
+}
+
+const Block* CodeCache::find_by_host(const void* address) const {
+    const auto* const at = static_cast<const std::uint8_t*>(address);
+    const auto after = std::upper_bound(
+        blocks_.begin(), blocks_.end(), at,
+        [](const std::uint8_t* value, const Block& block) { return value < block.begin; });
+    if (after == blocks_.begin())
+        return nullptr;
+    const Block& block = *(after - 1);
+    return at < block.end ? &block : nullptr;
+}
+
+} // namespace doppel::cpu::translator

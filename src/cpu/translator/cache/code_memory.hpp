@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Memory for translated code: one memfd, two views. The executable view is never writable and the
+/// writable view never executable; only the translator knows where the latter is.
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "base/result.hpp"
+#include "base/unique_fd.hpp"
+
+namespace doppel::cpu::translator {
+
+class CodeMemory {
+public:
+    /// Errors: OutOfMemory. Pages are backed when first written.
+    static base::Result<std::unique_ptr<CodeMemory>> create(std::size_t size_bytes);
+    ~CodeMemory();
+    CodeMemory(const CodeMemory&) = delete;
+    CodeMemory& operator=(const CodeMemory&) = delete;
+
+    std::uint8_t* exec() const { return exec_; }
+    std::uint8_t* write() const { return write_; }
+    std::size_t size() const { return size_; }
+    bool contains(const void* address) const {
+        const auto offset = reinterpret_cast<std::uintptr_t>(address) -
+                            reinterpret_cast<std::uintptr_t>(exec_);
+        return offset < size_;
+    }
+    /// Stores 4 or 8 bytes of code at once; `exec` must not straddle 8 aligned bytes. Other threads
+    /// may be executing there.
+    void patch32(std::uint8_t* exec, std::uint32_t value) const;
+    void patch64(std::uint8_t* exec, std::uint64_t value) const;
+    std::uint8_t* writable(std::uint8_t* exec) const { return write_ + (exec - exec_); }
+
+private:
+    CodeMemory() = default;
+
+    base::UniqueFd fd_;
+    std::uint8_t* exec_ = nullptr;
+    std::uint8_t* write_ = nullptr;
+    std::size_t size_ = 0;
+};
+
+} // namespace doppel::cpu::translator

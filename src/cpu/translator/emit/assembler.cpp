@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/translator/emit/assembler.hpp"
+
+namespace doppel::cpu::translator {
+
+namespace {
+
+bool fits_8(std::int32_t value) { return value >= -128 && value <= 127; }
+
+std::uint8_t scale_bits(std::uint8_t scale) {
+    return static_cast<std::uint8_t>(scale == 8 ? 0xc0 : scale == 4 ? 0x80 : scale == 2 ? 0x40 : 0);
+}
+
+} // namespace
+
+void Assembler::little_endian(std::uint64_t value, unsigned bytes) {
+    for (unsigned i = 0; i < bytes; ++i)
+        byte(static_cast<std::uint8_t>(value >> (8 * i)));
+}
+
+void Assembler::align(std::size_t bytes) {
+    while ((reinterpret_cast<std::uintptr_t>(here()) & (bytes - 1)) != 0 && !full_)
+        byte(0x90);
+}
+
+void Assembler::align_link(std::size_t before) {
+    while (((reinterpret_cast<std::uintptr_t>(here()) + before) & 7) > 4 && !full_)
+        byte(0x90);
+}
+
+void Assembler::rex(bool wide, std::uint8_t bits) {
+    if (wide || bits != 0)
+        byte(static_cast<std::uint8_t>(0x40 | (wide ? 8 : 0) | bits));
+}
+
+void Assembler::modrm(std::uint8_t reg_field, const Mem& mem) {
+    const auto reg = static_cast<std::uint8_t>((reg_field & 7) << 3);
+    if (mem.base == kNoReg) { // [index * scale + disp32] or [disp32]
+        byte(static_cast<std::uint8_t>(reg | 4));
+        byte(static_cast<std::uint8_t>(scale_bits(mem.scale) |
+                                       (mem.index == kNoReg ? 4 : mem.index & 7) << 3 | 5));
+        u32(static_cast<std::uint32_t>(mem.displacement));
+        return;
+    }
+    const bool none = mem.displacement == 0 && (mem.base & 7) != kRbp;
+    const auto mod = static_cast<std::uint8_t>(none ? 0 : fits_8(mem.displacement) ? 0x40 : 0x80);
+    if (mem.index == kNoReg && (mem.base & 7) != kRsp) {
+        byte(static_cast<std::uint8_t>(mod | reg | (mem.base & 7)));
+    } else {
+        byte(static_cast<std::uint8_t>(mod | reg | 4));
+        byte(static_cast<std::uint8_t>(scale_bits(mem.scale) |
+                                       (mem.index == kNoReg ? 4 : mem.index & 7) << 3 |
+                                       (mem.base & 7)));
+    }
+    if (mod == 0x40)
+        byte(static_cast<std::uint8_t>(mem.displacement));
+    else if (mod == 0x80)
+        u32(static_cast<std::uint32_t>(mem.displacement));
+}
+
+void Assembler::rr(bool wide, std::uint8_t opcode, HostReg reg_field, HostReg rm_field) {
+    rex(wide, static_cast<std::uint8_t>((reg_field & 8) >> 1 | (rm_field & 8) >> 3));
+    byte(opcode);
+    byte(static_cast<std::uint8_t>(0xc0 | (reg_field & 7) << 3 | (rm_field & 7)));
+}
+
+void Assembler::rm(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem) {
+    rex(wide, rex_bits(reg_field, mem));
+    byte(opcode);
+    modrm(reg_field, mem);
+}
+
+void Assembler::rm0f(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem) {
+    rex(wide, rex_bits(reg_field, mem));
+    byte(0x0f);
+    byte(opcode);
+    modrm(reg_field, mem);
+}
+
+void Assembler::store16(const Mem& to, HostReg from) {
+    byte(0x66);
+    rm(false, 0x89, from, to);
+}
+
+void Assembler::store_imm32(const Mem& to, std::int32_t value) {
+    rm(true, 0xc7, kRax, to);
+    u32(static_cast<std::uint32_t>(value));
+}
+
+void Assembler::mov_imm(HostReg to, std::uint64_t value) {
+    if (value <= 0xffff'ffff) {
+        rex(false, (to & 8) >> 3);
+        byte(static_cast<std::uint8_t>(0xb8 | (to & 7)));
+        u32(static_cast<std::uint32_t>(value));
+    } else if (static_cast<std::uint64_t>(static_cast<std::int32_t>(value)) == value) {
+        rr(true, 0xc7, kRax, to);
+        u32(static_cast<std::uint32_t>(value));
+    } else {
+        rex(true, (to & 8) >> 3);
+        byte(static_cast<std::uint8_t>(0xb8 | (to & 7)));
+        u64(value);
+    }
+}
+
+void Assembler::alu_imm(Alu op, HostReg to, std::int32_t value, bool wide) {
+    rr(wide, fits_8(value) ? 0x83 : 0x81, static_cast<HostReg>(op), to);
+    if (fits_8(value))
+        byte(static_cast<std::uint8_t>(value));
+    else
+        u32(static_cast<std::uint32_t>(value));
+}
+
+void Assembler::alu_imm8_al(Alu op, std::uint8_t value) {
+    byte(static_cast<std::uint8_t>(static_cast<unsigned>(op) * 8 + 4));
+    byte(value);
+}
+
+void Assembler::rorx(HostReg to, HostReg from, std::uint8_t count) {
+    byte(0xc4);
+    byte(static_cast<std::uint8_t>((to & 8 ? 0 : 0x80) | 0x40 | (from & 8 ? 0 : 0x20) | 3));
+    byte(0xfb); // W, vvvv = 1111, L0, F2
+    byte(0xf0);
+    byte(static_cast<std::uint8_t>(0xc0 | (to & 7) << 3 | (from & 7)));
+    byte(count);
+}
+
+void Assembler::xchg_al_high(HostReg high_of) {
+    byte(0x86);
+    byte(static_cast<std::uint8_t>(0xc0 | high_of << 3 | (high_of + 4)));
+}
+
+void Assembler::push(HostReg reg) {
+    rex(false, (reg & 8) >> 3);
+    byte(static_cast<std::uint8_t>(0x50 | (reg & 7)));
+}
+
+void Assembler::pop(HostReg reg) {
+    rex(false, (reg & 8) >> 3);
+    byte(static_cast<std::uint8_t>(0x58 | (reg & 7)));
+}
+
+void Assembler::pop(const Mem& to) { rm(false, 0x8f, kRax, to); }
+
+void Assembler::rel32(const std::uint8_t* target) {
+    u32(static_cast<std::uint32_t>(target - (here() + 4)));
+}
+
+void Assembler::jump(const std::uint8_t* target) {
+    byte(0xe9);
+    rel32(target);
+}
+
+void Assembler::jump(const Mem& target) { rm(false, 0xff, kRsp, target); } // FF /4
+
+void Assembler::jump(HostReg target) { rr(false, 0xff, kRsp, target); }
+
+void Assembler::call(const std::uint8_t* target) {
+    byte(0xe8);
+    rel32(target);
+}
+
+void Assembler::jump_if(Condition condition, const std::uint8_t* target) {
+    byte(0x0f);
+    byte(static_cast<std::uint8_t>(0x80 | static_cast<unsigned>(condition)));
+    rel32(target);
+}
+
+std::uint8_t* Assembler::jump_if_later(Condition condition) {
+    jump_if(condition, here());
+    return here() - 4;
+}
+
+std::uint8_t* Assembler::jump_later() {
+    jump(here());
+    return here() - 4;
+}
+
+void Assembler::bind(std::uint8_t* place) {
+    if (full_)
+        return;
+    const auto distance = static_cast<std::uint32_t>(here() - (place + 4));
+    std::uint8_t* const to = writable(place);
+    for (unsigned i = 0; i < 4; ++i)
+        to[i] = static_cast<std::uint8_t>(distance >> (8 * i));
+}
+
+std::uint8_t* Assembler::short_jump_later() {
+    byte(0xeb);
+    byte(0);
+    return here() - 1;
+}
+
+void Assembler::bind_short(std::uint8_t* place) {
+    if (!full_)
+        *writable(place) = static_cast<std::uint8_t>(here() - (place + 1));
+}
+
+} // namespace doppel::cpu::translator

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Assembler for the host's x86-64 instructions that translated code is made of: writes bytes
+/// through the writable view of code memory and computes with addresses of the executable view.
+/// Intel SDM (June 2025) Vol. 2 chapter 2 (encoding). Owner thread only.
+/// When the buffer is full nothing more is written and full() says so; the caller starts again with
+/// an empty one.
+#include <cstddef>
+#include <cstdint>
+
+namespace doppel::cpu::translator {
+
+enum HostReg : std::uint8_t {
+    kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi, kR8, kR9, kR10, kR11, kR12, kR13, kR14, kR15,
+    kNoReg = 0xff
+};
+
+/// Condition codes as in the opcodes of Jcc, SETcc, CMOVcc.
+enum class Condition : std::uint8_t {
+    Overflow = 0, NotOverflow = 1, Below = 2, AboveEqual = 3, Equal = 4, NotEqual = 5,
+    BelowEqual = 6, Above = 7, Sign = 8, NotSign = 9
+};
+
+/// A host memory operand.
+struct Mem {
+    HostReg base = kNoReg;
+    HostReg index = kNoReg;
+    std::uint8_t scale = 1;
+    std::int32_t displacement = 0;
+};
+
+/// The eight operations of opcodes 00..3F and group 1.
+enum class Alu : std::uint8_t { Add, Or, Adc, Sbb, And, Sub, Xor, Cmp };
+
+class Assembler {
+public:
+    /// `write` .. `write + size` is the same memory as the executable view at `exec`.
+    Assembler(std::uint8_t* write, std::uint8_t* exec, std::size_t size)
+        : at_{write}, start_{write}, end_{write + size}, to_exec_{exec - write} {}
+
+    std::uint8_t* here() const { return at_ + to_exec_; } // executable address
+    std::size_t used() const { return static_cast<std::size_t>(at_ - start_); }
+    bool full() const { return full_; }
+    std::uint8_t* writable(std::uint8_t* exec) const { return exec - to_exec_; }
+
+    void byte(std::uint8_t value) {
+        if (at_ == end_)
+            full_ = true;
+        else
+            *at_++ = value;
+    }
+    void u16(std::uint16_t value) { little_endian(value, 2); }
+    void u32(std::uint32_t value) { little_endian(value, 4); }
+    void u64(std::uint64_t value) { little_endian(value, 8); }
+    void align(std::size_t bytes);    // with NOPs
+    void align_link(std::size_t before); // so that the rel32 `before` bytes on is inside 8 bytes
+
+    // --- pieces of an instruction ---
+    /// ModRM, SIB and displacement of a memory operand; REX has been emitted.
+    void modrm(std::uint8_t reg_field, const Mem& mem);
+    static std::uint8_t rex_bits(std::uint8_t reg_field, const Mem& mem) {
+        return static_cast<std::uint8_t>((reg_field & 8) >> 1 | (is_high(mem.index) ? 2 : 0) |
+                                         (is_high(mem.base) ? 1 : 0));
+    }
+
+    // --- moves; 64 bits unless the name says otherwise ---
+    void mov(HostReg to, HostReg from) { rr(true, 0x89, from, to); }
+    void mov32(HostReg to, HostReg from) { rr(false, 0x89, from, to); }
+    void load(HostReg to, const Mem& from) { rm(true, 0x8b, to, from); }
+    void load32(HostReg to, const Mem& from) { rm(false, 0x8b, to, from); }
+    void load16_zero_extended(HostReg to, const Mem& from) { rm0f(false, 0xb7, to, from); }
+    void store(const Mem& to, HostReg from) { rm(true, 0x89, from, to); }
+    void store32(const Mem& to, HostReg from) { rm(false, 0x89, from, to); }
+    void store16(const Mem& to, HostReg from);
+    void store_imm32(const Mem& to, std::int32_t value); // 64-bit store, sign-extended
+    void mov_imm(HostReg to, std::uint64_t value);       // shortest of the three forms
+    void lea(HostReg to, const Mem& address) { rm(true, 0x8d, to, address); }
+    void lea32(HostReg to, const Mem& address) { rm(false, 0x8d, to, address); }
+
+    // --- arithmetic ---
+    void alu(Alu op, HostReg to, HostReg from) {
+        rr(true, static_cast<std::uint8_t>(static_cast<unsigned>(op) * 8 + 1), from, to);
+    }
+    void alu(Alu op, HostReg to, const Mem& from) {
+        rm(true, static_cast<std::uint8_t>(static_cast<unsigned>(op) * 8 + 3), to, from);
+    }
+    void alu_mem_reg(Alu op, const Mem& to, HostReg from) {
+        rm(true, static_cast<std::uint8_t>(static_cast<unsigned>(op) * 8 + 1), from, to);
+    }
+    void alu_imm(Alu op, HostReg to, std::int32_t value, bool wide = true);
+    void alu_imm8_al(Alu op, std::uint8_t value); // op al, imm8
+    void rorx(HostReg to, HostReg from, std::uint8_t count);
+    void lahf() { byte(0x9f); }
+    void sahf() { byte(0x9e); }
+    void seto_al() { byte(0x0f), byte(0x90), byte(0xc0); }
+    void xchg_al_high(HostReg high_of); // xchg <reg>l, <reg>h of rax, rcx, rdx, rbx
+
+    // --- stack and control flow; targets are executable addresses ---
+    void push(HostReg reg);
+    void pop(HostReg reg);
+    void pop(const Mem& to);
+    void ret() { byte(0xc3); }
+    void jump(const std::uint8_t* target);
+    void jump(const Mem& target);
+    void jump(HostReg target);
+    void call(const std::uint8_t* target);
+    void jump_if(Condition condition, const std::uint8_t* target);
+    /// Forward jumps: returns the place to hand to bind() later.
+    std::uint8_t* jump_if_later(Condition condition);
+    std::uint8_t* jump_later();
+    void bind(std::uint8_t* place); // rel32 at `place` leads here
+    std::uint8_t* short_jump_later();
+    void bind_short(std::uint8_t* place);
+    void jrcxz_over(std::uint8_t bytes) { byte(0xe3), byte(bytes); }
+
+    void rr(bool wide, std::uint8_t opcode, HostReg reg_field, HostReg rm_field);
+    void rm(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem);
+    void rm0f(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem);
+
+private:
+    static bool is_high(HostReg reg) { return reg != kNoReg && (reg & 8) != 0; }
+    void little_endian(std::uint64_t value, unsigned bytes);
+    void rel32(const std::uint8_t* target);
+    void rex(bool wide, std::uint8_t bits);
+
+    std::uint8_t* at_;
+    std::uint8_t* start_;
+    std::uint8_t* end_;
+    std::ptrdiff_t to_exec_;
+    bool full_ = false;
+};
+
+} // namespace doppel::cpu::translator

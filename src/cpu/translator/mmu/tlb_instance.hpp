@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// One soft TLB as translated code sees it.
+///
+/// Problem: every guest load and store must be checked against the guest's page tables, and no host
+/// MMU may do it for us (a guest has 48 bits of address, we have 47; mapping a page costs
+/// microseconds). So each access looks up its page in a table, inline, and the price of that lookup
+/// is the price of the whole machine.
+///
+/// Constraints: as few instructions and scratch registers as can be; one compare-and-branch that
+/// catches a missing page, a missing permission *and* an access that crosses into the next page; no
+/// work at all when the guest changes address space or privilege.
+///
+/// Design (docs/decisions/002): a direct-mapped table with the arrays side by side,
+///
+///     rtag[n]  wtag[n]   page address (low 12 bits zero) that may be read / written
+///     addend[n]          host address - guest address
+///     branch_tag[m]  branch_host[m]   guest RIP -> translated code
+///
+/// and a register (r15) that points to the instance in force. There is one instance for each
+/// (PCID, privilege view); changing view means loading r15 and nothing else. A write tag is absent
+/// while a write to the page must be seen: D bit clear in the guest's tables, page holds
+/// translated code, dirty log running, MMIO.
+///
+/// Example: store of 8 bytes to [rdi+16]
+///     lea   r13, [rdi+16]
+///     bextr r14, r13, r15             ; r15's low 16 bits are start 12, length log2(n)
+///     xor   r13, [r15 + r14*8 + wtag] ; the offset in the page, if the tag matches …
+///     cmp   r13, 4096 - 8             ; … and small enough not to cross
+///     ja    miss
+///     mov   r14, [r15 + r14*8 + addend]
+///     mov   [rdi + r14 + 16], value
+/// An empty tag is 0 (entry 0: 0x1000), an address that cannot be looked up in that entry.
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace doppel::cpu::translator {
+
+struct TlbInstance {
+    static constexpr unsigned kPageBits = 12; // log2 of the number of entries
+    static constexpr std::size_t kPages = std::size_t{1} << kPageBits;
+    static constexpr unsigned kBranchBits = 12;
+    static constexpr std::size_t kBranches = std::size_t{1} << kBranchBits;
+    /// r15 - address of the instance; instances are aligned to 64 KiB.
+    static constexpr std::uint32_t kControl = kPageBits << 8 | 12;
+    static constexpr std::size_t kAlignment = 0x10000;
+
+    // The gaps keep equal indices of the arrays out of the same cache sets.
+    std::array<std::uint64_t, kPages> rtag;
+    std::array<std::uint64_t, 40> gap1;
+    std::array<std::uint64_t, kPages> wtag;
+    std::array<std::uint64_t, 40> gap2;
+    std::array<std::uint64_t, kPages> addend;
+    std::array<std::uint64_t, 40> gap3;
+    std::array<std::uint64_t, kBranches> branch_tag;
+    std::array<std::uint64_t, 40> gap4;
+    std::array<const std::uint8_t*, kBranches> branch_host;
+
+    static constexpr std::size_t index(std::uint64_t linear) {
+        return linear >> 12 & (kPages - 1);
+    }
+    static constexpr std::uint64_t empty_tag(std::size_t index) {
+        return index == 0 ? 0x1000 : 0;
+    }
+    /// The same hash as in translated code.
+    static constexpr std::size_t branch_index(std::uint64_t rip) {
+        return (rip ^ rip >> 12) & (kBranches - 1);
+    }
+    static constexpr std::uint64_t empty_branch_tag(std::size_t index) {
+        return index == 0 ? 1 : ~std::uint64_t{0};
+    }
+};
+
+} // namespace doppel::cpu::translator

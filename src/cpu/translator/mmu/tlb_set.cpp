@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/translator/mmu/tlb_set.hpp"
+
+namespace doppel::cpu::translator {
+
+namespace {
+
+constexpr std::uint64_t kPage = ~std::uint64_t{0xfff};
+
+template <std::size_t N> bool test(const std::array<std::uint64_t, N>& set, std::size_t bit) {
+    return (set[bit / 64] >> (bit % 64) & 1) != 0;
+}
+template <std::size_t N> void add(std::array<std::uint64_t, N>& set, std::size_t bit) {
+    set[bit / 64] |= std::uint64_t{1} << (bit % 64);
+}
+template <std::size_t N> void remove(std::array<std::uint64_t, N>& set, std::size_t bit) {
+    set[bit / 64] &= ~(std::uint64_t{1} << (bit % 64));
+}
+template <std::size_t N> void clear(std::array<std::uint64_t, N>& set) {
+    for (auto& word : set)
+        word = 0;
+}
+
+std::size_t region_hash(std::uint64_t linear) { return linear >> 21 & 1023; }
+std::size_t page_hash(std::uint64_t linear) { return linear >> 12 & 1023; }
+
+} // namespace
+
+void TlbSet::prepare(Instance& instance, std::size_t number) {
+    instance.tlb = reinterpret_cast<TlbInstance*>(memory_ + number * kInstanceStride);
+    // The memory is zeros, which is what most empty tags look like.
+    instance.tlb->rtag[0] = instance.tlb->wtag[0] = TlbInstance::empty_tag(0);
+    for (std::size_t i = 0; i < TlbInstance::kBranches; ++i)
+        instance.tlb->branch_tag[i] = TlbInstance::empty_branch_tag(i);
+}
+
+TlbSet::Space& TlbSet::space_for(std::uint16_t pcid) {
+    Space* oldest = &spaces_[0];
+    for (auto& space : spaces_) {
+        if (space.used && space.pcid == pcid)
+            return space;
+        if (!space.used || (oldest->used && space.last_use < oldest->last_use))
+            oldest = &space;
+    }
+    // Global entries of the former owner are everybody's.
+    if (oldest->used)
+        for (auto& view : oldest->views)
+            empty(view, true);
+    oldest->used = true;
+    oldest->pcid = pcid;
+    return *oldest;
+}
+
+TlbInstance* TlbSet::select(std::uint16_t pcid, View view) {
+    Space& space = space_for(pcid);
+    space.last_use = ++uses_;
+    Instance& instance = space.views[static_cast<std::size_t>(view)];
+    if (instance.tlb == nullptr)
+        prepare(instance, static_cast<std::size_t>(&space - spaces_.data()) * kViews +
+                              static_cast<std::size_t>(view));
+    current_ = &instance;
+    return instance.tlb;
+}
+
+void TlbSet::insert(const Entry& entry) {
+    Instance& instance = *current_;
+    const std::uint64_t page = entry.linear & kPage;
+    const std::size_t index = TlbInstance::index(page);
+    instance.tlb->rtag[index] = page;
+    instance.tlb->wtag[index] = entry.writable ? page : TlbInstance::empty_tag(index);
+    instance.tlb->addend[index] = reinterpret_cast<std::uint64_t>(entry.host) - page;
+    if (!test(instance.in_list, index)) {
+        add(instance.in_list, index);
+        instance.touched[instance.touched_count++] = static_cast<std::uint16_t>(index);
+    }
+    if (entry.global)
+        add(instance.global, index);
+    else
+        remove(instance.global, index);
+    if (entry.page_shift > 21)
+        instance.huge = true;
+    else if (entry.page_shift > 12)
+        add(instance.large, region_hash(page));
+}
+
+void TlbSet::insert_branch(std::uint64_t rip, const std::uint8_t* host) {
+    Instance& instance = *current_;
+    const std::size_t index = TlbInstance::branch_index(rip);
+    instance.tlb->branch_tag[index] = rip;
+    instance.tlb->branch_host[index] = host;
+    instance.branches_used = true;
+    add(instance.code_pages, page_hash(rip));
+}
+
+void TlbSet::empty_entry(Instance& instance, std::size_t index) {
+    instance.tlb->rtag[index] = TlbInstance::empty_tag(index);
+    instance.tlb->wtag[index] = TlbInstance::empty_tag(index);
+}
+
+void TlbSet::empty_branches(Instance& instance) {
+    if (!instance.branches_used)
+        return;
+    for (std::size_t i = 0; i < TlbInstance::kBranches; ++i)
+        instance.tlb->branch_tag[i] = TlbInstance::empty_branch_tag(i);
+    instance.branches_used = false;
+    clear(instance.code_pages);
+}
+
+void TlbSet::empty(Instance& instance, bool keep_global) {
+    if (instance.tlb == nullptr)
+        return;
+    std::uint32_t kept = 0;
+    for (std::uint32_t i = 0; i < instance.touched_count; ++i) {
+        const std::uint16_t index = instance.touched[i];
+        if (keep_global && test(instance.global, index)) {
+            instance.touched[kept++] = index;
+        } else {
+            empty_entry(instance, index);
+            remove(instance.in_list, index);
+        }
+    }
+    instance.touched_count = kept;
+    if (!keep_global || kept == 0) {
+        instance.huge = false;
+        clear(instance.large);
+    }
+    // A branch target in a global page survives; which those are is known by the page's entry.
+    if (!instance.branches_used)
+        return;
+    if (!keep_global) {
+        empty_branches(instance);
+        return;
+    }
+    for (std::size_t i = 0; i < TlbInstance::kBranches; ++i) {
+        const std::uint64_t rip = instance.tlb->branch_tag[i];
+        const std::size_t page = TlbInstance::index(rip);
+        if (instance.tlb->rtag[page] != (rip & kPage) || !test(instance.global, page))
+            instance.tlb->branch_tag[i] = TlbInstance::empty_branch_tag(i);
+    }
+}
+
+void TlbSet::flush_all() {
+    ++flushes_;
+    for (auto& space : spaces_)
+        for (auto& view : space.views)
+            empty(view, false);
+}
+
+void TlbSet::flush_non_global() {
+    ++flushes_;
+    for (auto& space : spaces_)
+        for (auto& view : space.views)
+            empty(view, true);
+}
+
+void TlbSet::flush_pcid(std::uint16_t pcid) {
+    ++flushes_;
+    for (auto& space : spaces_)
+        if (space.used && space.pcid == pcid)
+            for (auto& view : space.views)
+                empty(view, true);
+}
+
+void TlbSet::flush_page_in(Instance& instance, std::uint64_t linear, bool own) {
+    TlbInstance& tlb = *instance.tlb;
+    std::uint64_t first = linear & kPage;
+    std::size_t count = 1;
+    if (test(instance.large, region_hash(linear))) {
+        first = linear & ~std::uint64_t{0x1fffff};
+        count = 512;
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::uint64_t page = first + i * 4096;
+        const std::size_t index = TlbInstance::index(page);
+        if (tlb.rtag[index] == page && (own || test(instance.global, index)))
+            empty_entry(instance, index);
+    }
+    // An instruction may start on the page before and end on this one.
+    if (count == 1 && !test(instance.code_pages, page_hash(linear)) &&
+        !test(instance.code_pages, page_hash(linear - 4096)))
+        return;
+    const std::uint64_t length = (count + 1) * 4096;
+    for (std::size_t i = 0; i < TlbInstance::kBranches; ++i)
+        if (tlb.branch_tag[i] - (first - 4096) < length)
+            tlb.branch_tag[i] = TlbInstance::empty_branch_tag(i);
+}
+
+void TlbSet::flush_page(std::uint16_t pcid, std::uint64_t linear) {
+    ++flushes_;
+    for (auto& space : spaces_) {
+        for (auto& view : space.views) {
+            if (view.tlb == nullptr || !space.used)
+                continue;
+            if (view.huge)
+                empty(view, false);
+            else
+                flush_page_in(view, linear, space.pcid == pcid);
+        }
+    }
+}
+
+void TlbSet::flush_branches() {
+    for (auto& space : spaces_)
+        for (auto& view : space.views)
+            if (view.tlb != nullptr)
+                empty_branches(view);
+}
+
+void TlbSet::drop_write(const std::byte* host_page) {
+    const auto host = reinterpret_cast<std::uint64_t>(host_page);
+    for (auto& space : spaces_) {
+        for (auto& view : space.views) {
+            if (view.tlb == nullptr)
+                continue;
+            for (std::uint32_t i = 0; i < view.touched_count; ++i) {
+                const std::size_t index = view.touched[i];
+                TlbInstance& tlb = *view.tlb;
+                if (tlb.addend[index] + tlb.wtag[index] == host)
+                    tlb.wtag[index] = TlbInstance::empty_tag(index);
+            }
+        }
+    }
+}
+
+void TlbSet::drop_all_writes() {
+    for (auto& space : spaces_)
+        for (auto& view : space.views)
+            if (view.tlb != nullptr)
+                for (std::uint32_t i = 0; i < view.touched_count; ++i)
+                    view.tlb->wtag[view.touched[i]] = TlbInstance::empty_tag(view.touched[i]);
+}
+
+} // namespace doppel::cpu::translator

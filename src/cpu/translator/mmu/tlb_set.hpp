@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// All TLB instances of one vCPU and their bookkeeping: which are in use for which PCID, what is to
+/// be emptied on a flush. vCPU thread only; general registers only (guest vectors may be live).
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/translator/mmu/tlb_instance.hpp"
+
+namespace doppel::cpu::translator {
+
+/// Privilege views of an address space.
+enum class View : std::uint8_t { User, Kernel, KernelAc };
+
+class TlbSet {
+public:
+    static constexpr std::size_t kViews = 3;
+    static constexpr std::size_t kSpaces = 8;
+    static constexpr std::size_t kInstances = kViews * kSpaces;
+    static constexpr std::size_t kInstanceStride =
+        (sizeof(TlbInstance) + TlbInstance::kAlignment - 1) & ~(TlbInstance::kAlignment - 1);
+    static constexpr std::size_t kMemoryBytes = kInstances * kInstanceStride;
+
+    /// `memory`: kMemoryBytes of zeros, aligned to TlbInstance::kAlignment, owned by the caller.
+    explicit TlbSet(std::byte* memory) : memory_{memory} {}
+
+    /// The instance of `view` in the address space `pcid`; recycles the least recently used space.
+    TlbInstance* select(std::uint16_t pcid, View view);
+    TlbInstance* current() const { return current_ == nullptr ? nullptr : current_->tlb; }
+
+    struct Entry {
+        std::uint64_t linear = 0; // any address in the page
+        std::byte* host = nullptr; // of the page
+        bool writable = false;     // without any ceremony
+        bool global = false;
+        std::uint8_t page_shift = 12; // of the guest's page
+    };
+    /// Into the current instance.
+    void insert(const Entry& entry);
+    void insert_branch(std::uint64_t rip, const std::uint8_t* host);
+
+    // --- flushes of all views ---
+    void flush_all();
+    void flush_non_global();
+    void flush_pcid(std::uint16_t pcid); // non-global entries
+    /// Every page that a guest page of any size at `linear` may cover: of `pcid`, and global ones.
+    void flush_page(std::uint16_t pcid, std::uint64_t linear);
+    /// Branch caches of all instances (code was dropped, or decodes differently now).
+    void flush_branches();
+    /// Takes write permission from every entry of the host page.
+    void drop_write(const std::byte* host_page);
+    void drop_all_writes();
+
+    std::uint64_t flushes() const { return flushes_; }
+
+private:
+    struct Instance {
+        TlbInstance* tlb = nullptr; // null until first used
+        std::uint32_t touched_count = 0;
+        bool branches_used = false;
+        bool huge = false; // a translation of 1 GiB (or more than 2 MiB) was inserted
+        std::array<std::uint16_t, TlbInstance::kPages> touched;
+        std::array<std::uint64_t, TlbInstance::kPages / 64> in_list{};
+        std::array<std::uint64_t, TlbInstance::kPages / 64> global{};
+        std::array<std::uint64_t, 16> large{};      // hash of 2 MiB regions with large pages
+        std::array<std::uint64_t, 16> code_pages{}; // hash of pages with branch targets
+    };
+    struct Space {
+        std::uint16_t pcid = 0;
+        bool used = false;
+        std::uint64_t last_use = 0;
+        std::array<Instance, kViews> views;
+    };
+    Space& space_for(std::uint16_t pcid);
+    void prepare(Instance& instance, std::size_t number);
+    static void empty(Instance& instance, bool keep_global);
+    static void empty_branches(Instance& instance);
+    static void empty_entry(Instance& instance, std::size_t index);
+    static void flush_page_in(Instance& instance, std::uint64_t linear, bool own);
+
+    std::byte* memory_;
+    std::array<Space, kSpaces> spaces_{};
+    Instance* current_ = nullptr;
+    std::uint64_t uses_ = 0;
+    std::uint64_t flushes_ = 0;
+};
+
+} // namespace doppel::cpu::translator

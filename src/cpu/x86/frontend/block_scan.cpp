@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/frontend/block_scan.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/x86/decoder/decoder.hpp"
+#include "cpu/x86/frontend/classify.hpp"
+#include "cpu/x86/frontend/frame.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+namespace {
+
+constexpr std::uint16_t kRspBit = 1u << Rsp;
+constexpr std::int32_t kMaxStackRange = 1024;
+constexpr unsigned kMaxConditionals = 6;
+
+bool ends_block(Treatment treatment) {
+    switch (treatment) {
+    case Treatment::Jump:
+    case Treatment::CounterBranch:
+    case Treatment::Call:
+    case Treatment::IndirectJump:
+    case Treatment::IndirectCall:
+    case Treatment::Return:
+    case Treatment::Interpret: return true;
+    default: return false;
+    }
+}
+
+/// The instruction's access relative to rsp, if it has one that is known now.
+bool stack_access(const ScannedInstruction& at, std::int32_t& offset, std::int32_t& size) {
+    const Instruction& in = at.in;
+    switch (at.treatment) {
+    case Treatment::Push:
+    case Treatment::Call: offset = -8; size = 8; return true;
+    case Treatment::IndirectCall:
+        if (in.has_memory())
+            return false; // two accesses: each is checked by itself
+        offset = -8; size = 8; return true;
+    case Treatment::Pop:
+    case Treatment::Return: offset = 0; size = 8; return true;
+    case Treatment::Generic:
+    case Treatment::IndirectJump: break;
+    default: return false;
+    }
+    if (!in.has_memory() || in.memory_access == Access::Address || in.memory_base != Rsp ||
+        in.memory_index != kNoRegister || in.memory_segment >= Fs || in.address_size != 8)
+        return false;
+    if (in.displacement < -kMaxStackRange || in.displacement > kMaxStackRange)
+        return false;
+    offset = static_cast<std::int32_t>(in.displacement);
+    size = in.memory_size;
+    return true;
+}
+
+/// Change of rsp by the instruction; false when it is not a constant.
+bool rsp_change(const ScannedInstruction& at, std::int64_t& change) {
+    const Instruction& in = at.in;
+    change = 0;
+    if ((in.registers_written & kRspBit) == 0)
+        return true;
+    if (at.treatment == Treatment::Push) {
+        change = -8;
+        return true;
+    }
+    if (at.treatment == Treatment::Pop) {
+        change = 8;
+        return in.operands[0].reg != Rsp;
+    }
+    if (in.operand_size != 8)
+        return false;
+    if (at.treatment == Treatment::Lea && in.memory_base == Rsp &&
+        in.memory_index == kNoRegister && in.address_size == 8) {
+        change = in.displacement;
+        return true;
+    }
+    if ((in.op == Op::Add || in.op == Op::Sub) && in.operands[1].kind == OperandKind::Immediate) {
+        const auto value = static_cast<std::int64_t>(in.immediate);
+        change = in.op == Op::Add ? value : -value;
+        return true;
+    }
+    return false;
+}
+
+class StackScan {
+public:
+    explicit StackScan(BlockScan& scan) : scan_{scan} {}
+
+    void visit(ScannedInstruction& at) {
+        at.stack_group = static_cast<std::uint8_t>(group_);
+        at.rsp_before = static_cast<std::int16_t>(rsp_);
+        std::int32_t offset = 0;
+        std::int32_t size = 0;
+        if (valid_ && stack_access(at, offset, size))
+            note(at, offset, size);
+        std::int64_t change = 0;
+        if (!rsp_change(at, change))
+            new_group();
+        else if (rsp_ + change < -8 * kMaxStackRange || rsp_ + change > 8 * kMaxStackRange)
+            new_group();
+        else
+            rsp_ += static_cast<std::int32_t>(change);
+    }
+
+private:
+    void note(ScannedInstruction& at, std::int32_t offset, std::int32_t size) {
+        StackGroup& group = scan_.groups[group_];
+        const std::int32_t first = rsp_ + offset;
+        const std::int32_t low = group.used ? std::min<std::int32_t>(group.low, first) : first;
+        const std::int32_t high =
+            group.used ? std::max<std::int32_t>(group.high, first + size) : first + size;
+        if (high - low > kMaxStackRange)
+            return;
+        group = {static_cast<std::int16_t>(low), static_cast<std::int16_t>(high), true};
+        at.stack = true;
+        at.stack_offset = static_cast<std::int16_t>(offset);
+    }
+    void new_group() {
+        rsp_ = 0;
+        if (group_ + 1 < BlockScan::kMaxGroups)
+            ++group_;
+        else
+            valid_ = false;
+    }
+
+    BlockScan& scan_;
+    std::size_t group_ = 0;
+    std::int32_t rsp_ = 0;
+    bool valid_ = true;
+};
+
+/// Where the flags should be at the start, from what happens to them first.
+translator::FlagsWanted wanted_flags(const BlockScan& scan) {
+    using translator::FlagsWanted;
+    for (std::size_t i = 0; i < scan.count; ++i) {
+        const auto& at = scan.list[i];
+        const bool checks = at.stack || (at.in.has_memory() && at.treatment == Treatment::Generic &&
+                                         at.in.memory_access != Access::Address);
+        switch (at.treatment) {
+        case Treatment::Nothing:
+        case Treatment::Lea:
+        case Treatment::Rdtsc: continue;
+        case Treatment::Generic:
+            if (checks)
+                return FlagsWanted::InSlot;
+            if (needs_flags(at.in) || may_signal(at.in))
+                return FlagsWanted::InRegister;
+            if (writes_flags(at.in))
+                return FlagsWanted::Either;
+            continue;
+        case Treatment::Push:
+        case Treatment::Pop:
+        case Treatment::Leave:
+        case Treatment::Call:
+        case Treatment::IndirectJump:
+        case Treatment::IndirectCall:
+        case Treatment::Return: return FlagsWanted::InSlot;
+        default: return FlagsWanted::InRegister;
+        }
+    }
+    return FlagsWanted::InRegister;
+}
+
+} // namespace
+
+bool may_signal(const Instruction& in) {
+    if (in.op == Op::Div || in.op == Op::Idiv || in.op == Op::Cmpxchg16b)
+        return true;
+    switch (in.type) {
+    case InstructionClass::X87:
+    case InstructionClass::Mmx: return true;
+    case InstructionClass::Sse:
+    case InstructionClass::Avx:
+        return in.has(attribute::kMxcsr | attribute::kAligned) || in.op == Op::Ldmxcsr;
+    default: return false;
+    }
+}
+
+void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset,
+                std::uint32_t mode, const FeatureSet& features) {
+    std::size_t available = std::min<std::size_t>(code.first_count, out.bytes.size());
+    std::memcpy(out.bytes.data(), code.first, available);
+    if (code.second != nullptr) {
+        std::memcpy(out.bytes.data() + available, code.second, 15);
+        available += 15;
+    }
+    out.count = 0;
+    out.groups = {};
+    StackScan stack{out};
+    unsigned conditionals = 0;
+    std::size_t at = 0;
+    while (out.count < BlockScan::kMaxInstructions) {
+        auto& entry = out.list[out.count];
+        const std::size_t length = std::min<std::size_t>(15, available - at);
+        const auto status = length == 0 ? DecodeStatus::NeedMoreBytes
+                                        : decode({out.bytes.data() + at, length}, CodeSize::Bits64,
+                                                 entry.in);
+        if (status == DecodeStatus::NeedMoreBytes && out.count != 0)
+            break; // the next block: it starts here and has two pages
+        entry.page_offset = static_cast<std::uint16_t>(page_offset + at);
+        entry.buffer_offset = static_cast<std::uint16_t>(at);
+        entry.stack = false;
+        entry.treatment = Treatment::Interpret;
+        if (status != DecodeStatus::Ok)
+            entry.in = Instruction{};
+        else
+            entry.treatment = classify(entry.in, mode, features);
+        if (entry.treatment != Treatment::Interpret)
+            stack.visit(entry);
+        ++out.count;
+        at += entry.in.length;
+        if (ends_block(entry.treatment) || code.second != nullptr)
+            break;
+        if (entry.treatment == Treatment::Conditional && ++conditionals == kMaxConditionals)
+            break;
+    }
+    out.end_offset = static_cast<std::uint16_t>(page_offset + at);
+    if ((mode & mode::kNoStackCache) != 0)
+        for (std::size_t i = 0; i < out.count; ++i)
+            out.list[i].stack = false;
+    out.flags_wanted = wanted_flags(out);
+}
+
+} // namespace doppel::cpu::x86::frontend

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// First pass of a translation: decodes the instructions of a block and finds out what the second
+/// pass must know beforehand.
+#include <array>
+#include <cstdint>
+
+#include "cpu/translator/cache/block.hpp"
+#include "cpu/x86/decoder/instruction.hpp"
+#include "cpu/x86/system/context.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+/// How an instruction is translated.
+enum class Treatment : std::uint8_t {
+    Generic, // emitted again, operands replaced
+    Nothing, // prefetch, hint NOP
+    Lea,
+    Push,
+    Pop,
+    Leave,
+    Rdtsc,
+    Jump, // direct; likewise the following
+    Conditional,
+    CounterBranch, // LOOP, JrCXZ
+    Call,
+    IndirectJump,
+    IndirectCall,
+    Return,
+    Interpret, // ends the block: the interpreter executes it
+};
+
+struct ScannedInstruction {
+    Instruction in;
+    std::uint16_t page_offset = 0;
+    std::uint16_t buffer_offset = 0; // of its bytes in BlockScan::bytes
+    Treatment treatment = Treatment::Interpret;
+    bool stack = false;          // accesses [rsp + stack_offset], in the range of stack group …
+    std::uint8_t stack_group = 0;
+    std::int16_t stack_offset = 0; // from guest rsp before the instruction
+    std::int16_t rsp_before = 0;   // guest rsp relative to the start of the group
+};
+
+/// Stack accesses whose distance from each other is known and small: one check serves all.
+struct StackGroup {
+    std::int16_t low = 0, high = 0; // [low, high) from rsp at the start of the group
+    bool used = false;
+};
+
+struct CodeBytes {
+    const std::byte* first = nullptr; // guest bytes at the block's start …
+    std::uint32_t first_count = 0;    // … to the end of the page
+    const std::byte* second = nullptr; // the next page, for a block of one crossing instruction
+};
+
+struct BlockScan {
+    static constexpr std::size_t kMaxInstructions = 64;
+    static constexpr std::size_t kMaxGroups = 16;
+    std::array<ScannedInstruction, kMaxInstructions> list;
+    std::size_t count = 0;
+    std::array<std::uint8_t, 1024> bytes; // a copy: the guest may change its own meanwhile
+    std::array<StackGroup, kMaxGroups> groups{};
+    translator::FlagsWanted flags_wanted = translator::FlagsWanted::InRegister;
+    std::uint16_t end_offset = 0; // page offset behind the last instruction
+};
+
+inline constexpr std::uint16_t kFlagBits = 0x8d5;
+
+/// EFLAGS must be the guest's when the instruction executes.
+constexpr bool needs_flags(const Instruction& in) {
+    const bool all = (in.flags_written & kFlagBits) == kFlagBits &&
+                     !in.has(attribute::kFlagsConditional);
+    return (in.flags_read & kFlagBits) != 0 || ((in.flags_written & kFlagBits) != 0 && !all);
+}
+constexpr bool writes_flags(const Instruction& in) { return (in.flags_written & kFlagBits) != 0; }
+
+/// The host may raise a signal where the guest would have an exception.
+bool may_signal(const Instruction& in);
+
+/// `mode` is that of the block's key. The scan has at least one instruction.
+void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset,
+                std::uint32_t mode, const FeatureSet& features);
+
+} // namespace doppel::cpu::x86::frontend

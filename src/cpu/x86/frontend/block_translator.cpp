@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/frontend/block_translator.hpp"
+
+#include <utility>
+
+namespace doppel::cpu::x86::frontend {
+
+using namespace translator;
+
+void BlockTranslator::translate(Block& out) {
+    begin_ = a_.here();
+    out.begin = begin_;
+    emit_entries(out);
+    for (std::size_t i = 0; i < scan_.count && !ended_; ++i)
+        emit_instruction(scan_.list[i]);
+    if (!ended_)
+        link_jump(scan_.list[scan_.count - 1], scan_.end_offset);
+    emit_cold();
+    out.end = a_.here();
+    out.flags_wanted = scan_.flags_wanted;
+    out.guest_bytes =
+        static_cast<std::uint16_t>(scan_.end_offset - scan_.list[0].page_offset);
+    out.instructions = static_cast<std::uint16_t>(scan_.count);
+    out.signal_sites = std::move(signals_);
+}
+
+void BlockTranslator::emit_entries(Block& out) {
+    const ScannedInstruction& first = scan_.list[0];
+    a_.align(16);
+    out.far_entry = a_.here();
+    a_.byte(0x4d); // lea r14,[r13 - page_offset] with disp32: 7 bytes, so that it can be patched
+    a_.byte(0x8d);
+    a_.byte(0xb5);
+    a_.u32(static_cast<std::uint32_t>(-std::int32_t{first.page_offset}));
+    a_.store(DOPPEL_FRAME(page_va), kScratch1);
+    out.slot_poll_entry = a_.here();
+    a_.alu_mem_reg(Alu::Cmp, DOPPEL_FRAME(attention), kRsp);
+    Cold poll;
+    poll.place = a_.jump_if_later(Condition::NotEqual);
+    poll.why = Exit::Attention;
+    poll.site.page_offset = first.page_offset;
+    cold_.push_back(poll);
+    out.slot_entry = a_.here();
+    if (scan_.flags_wanted == FlagsWanted::InRegister) {
+        native_ = false;
+        saved_ = true;
+        restore_flags();
+    }
+    std::uint8_t* const over = a_.short_jump_later();
+    native_ = true;
+    saved_ = false;
+    out.native_poll_entry = a_.here();
+    a_.load(kScratch1, DOPPEL_FRAME(attention));
+    note_signal(first, true);
+    a_.load32(kScratch1, {kScratch1});
+    out.native_entry = a_.here();
+    if (scan_.flags_wanted == FlagsWanted::InSlot) {
+        save_flags();
+        native_ = false;
+    }
+    a_.bind_short(over);
+}
+
+void BlockTranslator::emit_cold() {
+    for (std::size_t i = 0; i < cold_.size(); ++i) {
+        const Cold cold = cold_[i];
+        a_.bind(cold.place);
+        if (cold.far) {
+            emit_far_cold(cold);
+            continue;
+        }
+        a_.call(stubs_.exit(cold.why, cold.flags));
+        Site site = cold.site;
+        if (cold.relative_to != nullptr)
+            site.relative = static_cast<std::int32_t>(cold.relative_to - a_.here());
+        const auto* const bytes = reinterpret_cast<const std::uint8_t*>(&site);
+        for (std::size_t n = 0; n < sizeof site; ++n)
+            a_.byte(bytes[n]);
+    }
+}
+
+void BlockTranslator::note_signal(const ScannedInstruction& at, bool poll) {
+    signals_.push_back({static_cast<std::uint32_t>(a_.here() - begin_), at.page_offset, saved_,
+                        poll});
+}
+
+void BlockTranslator::save_flags() {
+    if (saved_)
+        return;
+    a_.mov(kScratch1, kRax);
+    a_.lahf();
+    a_.seto_al();
+    a_.store16(DOPPEL_FRAME(flags), kRax);
+    a_.mov(kRax, kScratch1);
+    saved_ = true;
+}
+
+void BlockTranslator::restore_flags() {
+    if (native_)
+        return;
+    a_.mov(kScratch1, kRax);
+    a_.load16_zero_extended(kRax, DOPPEL_FRAME(flags));
+    a_.alu_imm8_al(Alu::Add, 0x7f);
+    a_.sahf();
+    a_.mov(kRax, kScratch1);
+    native_ = true;
+}
+
+void BlockTranslator::clobber_flags() {
+    save_flags();
+    native_ = false;
+}
+
+void BlockTranslator::emit_instruction(const ScannedInstruction& at) {
+    switch (at.treatment) {
+    case Treatment::Generic: emit_generic(at); break;
+    case Treatment::Nothing: break;
+    case Treatment::Lea: emit_lea(at); break;
+    case Treatment::Push: emit_push(at); break;
+    case Treatment::Pop: emit_pop(at); break;
+    case Treatment::Leave: emit_leave(at); break;
+    case Treatment::Rdtsc: emit_rdtsc(); break;
+    case Treatment::Jump: emit_jump(at); break;
+    case Treatment::Conditional: emit_conditional(at); break;
+    case Treatment::CounterBranch: emit_counter_branch(at); break;
+    case Treatment::Call: emit_call(at); break;
+    case Treatment::IndirectJump:
+    case Treatment::IndirectCall: emit_indirect(at); break;
+    case Treatment::Return: emit_return(at); break;
+    case Treatment::Interpret: emit_interpret(at); break;
+    }
+}
+
+void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
+    a_.call(stubs_.exit(Exit::Interpret, saved_ ? FlagPlace::Slot : FlagPlace::Register));
+    Site site;
+    site.page_offset = at.page_offset;
+    site.length = at.in.length;
+    if (at.in.length != 0 && at.in.type >= InstructionClass::X87)
+        site.bits = Site::kVector;
+    // XSAVE & co. are of class System.
+    if (at.in.op >= Op::Fxsave && at.in.op <= Op::Xrstors)
+        site.bits = Site::kVector;
+    const auto* const bytes = reinterpret_cast<const std::uint8_t*>(&site);
+    for (std::size_t n = 0; n < sizeof site; ++n)
+        a_.byte(bytes[n]);
+    ended_ = true;
+}
+
+} // namespace doppel::cpu::x86::frontend

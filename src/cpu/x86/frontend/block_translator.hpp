@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Second pass of a translation: emits the host code of a scanned block.
+///
+/// Shape of a block:
+///     far_entry        r13 = guest RIP, flags in the slot: notes page_va, polls
+///     slot_entry       restores the flags, if the body wants them in the register
+///     native_poll      flags in the register: polls by following header.attention
+///     native_entry     saves the flags, if the body wants them in the slot
+///     body
+///     cold code        misses, unlinked jumps: `call stub` with a Site behind it
+///
+/// Flags live in the host's EFLAGS and/or in the frame's slot. A TLB check destroys the register,
+/// so before it the flags go to the slot (unless they are there already): a fault at the access
+/// must find them. They come back when an instruction needs them.
+#include <array>
+#include <vector>
+
+#include "cpu/translator/cache/block.hpp"
+#include "cpu/translator/emit/assembler.hpp"
+#include "cpu/x86/frontend/block_scan.hpp"
+#include "cpu/x86/frontend/frame.hpp"
+#include "cpu/x86/frontend/rewrite.hpp"
+#include "cpu/x86/frontend/stubs.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+class BlockTranslator {
+public:
+    BlockTranslator(translator::Assembler& to, const Stubs& stubs, const BlockScan& scan)
+        : a_{to}, stubs_{stubs}, scan_{scan} {}
+
+    /// Fills everything of `out` but key. The result is void when the assembler is full().
+    void translate(translator::Block& out);
+
+private:
+    using Assembler = translator::Assembler;
+
+    // --- entries.cpp ---
+    void emit_entries(translator::Block& out);
+    void emit_cold();
+
+    // --- flags ---
+    void save_flags();    // into the slot; clobbers scratch 1
+    void restore_flags(); // into the register; clobbers scratch 1
+    void clobber_flags();
+
+    // --- memory.cpp ---
+    /// Where an access may go after its check: [r12 + r14 + d], [base + r14 + d], [r13 + r14], or
+    /// with `single` [r13], which leaves r14 free.
+    Mem access(const ScannedInstruction& at, std::uint32_t size, bool write, bool single);
+    /// Likewise [rsp + offset] of a push, pop, call, return; r13 is free afterwards.
+    Mem stack_access(const ScannedInstruction& at, std::int32_t offset, bool write);
+    Mem cached_stack(const ScannedInstruction& at, std::int32_t offset, std::uint32_t size,
+                     bool write, bool single);
+    void check_stack_group(const ScannedInstruction& at, std::int32_t offset, std::uint32_t size,
+                           bool write);
+    Mem checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size, bool write,
+                bool single);
+    void compute_address(const ScannedInstruction& at);
+    /// Base, index, displacement as host operands, slots and RIP loaded into scratch registers.
+    Mem address_parts(const ScannedInstruction& at);
+    bool simple_address(const Instruction& in, Mem& out) const;
+
+    // --- integer.cpp ---
+    void emit_instruction(const ScannedInstruction& at);
+    void emit_generic(const ScannedInstruction& at);
+    bool emit_slot_as_memory(const ScannedInstruction& at);
+    void emit_high_byte_memory(const ScannedInstruction& at);
+    bool assign_slots(const ScannedInstruction& at, bool single, Rewrite& out);
+    void load_slots(const Instruction& in, const Rewrite& with);
+    void store_slots(const Instruction& in, const Rewrite& with);
+    void emit_body(const ScannedInstruction& at, const Rewrite& with);
+    void emit_lea(const ScannedInstruction& at);
+    void emit_push(const ScannedInstruction& at);
+    void emit_pop(const ScannedInstruction& at);
+    void emit_leave(const ScannedInstruction& at);
+    void emit_rdtsc();
+    void emit_interpret(const ScannedInstruction& at);
+
+    // --- branch.cpp ---
+    void emit_jump(const ScannedInstruction& at);
+    void emit_conditional(const ScannedInstruction& at);
+    void emit_counter_branch(const ScannedInstruction& at);
+    void emit_call(const ScannedInstruction& at);
+    void emit_indirect(const ScannedInstruction& at);
+    void emit_return(const ScannedInstruction& at);
+    void emit_push_return_address(const ScannedInstruction& at);
+    void link_jump(const ScannedInstruction& at, std::int64_t target);
+    void far_jump(const ScannedInstruction& at, std::int64_t target, std::uint8_t undo);
+    void branch_cache_jump(const ScannedInstruction& at, std::uint8_t undo);
+    void cold_link(const ScannedInstruction& at, std::int64_t target, std::uint8_t* place);
+    bool linkable(const ScannedInstruction& at, std::int64_t target) const;
+    std::int64_t target_of(const ScannedInstruction& at) const;
+
+    /// Code out of the way: a call to a stub, or the far jump of a condition.
+    struct Cold {
+        std::uint8_t* place = nullptr; // rel32 that leads here
+        Exit why = Exit::Miss;
+        FlagPlace flags = FlagPlace::Slot;
+        std::uint8_t* relative_to = nullptr;
+        Site site;
+        bool far = false;
+        bool flags_saved = false;
+        std::int64_t target = 0;
+        const ScannedInstruction* at = nullptr;
+    };
+    void emit_far_cold(const Cold& cold);
+    void note_signal(const ScannedInstruction& at, bool poll = false);
+
+    Assembler& a_;
+    const Stubs& stubs_;
+    const BlockScan& scan_;
+    std::vector<Cold> cold_;
+    std::vector<translator::SignalSite> signals_;
+    const std::uint8_t* begin_ = nullptr;
+    std::uint8_t* exit_place_ = nullptr; // of the far entry's poll
+    bool native_ = true; // the register holds the flags
+    bool saved_ = false; // the slot holds them
+    std::array<bool, BlockScan::kMaxGroups> group_checked_{};
+    bool ended_ = false;
+};
+
+} // namespace doppel::cpu::x86::frontend

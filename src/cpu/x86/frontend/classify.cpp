@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/frontend/classify.hpp"
+
+#include "cpu/x86/frontend/frame.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+namespace {
+
+bool is_generic_integer(Op op) {
+    switch (op) {
+    case Op::Add: case Op::Or: case Op::Adc: case Op::Sbb: case Op::And: case Op::Sub:
+    case Op::Xor: case Op::Cmp: case Op::Test: case Op::Inc: case Op::Dec: case Op::Not:
+    case Op::Neg: case Op::Mul: case Op::ImulWide: case Op::Imul: case Op::Div: case Op::Idiv:
+    case Op::Rol: case Op::Ror: case Op::Rcl: case Op::Rcr: case Op::Shl: case Op::Shr:
+    case Op::Sar: case Op::Shld: case Op::Shrd: case Op::Bt: case Op::Bts: case Op::Btr:
+    case Op::Btc: case Op::Bsf: case Op::Bsr: case Op::Lzcnt: case Op::Tzcnt: case Op::Popcnt:
+    case Op::Crc32: case Op::Bswap: case Op::Movbe: case Op::Mov: case Op::Movzx: case Op::Movsx:
+    case Op::Xchg: case Op::Xadd: case Op::Cmpxchg: case Op::Cmpxchg8b: case Op::Cmpxchg16b:
+    case Op::Cmov: case Op::Set: case Op::Cbw: case Op::Cwd: case Op::Lahf: case Op::Sahf:
+    case Op::Clc: case Op::Stc: case Op::Cmc: case Op::Movnti: case Op::Adcx: case Op::Adox:
+    case Op::Andn: case Op::Bextr: case Op::Blsi: case Op::Blsmsk: case Op::Blsr: case Op::Bzhi:
+    case Op::Mulx: case Op::Pdep: case Op::Pext: case Op::Rorx: case Op::Sarx: case Op::Shlx:
+    case Op::Shrx: case Op::Pause: case Op::Lfence: case Op::Mfence: case Op::Sfence: return true;
+    default: return false;
+    }
+}
+
+bool is_generic_vector(Op op) {
+    switch (op) {
+    case Op::X87: case Op::Simd: case Op::Wait: case Op::Fninit: case Op::Fnclex: case Op::Fldcw:
+    case Op::Fnstcw: case Op::Fnstsw: case Op::FnstswAx: case Op::Emms: case Op::Ldmxcsr:
+    case Op::Stmxcsr: case Op::Pcmpestr: case Op::Pcmpistr: return true;
+    default: return false;
+    }
+}
+
+/// No #UD or #NM from CR0, CR4, XCR0.
+bool unit_enabled(const Instruction& in, std::uint32_t mode) {
+    switch (in.type) {
+    case InstructionClass::X87:
+    case InstructionClass::Mmx: return (mode & mode::kX87) != 0;
+    case InstructionClass::Sse: return (mode & mode::kSse) != 0;
+    case InstructionClass::Avx: return (mode & mode::kAvx) != 0;
+    default: return true;
+    }
+}
+
+/// A memory operand that one check of the soft TLB covers.
+bool plain_memory(const Instruction& in) {
+    if (in.memory_access == Access::None || in.memory_access == Access::Address)
+        return true;
+    return !in.has(attribute::kVsib | attribute::kMaskedMemory) && in.has_modrm() &&
+           in.modrm_mod() != 3 && in.memory_size != 0 && in.memory_size <= 64;
+}
+
+Treatment classify_branch(const Instruction& in) {
+    if (in.operand_size != 8)
+        return Treatment::Interpret;
+    switch (in.branch) {
+    case BranchKind::Jump: return Treatment::Jump;
+    case BranchKind::Call: return Treatment::Call;
+    case BranchKind::Conditional:
+        if (in.op == Op::Jcc)
+            return Treatment::Conditional;
+        return in.op == Op::Loop || in.op == Op::Jcxz ? Treatment::CounterBranch
+                                                      : Treatment::Interpret;
+    case BranchKind::IndirectJump: return Treatment::IndirectJump;
+    case BranchKind::IndirectCall: return Treatment::IndirectCall;
+    case BranchKind::Return: return Treatment::Return;
+    default: return Treatment::Interpret;
+    }
+}
+
+/// Bit-string addressing (register offset, memory operand) reaches beyond the operand.
+bool is_bit_string(const Instruction& in) {
+    return (in.op == Op::Bt || in.op == Op::Bts || in.op == Op::Btr || in.op == Op::Btc) &&
+           in.has_memory() && in.operands[1].kind == OperandKind::Gpr;
+}
+
+Treatment classify_stack(const Instruction& in) {
+    if (in.operand_size != 8)
+        return Treatment::Interpret;
+    if (in.op == Op::Pop)
+        return in.operands[0].kind == OperandKind::Gpr ? Treatment::Pop : Treatment::Interpret;
+    if (in.op == Op::Push)
+        return in.has_memory() ? Treatment::Interpret : Treatment::Push;
+    return Treatment::Leave;
+}
+
+} // namespace
+
+Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& features) {
+    if (in.feature != IsaFeature::None && !features.has(in.feature))
+        return Treatment::Interpret;
+    if (!unit_enabled(in, mode) || !plain_memory(in))
+        return Treatment::Interpret;
+    if (in.branch != BranchKind::None)
+        return classify_branch(in);
+    switch (in.op) {
+    case Op::Nop:
+    case Op::Prefetch: return Treatment::Nothing;
+    case Op::Lea: return Treatment::Lea;
+    case Op::Push:
+    case Op::Pop:
+    case Op::Leave: return classify_stack(in);
+    case Op::Rdtsc: return (mode & mode::kTsc) != 0 ? Treatment::Rdtsc : Treatment::Interpret;
+    default: break;
+    }
+    if (is_bit_string(in))
+        return Treatment::Interpret;
+    return is_generic_integer(in.op) || is_generic_vector(in.op) ? Treatment::Generic
+                                                                 : Treatment::Interpret;
+}
+
+} // namespace doppel::cpu::x86::frontend

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Which instructions are translated, and how.
+#include "cpu/x86/frontend/block_scan.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& features);
+
+} // namespace doppel::cpu::x86::frontend

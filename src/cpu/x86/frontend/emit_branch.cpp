@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Instructions that end a block or leave it: direct jumps inside the page are linked, all others
+/// go through the branch cache of the TLB instance.
+#include "cpu/x86/frontend/block_translator.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+using namespace translator;
+
+/// Relative to the start of the block's page.
+std::int64_t BlockTranslator::target_of(const ScannedInstruction& at) const {
+    return at.page_offset + at.in.length + static_cast<std::int64_t>(at.in.immediate);
+}
+
+/// Near the end of the page the target may be an instruction in two pages, which is not linked.
+bool BlockTranslator::linkable(const ScannedInstruction& at, std::int64_t target) const {
+    return target >= 0 && target <= 4096 - 15 && at.page_offset + at.in.length <= 4096;
+}
+
+void BlockTranslator::cold_link(const ScannedInstruction& at, std::int64_t target,
+                                std::uint8_t* place) {
+    Cold cold;
+    cold.place = place;
+    cold.relative_to = place;
+    cold.why = Exit::Link;
+    cold.flags = saved_ ? FlagPlace::Slot : FlagPlace::Register;
+    cold.site.page_offset = static_cast<std::uint16_t>(target);
+    cold.site.bits = static_cast<std::uint8_t>((saved_ ? Site::kInSlot : 0) |
+                                               (native_ ? Site::kInRegister : 0) |
+                                               (target <= at.page_offset ? Site::kBackward : 0));
+    cold_.push_back(cold);
+}
+
+void BlockTranslator::link_jump(const ScannedInstruction& at, std::int64_t target) {
+    ended_ = true;
+    if (!linkable(at, target)) {
+        far_jump(at, target, 0);
+        return;
+    }
+    a_.align_link(1);
+    cold_link(at, target, a_.jump_later());
+}
+
+void BlockTranslator::far_jump(const ScannedInstruction& at, std::int64_t target,
+                               std::uint8_t undo) {
+    save_flags();
+    a_.load(kScratch0, DOPPEL_FRAME(page_va));
+    a_.lea(kScratch0, {kScratch0, kNoReg, 1, static_cast<std::int32_t>(target)});
+    branch_cache_jump(at, undo);
+}
+
+/// To the guest RIP in r13; the flags are in the slot.
+void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint8_t undo) {
+    a_.rorx(kScratch1, kScratch0, 12);
+    a_.alu(Alu::Xor, kScratch1, kScratch0);
+    a_.alu_imm(Alu::And, kScratch1, TlbInstance::kBranches - 1, false);
+    a_.alu(Alu::Cmp, kScratch0, Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branch_tag)});
+    Cold miss;
+    miss.place = a_.jump_if_later(Condition::NotEqual);
+    miss.why = Exit::Branch;
+    miss.site.page_offset = at.page_offset;
+    miss.site.length = at.in.length;
+    miss.site.undo = undo;
+    miss.site.bits = at.treatment == Treatment::Return ? std::uint8_t{0} : Site::kCall;
+    cold_.push_back(miss);
+    a_.jump(Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branch_host)});
+    ended_ = true;
+}
+
+void BlockTranslator::emit_jump(const ScannedInstruction& at) { link_jump(at, target_of(at)); }
+
+void BlockTranslator::emit_conditional(const ScannedInstruction& at) {
+    restore_flags();
+    const auto condition = static_cast<Condition>(at.in.condition());
+    const std::int64_t target = target_of(at);
+    if (linkable(at, target)) {
+        a_.align_link(2);
+        cold_link(at, target, a_.jump_if_later(condition));
+        return;
+    }
+    Cold cold;
+    cold.place = a_.jump_if_later(condition);
+    cold.far = true;
+    cold.flags_saved = saved_;
+    cold.target = target;
+    cold.at = &at;
+    cold_.push_back(cold);
+}
+
+void BlockTranslator::emit_far_cold(const Cold& cold) {
+    native_ = true;
+    saved_ = cold.flags_saved;
+    far_jump(*cold.at, cold.target, 0);
+}
+
+void BlockTranslator::emit_counter_branch(const ScannedInstruction& at) {
+    const std::int64_t target = target_of(at);
+    const bool loop = at.in.op == Op::Loop;
+    if (!linkable(at, target)) {
+        emit_interpret(at);
+        return;
+    }
+    if (loop && at.in.address_size == 4)
+        a_.lea32(kRcx, {kRcx, kNoReg, 1, -1});
+    else if (loop)
+        a_.lea(kRcx, {kRcx, kNoReg, 1, -1});
+    a_.align_link(loop ? 3 : 5 + (at.in.address_size == 4 ? 1 : 0));
+    if (!loop && at.in.address_size == 4)
+        a_.byte(0x67);
+    if (loop) {
+        a_.jrcxz_over(5);
+    } else { // jrcxz taken; jmp over; taken: jmp target
+        a_.jrcxz_over(2);
+        a_.byte(0xeb);
+        a_.byte(5);
+    }
+    cold_link(at, target, a_.jump_later());
+    link_jump(at, at.page_offset + at.in.length);
+}
+
+/// The address of the next instruction goes to the guest's stack.
+void BlockTranslator::emit_push_return_address(const ScannedInstruction& at) {
+    const Mem to = stack_access(at, -8, true);
+    a_.load(kScratch0, DOPPEL_FRAME(page_va));
+    a_.lea(kScratch0, {kScratch0, kNoReg, 1, at.page_offset + at.in.length});
+    a_.store(to, kScratch0);
+    a_.lea(kGuestRsp, {kGuestRsp, kNoReg, 1, -8});
+}
+
+void BlockTranslator::emit_call(const ScannedInstruction& at) {
+    emit_push_return_address(at);
+    const std::int64_t target = target_of(at);
+    if (linkable(at, target))
+        link_jump(at, target);
+    else
+        far_jump(at, target, 8);
+}
+
+void BlockTranslator::emit_indirect(const ScannedInstruction& at) {
+    const Instruction& in = at.in;
+    if (in.has_memory())
+        a_.load(kScratch0, access(at, 8, false, false));
+    const unsigned reg = in.operands[0].reg;
+    const Mem target = in.has_memory() ? DOPPEL_FRAME(spare) : slot(reg);
+    if (at.treatment == Treatment::IndirectCall) {
+        if (in.has_memory()) {
+            a_.store(target, kScratch0);
+        } else if (reg == Rsp) { // the value before the push
+            a_.store(DOPPEL_FRAME(spare), kGuestRsp);
+        }
+        emit_push_return_address(at);
+        if (in.has_memory() || in_slot(reg))
+            a_.load(kScratch0, target);
+        else if (reg == Rsp)
+            a_.load(kScratch0, DOPPEL_FRAME(spare));
+        else
+            a_.mov(kScratch0, kHome[reg]);
+        save_flags();
+        branch_cache_jump(at, 8);
+        return;
+    }
+    save_flags();
+    if (!in.has_memory()) {
+        if (in_slot(reg))
+            a_.load(kScratch0, slot(reg));
+        else
+            a_.mov(kScratch0, kHome[reg]);
+    }
+    branch_cache_jump(at, 0);
+}
+
+void BlockTranslator::emit_return(const ScannedInstruction& at) {
+    const Mem from = stack_access(at, 0, false);
+    a_.load(kScratch0, from);
+    const bool release = at.in.operands[0].kind == OperandKind::Immediate;
+    const auto bytes = static_cast<std::int32_t>(8 + (release ? at.in.immediate : 0));
+    a_.lea(kGuestRsp, {kGuestRsp, kNoReg, 1, bytes});
+    save_flags();
+    branch_cache_jump(at, static_cast<std::uint8_t>(bytes > 255 ? 0 : bytes));
+}
+
+} // namespace doppel::cpu::x86::frontend

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Guest memory accesses: address computation and the inline check of the soft TLB. The sequences
+/// are those of docs/decisions/002.
+#include "cpu/x86/frontend/block_translator.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+using namespace translator;
+
+namespace {
+
+std::int32_t tag_offset(bool write) { return write ? DOPPEL_TLB(wtag) : DOPPEL_TLB(rtag); }
+
+void emit_index(Assembler& a, HostReg address) {
+    // bextr r14, address, r15
+    a.byte(0xc4);
+    a.byte(static_cast<std::uint8_t>(0x40 | ((address & 8) != 0 ? 0 : 0x20) | 2));
+    a.byte(0x80); // W, vvvv = ~15
+    a.byte(0xf7);
+    a.byte(static_cast<std::uint8_t>(0xc0 | (kScratch1 & 7) << 3 | (address & 7)));
+}
+
+Mem tlb_entry(std::int32_t array) { return {kTlb, kScratch1, 8, array}; }
+
+} // namespace
+
+bool BlockTranslator::simple_address(const Instruction& in, Mem& out) const {
+    if (in.memory_base == kRip || in.memory_base == kNoRegister || in_slot(in.memory_base) ||
+        in.memory_index != kNoRegister || in.memory_segment >= Fs || in.address_size != 8)
+        return false;
+    out = {kHome[in.memory_base], kNoReg, 1, static_cast<std::int32_t>(in.displacement)};
+    return true;
+}
+
+Mem BlockTranslator::address_parts(const ScannedInstruction& at) {
+    const Instruction& in = at.in;
+    Mem parts{kNoReg, kNoReg, 1, static_cast<std::int32_t>(in.displacement)};
+    if (in.memory_base == kRip) {
+        a_.load(kScratch0, DOPPEL_FRAME(page_va));
+        parts.base = kScratch0;
+        parts.displacement += at.page_offset + in.length;
+    } else if (in.memory_base != kNoRegister) {
+        parts.base = kHome[in.memory_base];
+        if (in_slot(in.memory_base)) {
+            a_.load(kScratch0, slot(in.memory_base));
+            parts.base = kScratch0;
+        }
+    }
+    if (in.memory_index != kNoRegister) {
+        parts.index = kHome[in.memory_index];
+        parts.scale = in.memory_scale;
+        if (in_slot(in.memory_index)) {
+            a_.load(kScratch1, slot(in.memory_index));
+            parts.index = kScratch1;
+        }
+    }
+    return parts;
+}
+
+/// Linear address of the memory operand into scratch 0.
+void BlockTranslator::compute_address(const ScannedInstruction& at) {
+    const Instruction& in = at.in;
+    if (in.displacement_size == 8) { // moffs
+        a_.mov_imm(kScratch0, static_cast<std::uint64_t>(in.displacement));
+    } else {
+        const Mem parts = address_parts(at);
+        if (in.address_size == 4)
+            a_.lea32(kScratch0, parts);
+        else if (parts.base == kNoReg && parts.index == kNoReg)
+            a_.mov_imm(kScratch0, static_cast<std::uint64_t>(in.displacement));
+        else
+            a_.lea(kScratch0, parts);
+    }
+    if (in.memory_segment >= Fs)
+        a_.alu(Alu::Add, kScratch0, segment_base(in.memory_segment));
+}
+
+Mem BlockTranslator::access(const ScannedInstruction& at, std::uint32_t size, bool write,
+                            bool single) {
+    if (at.stack)
+        return cached_stack(at, at.stack_offset, size, write, single);
+    clobber_flags();
+    Mem simple;
+    return checked(at, simple_address(at.in, simple) ? &simple : nullptr, size, write, single);
+}
+
+Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size,
+                             bool write, bool single) {
+    std::uint8_t* const start = a_.here();
+    const Mem tag = tlb_entry(tag_offset(write));
+    if (simple != nullptr && simple->displacement == 0) {
+        emit_index(a_, simple->base);
+        a_.load(kScratch0, tag);
+        a_.alu(Alu::Xor, kScratch0, simple->base);
+    } else {
+        if (simple != nullptr)
+            a_.lea(kScratch0, *simple);
+        else
+            compute_address(at);
+        emit_index(a_, kScratch0);
+        a_.alu(Alu::Xor, kScratch0, tag);
+    }
+    a_.alu_imm(Alu::Cmp, kScratch0, static_cast<std::int32_t>(4096 - size));
+    Cold miss;
+    miss.place = a_.jump_if_later(Condition::Above);
+    Mem result;
+    if (simple != nullptr && !single) {
+        a_.load(kScratch1, tlb_entry(DOPPEL_TLB(addend)));
+        result = {simple->base, kScratch1, 1, simple->displacement};
+    } else {
+        a_.alu(Alu::Xor, kScratch0, tag); // the address again
+        if (single)
+            a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(addend)));
+        else
+            a_.load(kScratch1, tlb_entry(DOPPEL_TLB(addend)));
+        result = {kScratch0, single ? kNoReg : kScratch1, 1, 0};
+    }
+    miss.relative_to = start;
+    miss.site = {.page_offset = at.page_offset,
+                 .length = at.in.length,
+                 .bits = static_cast<std::uint8_t>((write ? Site::kWrite : 0) |
+                                                   (single ? Site::kSingle : 0) |
+                                                   (at.in.type >= InstructionClass::X87
+                                                        ? Site::kVector
+                                                        : 0)),
+                 .size = static_cast<std::uint8_t>(size),
+                 .extra = static_cast<std::uint16_t>(a_.here() - start)};
+    cold_.push_back(miss);
+    return result;
+}
+
+void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32_t offset,
+                                        std::uint32_t size, bool write) {
+    if (group_checked_[at.stack_group])
+        return;
+    group_checked_[at.stack_group] = true;
+    const StackGroup& group = scan_.groups[at.stack_group];
+    clobber_flags();
+    std::uint8_t* const start = a_.here();
+    const std::int32_t low = group.low - at.rsp_before;
+    const std::int32_t range = group.high - group.low;
+    a_.lea(kScratch0, {kGuestRsp, kNoReg, 1, low});
+    a_.alu(Alu::Xor, kScratch0, DOPPEL_FRAME(stack_page));
+    a_.alu_imm(Alu::Cmp, kScratch0, 4096 - range);
+    Cold miss;
+    miss.place = a_.jump_if_later(Condition::Above);
+    miss.why = Exit::StackMiss;
+    miss.relative_to = start;
+    miss.site = {.page_offset = at.page_offset,
+                 .length = at.in.length,
+                 .bits = write ? Site::kWrite : std::uint8_t{0},
+                 .low = static_cast<std::int16_t>(low),
+                 .size = static_cast<std::uint8_t>(size),
+                 .extra = static_cast<std::uint16_t>(range),
+                 .first = static_cast<std::int16_t>(offset)};
+    cold_.push_back(miss);
+}
+
+Mem BlockTranslator::cached_stack(const ScannedInstruction& at, std::int32_t offset,
+                                  std::uint32_t size, bool write, bool single) {
+    check_stack_group(at, offset, size, write);
+    if (single) {
+        a_.load(kScratch0, DOPPEL_FRAME(stack_addend));
+        a_.lea(kScratch0, {kScratch0, kGuestRsp, 1, offset});
+        return {kScratch0};
+    }
+    a_.load(kScratch1, DOPPEL_FRAME(stack_addend));
+    return {kGuestRsp, kScratch1, 1, offset};
+}
+
+Mem BlockTranslator::stack_access(const ScannedInstruction& at, std::int32_t offset, bool write) {
+    if (at.stack)
+        return cached_stack(at, offset, 8, write, false);
+    clobber_flags();
+    const Mem simple{kGuestRsp, kNoReg, 1, offset};
+    return checked(at, &simple, 8, write, false);
+}
+
+} // namespace doppel::cpu::x86::frontend

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// What translated x86 code lives on: host registers and the frame behind rsp. The register homes
+/// are one table (docs/decisions/002), nothing else knows them.
+///
+///   rax rcx rdx rbx rbp rsi rdi r8-r11   the guest's registers of the same name
+///   r12                                  guest rsp
+///   r13 r14                              scratch, dead between guest instructions
+///   r15                                  TlbInstance + kControl
+///   rsp                                  &CpuState; FrameHeader lies below it
+///   [rsp + 96..127]                      guest r12-r15, in CpuState::gpr itself
+///   flags, vectors, x87                  the guest's (flags: see flag_state.hpp)
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/translator/emit/assembler.hpp"
+#include "cpu/translator/mmu/tlb_instance.hpp"
+#include "cpu/x86/cpu_state.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+using translator::HostReg;
+using translator::Mem;
+
+/// Home of each guest register; kNoReg = its slot in CpuState::gpr.
+inline constexpr std::array<HostReg, 16> kHome = {
+    translator::kRax, translator::kRcx, translator::kRdx, translator::kRbx,
+    translator::kR12, translator::kRbp, translator::kRsi, translator::kRdi,
+    translator::kR8,  translator::kR9,  translator::kR10, translator::kR11,
+    translator::kNoReg, translator::kNoReg, translator::kNoReg, translator::kNoReg};
+inline constexpr HostReg kGuestRsp = translator::kR12;
+inline constexpr HostReg kScratch0 = translator::kR13;
+inline constexpr HostReg kScratch1 = translator::kR14;
+inline constexpr HostReg kTlb = translator::kR15;
+constexpr bool in_slot(unsigned guest_register) {
+    return kHome[guest_register] == translator::kNoReg;
+}
+
+/// 128 bytes directly below CpuState. Only `attention` is touched by other threads.
+struct FrameHeader {
+    std::uint64_t tsc_offset = 0;   // guest TSC - host TSC
+    std::uint64_t host_rsp = 0;     // while translated code runs
+    std::uint64_t tlb_register = 0; // r15
+    std::uint64_t resume_r13 = 0, resume_r14 = 0;
+    std::uint64_t exit_site = 0; // address behind the call that left
+    std::uint64_t exit_r13 = 0, exit_r14 = 0;
+    std::uint64_t stack_page = kNoStackPage; // guest address of the cached stack page
+    std::uint64_t stack_addend = 0;
+    std::uint64_t spare = 0;
+    std::uint64_t page_va = 0; // linear address of the page the block in execution started in
+    /// The frame's own address, or kAttention: leave at the next poll.
+    std::atomic<std::uint64_t> attention{0};
+    std::uint64_t flags = 0;  // "the slot": lahf in bits 15:8, OF in bit 0
+    std::uint64_t resume = 0; // where to enter
+    std::uint64_t call_slot = 0; // the return address of calls to stubs passes through here
+
+    /// No guest address is near it: an access there ends the VM, see the signal handler.
+    static constexpr std::uint64_t kNoStackPage = 0x4000'0000'0000'0000;
+    /// Not an address: a poll that follows it is a SIGSEGV, which is how tight loops notice.
+    static constexpr std::uint64_t kAttention = 0x4000'0000'0000'0000;
+};
+static_assert(sizeof(FrameHeader) == 128);
+
+struct alignas(64) Frame {
+    FrameHeader header;
+    CpuState state;
+    alignas(64) std::array<std::byte, 64> bounce{}; // operand of a load that is not plain RAM
+};
+static_assert(offsetof(Frame, state) == sizeof(FrameHeader));
+static_assert(offsetof(CpuState, gpr) == 0);
+
+/// Displacement from rsp.
+constexpr std::int32_t header_offset(std::size_t offset) {
+    return static_cast<std::int32_t>(offset) - static_cast<std::int32_t>(sizeof(FrameHeader));
+}
+constexpr Mem at_rsp(std::int32_t displacement) {
+    return {translator::kRsp, translator::kNoReg, 1, displacement};
+}
+#define DOPPEL_FRAME(member)                                                                       \
+    ::doppel::cpu::x86::frontend::at_rsp(::doppel::cpu::x86::frontend::header_offset(              \
+        offsetof(::doppel::cpu::x86::frontend::FrameHeader, member)))
+constexpr Mem slot(unsigned guest_register) {
+    return at_rsp(static_cast<std::int32_t>(guest_register * 8));
+}
+inline Mem segment_base(unsigned segment) {
+    return at_rsp(static_cast<std::int32_t>(offsetof(CpuState, segment) +
+                                            segment * sizeof(Segment) + offsetof(Segment, base)));
+}
+#define DOPPEL_TLB(member)                                                                         \
+    (static_cast<std::int32_t>(offsetof(::doppel::cpu::translator::TlbInstance, member)) -         \
+     static_cast<std::int32_t>(::doppel::cpu::translator::TlbInstance::kControl))
+
+// --- flags: rflags <-> the slot ---
+constexpr std::uint64_t pack_flags(std::uint64_t rflags) {
+    return (rflags & 0xd5) << 8 | (rflags >> 11 & 1);
+}
+constexpr std::uint64_t unpack_flags(std::uint64_t rflags, std::uint64_t slot) {
+    return (rflags & ~kArithmeticFlags) | (slot >> 8 & 0xd5) | (slot & 1) << 11;
+}
+
+// --- mode bits of a block's key ---
+namespace mode {
+inline constexpr std::uint32_t kUser = 1;         // CPL 3
+inline constexpr std::uint32_t kX87 = 2;          // x87 and MMX do not fault
+inline constexpr std::uint32_t kSse = 4;
+inline constexpr std::uint32_t kAvx = 8;
+inline constexpr std::uint32_t kTsc = 16;         // RDTSC in line
+inline constexpr std::uint32_t kNoStackCache = 32; // variant: every stack access is checked
+} // namespace mode
+
+/// What stands behind a `call stub` in translated code.
+struct Site {
+    std::uint16_t page_offset = 0; // of the guest instruction (links: of the target)
+    std::uint8_t length = 0;       // of the guest instruction
+    std::uint8_t bits = 0;
+    std::int16_t low = 0;          // stack check: first byte of the range, from guest rsp
+    std::uint8_t size = 0;         // of the access (stack check: of the first one)
+    std::uint8_t undo = 0;         // a branch: how the instruction moved rsp, in bytes; see kCall
+    std::int32_t relative = 0;     // from here to: the check; a link's rel32
+    std::uint16_t extra = 0;       // from the check to the access; stack check: bytes of the range
+    std::int16_t first = 0;        // stack check: the first access, from guest rsp
+
+    static constexpr std::uint8_t kWrite = 1;
+    static constexpr std::uint8_t kVector = 2;   // the interpreter needs the vector state
+    static constexpr std::uint8_t kInSlot = 4;   // link: the flags are in the slot …
+    static constexpr std::uint8_t kInRegister = 8; // … and/or in the register
+    static constexpr std::uint8_t kBackward = 16; // link: must poll
+    static constexpr std::uint8_t kCall = 32;    // undo += 8, otherwise -=
+    static constexpr std::uint8_t kSingle = 64;  // the access is at [r13], not [… + r14]
+};
+static_assert(sizeof(Site) == 16);
+
+/// Why translated code returned to the dispatcher.
+enum class Exit : std::uint32_t {
+    Miss,      // TLB, at the site
+    StackMiss, // stack page cache
+    Link,      // direct jump not linked yet
+    Branch,    // r13 = target, not in the branch cache; the site tells how to undo
+    Stale,     // r13 = target, no site: its block is dead
+    Attention, // poll
+    Interpret, // the instruction at the site
+    HostFault, // the instruction at r13 & 0xfff raised a host signal; bit 12: a poll
+    Count
+};
+
+} // namespace doppel::cpu::x86::frontend

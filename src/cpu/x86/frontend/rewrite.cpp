@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/frontend/rewrite.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+using namespace translator;
+
+namespace {
+
+bool is_vector_class(const Instruction& in) {
+    return in.type == InstructionClass::X87 || in.type == InstructionClass::Mmx ||
+           in.type == InstructionClass::Sse || in.type == InstructionClass::Avx;
+}
+
+/// Of vector instructions with a general register: it is in ModRM.rm.
+bool general_is_rm(const Instruction& in) {
+    if (in.map == OpcodeMap::Map0F)
+        return in.opcode == 0x6e || in.opcode == 0x7e || in.opcode == 0x2a || in.opcode == 0xc4;
+    if (in.map == OpcodeMap::Map0F3A)
+        return (in.opcode >= 0x14 && in.opcode <= 0x17) || in.opcode == 0x20 || in.opcode == 0x22;
+    return false;
+}
+
+/// Register numbers of the three fields, with the extension bits of REX or VEX, mapped.
+struct Fields {
+    std::uint8_t reg = 0;
+    std::uint8_t rm = 0;
+    std::uint8_t vvvv = 0;
+    bool high = false; // one of them is ah, ch, dh, bh: no REX allowed
+};
+
+class Rewriter {
+public:
+    Rewriter(Assembler& to, const Instruction& in, const std::uint8_t* bytes, const Rewrite& with)
+        : a_{to}, in_{in}, bytes_{bytes}, with_{with} {}
+
+    bool run() {
+        find_fields();
+        if (in_.is_vex())
+            emit_vex();
+        else if (!emit_legacy())
+            return false;
+        emit_tail();
+        return true;
+    }
+
+private:
+    bool memory_form() const {
+        return in_.has_modrm() && (in_.modrm_mod() != 3 || with_.register_is_mem);
+    }
+    bool has_rex() const { return (in_.prefixes & prefix::kRex) != 0; }
+    bool plus_register() const {
+        if (in_.has_modrm())
+            return false;
+        if (in_.map == OpcodeMap::Map0F)
+            return in_.opcode >= 0xc8 && in_.opcode <= 0xcf;
+        return in_.map == OpcodeMap::Primary && ((in_.opcode >= 0x90 && in_.opcode <= 0x97) ||
+                                                 (in_.opcode >= 0xb0 && in_.opcode <= 0xbf));
+    }
+    std::uint8_t map(std::uint8_t number, bool byte_register) {
+        if (byte_register && !in_.is_vex() && !has_rex() && number >= 4) {
+            if (with_.high_as_low)
+                return static_cast<std::uint8_t>(number - 4);
+            fields_.high = true;
+            return number;
+        }
+        return with_.gpr[number];
+    }
+    void find_fields() {
+        const auto r = static_cast<std::uint8_t>((in_.rex & 4) << 1);
+        const auto b = static_cast<std::uint8_t>((in_.rex & 1) << 3);
+        const bool vector = is_vector_class(in_);
+        const bool general = in_.has(attribute::kGprOperand);
+        const bool bytes = in_.operand_size == 1 && !vector;
+        if (plus_register()) {
+            const auto number = static_cast<std::uint8_t>((in_.opcode & 7) | b);
+            fields_.rm = map(number, in_.opcode < 0xb8 && in_.opcode >= 0xb0);
+            return;
+        }
+        if (!in_.has_modrm())
+            return;
+        const auto reg = static_cast<std::uint8_t>(in_.modrm_reg() | r);
+        fields_.reg = reg;
+        if (is_group(in_))
+            fields_.reg = in_.modrm_reg();
+        else if (vector ? general && !general_is_rm(in_) : true)
+            fields_.reg = map(reg, bytes);
+        if (!memory_form()) {
+            fields_.rm = static_cast<std::uint8_t>(in_.modrm_rm() | b);
+            const bool byte_source = in_.op == Op::Movzx || in_.op == Op::Movsx
+                                         ? in_.map == OpcodeMap::Map0F && (in_.opcode & 1) == 0
+                                         : in_.op == Op::Crc32 && in_.opcode == 0xf0;
+            if (vector ? general && general_is_rm(in_) : true)
+                fields_.rm = map(fields_.rm, bytes || byte_source);
+        }
+    }
+
+    std::uint8_t extension_bits() const {
+        auto bits = static_cast<std::uint8_t>((fields_.reg & 8) >> 1);
+        if (memory_form())
+            bits |= Assembler::rex_bits(0, with_.mem);
+        else
+            bits |= static_cast<std::uint8_t>((fields_.rm & 8) >> 3);
+        return bits;
+    }
+
+    bool emit_legacy() {
+        const std::uint8_t bits = extension_bits();
+        std::uint8_t rex = static_cast<std::uint8_t>((in_.rex & 8) | bits);
+        if (rex != 0 || has_rex())
+            rex |= 0x40;
+        if (fields_.high && rex != 0)
+            return false;
+        if (in_.lock())
+            a_.byte(0xf0);
+        if ((in_.prefixes & prefix::kOperandSize) != 0)
+            a_.byte(0x66);
+        if (in_.rep())
+            a_.byte(0xf3);
+        if (in_.repne())
+            a_.byte(0xf2);
+        if (rex != 0)
+            a_.byte(rex);
+        if (in_.map != OpcodeMap::Primary)
+            a_.byte(0x0f);
+        if (in_.map == OpcodeMap::Map0F38)
+            a_.byte(0x38);
+        if (in_.map == OpcodeMap::Map0F3A)
+            a_.byte(0x3a);
+        if (plus_register())
+            a_.byte(static_cast<std::uint8_t>((in_.opcode & ~7) | (fields_.rm & 7)));
+        else
+            a_.byte(in_.opcode);
+        return true;
+    }
+
+    void emit_vex() {
+        // The byte with vvvv, L and pp stands right before the opcode in both forms.
+        const std::uint8_t last = bytes_[in_.opcode_offset - 1];
+        const auto original = static_cast<std::uint8_t>(~last >> 3 & 15);
+        const bool general = !is_vector_class(in_);
+        const std::uint8_t vvvv = general ? with_.gpr[original] : original;
+        const std::uint8_t bits = extension_bits();
+        a_.byte(0xc4);
+        a_.byte(static_cast<std::uint8_t>((~bits & 7) << 5 | static_cast<unsigned>(in_.map)));
+        a_.byte(static_cast<std::uint8_t>((in_.rex & 8) << 4 | (~vvvv & 15) << 3 | (last & 7)));
+        a_.byte(in_.opcode);
+    }
+
+    void emit_tail() {
+        if (in_.has_modrm()) {
+            if (memory_form())
+                a_.modrm(fields_.reg, with_.mem);
+            else
+                a_.byte(static_cast<std::uint8_t>(0xc0 | (fields_.reg & 7) << 3 | (fields_.rm & 7)));
+        }
+        for (unsigned i = 0; i < in_.immediate_size; ++i)
+            a_.byte(bytes_[in_.immediate_offset() + i]);
+    }
+
+    Assembler& a_;
+    const Instruction& in_;
+    const std::uint8_t* bytes_;
+    const Rewrite& with_;
+    Fields fields_;
+};
+
+} // namespace
+
+bool is_group(const Instruction& in) {
+    const std::uint8_t op = in.opcode;
+    switch (in.map) {
+    case OpcodeMap::Primary:
+        return op == 0x80 || op == 0x81 || op == 0x83 || op == 0x8f || op == 0xc0 || op == 0xc1 ||
+               (op >= 0xd0 && op <= 0xd3) || op == 0xf6 || op == 0xf7 || op == 0xfe || op == 0xff ||
+               op == 0xc6 || op == 0xc7 || (op >= 0xd8 && op <= 0xdf);
+    case OpcodeMap::Map0F:
+        return (op >= 0x90 && op <= 0x9f) || op == 0xba || op == 0xc7 ||
+               (op >= 0x18 && op <= 0x1f) || op == 0x0d || op == 0xae || op <= 0x01 ||
+               (op >= 0x71 && op <= 0x73);
+    case OpcodeMap::Map0F38: return in.is_vex() && op == 0xf3;
+    default: return false;
+    }
+}
+
+bool emit_rewritten(Assembler& to, const Instruction& in, const std::uint8_t* bytes,
+                    const Rewrite& with) {
+    return Rewriter{to, in, bytes, with}.run();
+}
+
+} // namespace doppel::cpu::x86::frontend

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// The ways into and out of translated code, generated once at the start of code memory.
+#include <array>
+#include <cstddef>
+
+#include "cpu/translator/emit/assembler.hpp"
+#include "cpu/x86/frontend/frame.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+/// Where the guest's flags are when translated code leaves.
+enum class FlagPlace : std::uint8_t { Register, Slot };
+
+struct Stubs {
+    /// Loads everything but vectors from the frame, runs from header.resume until an exit, stores
+    /// everything. Vectors, x87 and MXCSR stay the guest's.
+    using Enter = Exit (*)(CpuState* frame);
+    Enter enter = nullptr;
+    /// Targets of `call` (Stale, HostFault: of jumps).
+    std::array<std::array<const std::uint8_t*, 2>, static_cast<std::size_t>(Exit::Count)> exits{};
+
+    const std::uint8_t* exit(Exit why, FlagPlace flags) const {
+        return exits[static_cast<std::size_t>(why)][static_cast<std::size_t>(flags)];
+    }
+};
+
+Stubs emit_stubs(translator::Assembler& to);
+
+} // namespace doppel::cpu::x86::frontend
