@@ -80,6 +80,22 @@ bool CodeCache::invalidate_page(std::uint64_t gpa_page) {
 
 bool CodeCache::page_has_code(std::uint64_t gpa_page) const { return pages_.contains(gpa_page); }
 
+bool CodeCache::overlaps(std::uint64_t gpa, std::uint64_t length_bytes) const {
+    const std::uint64_t page = gpa & ~std::uint64_t{0xfff};
+    const auto found = pages_.find(page);
+    if (found == pages_.end())
+        return false;
+    for (Block* block = found->second; block != nullptr; block = next_of(*block, page)) {
+        const std::uint64_t begin = block->key.gpa;
+        const std::uint64_t end = begin + std::max<std::uint64_t>(block->guest_bytes, 1);
+        if (block->dead)
+            continue;
+        if (block->key.second_page != 0 || (gpa < end && begin < gpa + length_bytes))
+            return true;
+    }
+    return false;
+}
+
 void CodeCache::clear() {
     for (std::size_t i = 0; i < kTableSize; ++i)
         table_[i].store(nullptr, std::memory_order_relaxed);

@@ -66,6 +66,8 @@ public:
     /// Drops all blocks of a guest page. Returns whether there were any.
     bool invalidate_page(std::uint64_t gpa_page);
     bool page_has_code(std::uint64_t gpa_page) const;
+    /// A block was made from a byte of [gpa, gpa + length), which lies in one page.
+    bool overlaps(std::uint64_t gpa, std::uint64_t length_bytes) const;
     /// Drops everything; no vCPU is in translated code. Calls `page` for each page that had blocks.
     template <typename Page> void reset(Page&& page) {
         for (const auto& [gpa, first] : pages_)

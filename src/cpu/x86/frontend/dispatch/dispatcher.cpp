@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/frontend/dispatch/dispatcher.hpp"
+
+#include "cpu/x86/decoder/decoder.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+using translator::Block;
+using translator::BlockKey;
+using translator::TlbInstance;
+using translator::View;
+
+namespace {
+
+constexpr std::uint64_t kPageOffset = 0xfff;
+
+View view_of(const SystemContext& cx) {
+    switch (data_privilege(cx)) {
+    case Privilege::User: return View::User;
+    case Privilege::Supervisor: return View::Kernel;
+    default: return View::KernelAc;
+    }
+}
+
+} // namespace
+
+void Dispatcher::state_changed() {
+    x86::state_changed(cx_);
+    tlbs_.flush_all();
+    service_ = event_hint_ = true;
+}
+
+void Dispatcher::flush_tlb(const TlbFlush& flush) noexcept {
+    frame_.header.stack_page = FrameHeader::kNoStackPage;
+    switch (flush.kind) {
+    case TlbFlush::Kind::All: tlbs_.flush_all(); break;
+    case TlbFlush::Kind::NonGlobal: tlbs_.flush_non_global(); break;
+    case TlbFlush::Kind::Pcid: tlbs_.flush_pcid(flush.pcid); break;
+    case TlbFlush::Kind::Page: tlbs_.flush_page(flush.pcid, flush.linear); break;
+    }
+}
+
+void Dispatcher::drop_write(const std::byte* host_page) {
+    tlbs_.drop_write(host_page);
+    frame_.header.stack_page = FrameHeader::kNoStackPage;
+}
+
+bool Dispatcher::translatable() const {
+    const CpuState& state = cx_.state;
+    if (!cx_.code64() || (state.cr0 & CR0_PG) == 0 || (state.cpl != 0 && state.cpl != 3))
+        return false;
+    const bool alignment_checks =
+        state.cpl == 3 && (state.cr0 & CR0_AM) != 0 && (state.rflags & FLAG_AC) != 0;
+    return !alignment_checks;
+}
+
+void Dispatcher::update_mode() {
+    const CpuState& state = cx_.state;
+    translatable_ = translatable();
+    const std::uint64_t permission_bits = (state.cr0 & CR0_WP) |
+                                          (state.cr4 & (CR4_SMEP | CR4_SMAP)) |
+                                          (state.efer & EFER_NXE) << 32;
+    if (permission_bits != permission_bits_) {
+        permission_bits_ = permission_bits;
+        tlbs_.flush_all();
+    }
+    if (!translatable_)
+        return;
+    const bool no_fpu = (state.cr0 & (CR0_EM | CR0_TS)) != 0;
+    std::uint32_t features = no_fpu ? 0 : mode::kX87;
+    if (!no_fpu && (state.cr4 & CR4_OSFXSR) != 0)
+        features |= mode::kSse;
+    if ((state.cr0 & CR0_TS) == 0 && (state.cr4 & CR4_OSXSAVE) != 0 && (state.xcr0 & 6) == 6)
+        features |= mode::kAvx;
+    const bool user = state.cpl == 3;
+    if (host_tsc_ && (!user || (state.cr4 & CR4_TSD) == 0))
+        features |= mode::kTsc;
+    if (features != branch_mode_) {
+        branch_mode_ = features;
+        tlbs_.flush_branches();
+    }
+    mode_ = features | (user ? mode::kUser : 0);
+    const std::uint16_t pcid =
+        (state.cr4 & CR4_PCIDE) != 0 ? static_cast<std::uint16_t>(state.cr3 & 0xfff) : 0;
+    TlbInstance* const tlb = tlbs_.select(pcid, view_of(cx_));
+    const auto value = reinterpret_cast<std::uint64_t>(tlb) + TlbInstance::kControl;
+    if (value != frame_.header.tlb_register) {
+        frame_.header.tlb_register = value;
+        frame_.header.stack_page = FrameHeader::kNoStackPage;
+    }
+}
+
+void Dispatcher::apply_changes() {
+    const std::uint32_t changes = cx_.changes;
+    cx_.changes = 0;
+    if ((changes & (change::kMode | change::kAddressSpace | change::kReset)) != 0)
+        update_mode();
+    if ((changes & change::kActivity) != 0 ||
+        ((changes & change::kEvents) != 0 &&
+         (event_hint_ || cx_.state.pending_debug != 0 || !step_free(cx_))))
+        service_ = true;
+}
+
+/// Between two blocks: pause, kick, events. False: run() returns `result`.
+bool Dispatcher::attend(Result& result) {
+    if (frame_.header.attention.load(std::memory_order_relaxed) != calm()) {
+        frame_.header.attention = calm();
+        event_hint_ = service_ = true;
+        if (safepoint_.exchange(false)) {
+            vectors_.store();
+            cold_.safepoint();
+        }
+        if (kicked_.exchange(false)) {
+            result = Result::Kick;
+            return false;
+        }
+    }
+    if (cx_.changes != 0)
+        apply_changes();
+    if (!service_)
+        return true;
+    service_ = false;
+    const Next next = service_events(cx_);
+    vectors_.store();
+    event_hint_ = cold_.has_event();
+    if (cx_.changes != 0)
+        apply_changes();
+    if (next == Next::Execute)
+        return true;
+    result = next == Next::Halted ? Result::Halted : Result::Shutdown;
+    service_ = true;
+    return false;
+}
+
+bool Dispatcher::after_step(StepResult step, Result& result) {
+    if (step == StepResult::Shutdown) {
+        result = Result::Shutdown;
+        return false;
+    }
+    if (step == StepResult::Halted)
+        service_ = true;
+    return true;
+}
+
+bool Dispatcher::interpret(Result& result) {
+    ++fallbacks_;
+    return after_step(interpreter_.step(), result);
+}
+
+bool Dispatcher::deliver(Result& result) {
+    ++exceptions_;
+    if (deliver_fault(cx_))
+        return true;
+    result = Result::Shutdown;
+    return false;
+}
+
+/// Modes and moments that are not translated. An instruction that is known to leave the vectors
+/// alone runs with the guest's in place (STI's shadow on the way out of a kernel is frequent).
+bool Dispatcher::step_slowly(Result& result) {
+    std::uint8_t bytes[16];
+    std::uint32_t got = 0;
+    Instruction instruction;
+    if (translatable_ && fetch_linear(cx_, cx_.state.rip, bytes, 15, got) &&
+        decode({bytes, got}, CodeSize::Bits64, instruction) == DecodeStatus::Ok &&
+        !uses_vector_state(instruction))
+        return interpret(result);
+    vectors_.store();
+    return interpret(result);
+}
+
+Exit Dispatcher::enter(const std::uint8_t* at) {
+    CpuState& state = frame_.state;
+    frame_.header.resume = reinterpret_cast<std::uint64_t>(at);
+    frame_.header.flags = pack_flags(state.rflags);
+    frame_.header.tsc_offset = host_tsc_offset_ + state.tsc_offset;
+    vectors_.load();
+    ++entries_;
+    const Exit why = stubs_.enter(&state);
+    state.rflags = unpack_flags(state.rflags, frame_.header.flags);
+    return why;
+}
+
+Block* Dispatcher::block_in(std::uint64_t rip, const CodePage& page, std::uint32_t variant,
+                            bool& fault) {
+    BlockKey key{.gpa = page.gpa.value, .second_page = 0, .mode = mode_ | variant};
+    if (Block* const block = cache_.find(key); block != nullptr)
+        return block;
+    const std::byte* second = nullptr;
+    const std::uint64_t in_page = 4096 - (rip & kPageOffset);
+    if (in_page < 15) {
+        Instruction instruction;
+        const auto* const bytes = reinterpret_cast<const std::uint8_t*>(page.host);
+        if (decode({bytes, static_cast<std::size_t>(in_page)}, CodeSize::Bits64, instruction) ==
+            DecodeStatus::NeedMoreBytes) {
+            CodePage next;
+            fault = !is_canonical(rip + in_page) || !code_page(cx_, rip + in_page, next);
+            if (fault && !is_canonical(rip + in_page))
+                cx_.gp(0);
+            if (fault || next.host == nullptr)
+                return nullptr;
+            second = next.host;
+            key.second_page = next.gpa.value & ~kPageOffset;
+            if (Block* const block = cache_.find(key); block != nullptr)
+                return block;
+        }
+    }
+    vectors_.store();
+    return cold_.translate(key, page.host, second);
+}
+
+/// nullptr: `fault` tells whether cx_.fault is to be delivered; otherwise the code is not in RAM.
+Block* Dispatcher::find_block(std::uint64_t rip, std::uint32_t variant, bool& fault) {
+    CodePage page;
+    fault = false;
+    if (!is_canonical(rip)) {
+        fault = true;
+        cx_.gp(0);
+        return nullptr;
+    }
+    if (!code_page(cx_, rip, page)) {
+        fault = true;
+        return nullptr;
+    }
+    return page.host == nullptr ? nullptr : block_in(rip, page, variant, fault);
+}
+
+const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
+    const std::uint64_t rip = cx_.state.rip;
+    frame_.header.resume_r13 = rip;
+    fault = false;
+    const TlbInstance& tlb = *tlbs_.current();
+    const std::size_t index = TlbInstance::branch_index(rip);
+    if (variant == 0 && tlb.branch_tag.data()[index] == rip)
+        return tlb.branch_host.data()[index];
+    const Block* const block = find_block(rip, variant, fault);
+    if (block == nullptr)
+        return nullptr;
+    if (variant == 0)
+        tlbs_.insert_branch(rip, block->far_entry);
+    return block->far_entry;
+}
+
+Dispatcher::Result Dispatcher::run() {
+    Result result = Result::Kick;
+    service_ = event_hint_ = true;
+    cx_.changes |= change::kMode;
+    for (;;) {
+        if (!attend(result))
+            break;
+        if (!translatable_ || !step_free(cx_)) {
+            if (!step_slowly(result))
+                break;
+            continue;
+        }
+        bool fault = false;
+        const std::uint8_t* entry = find_entry(0, fault);
+        if (entry == nullptr) {
+            const bool go_on = fault ? deliver(result) : step_slowly(result);
+            if (!go_on)
+                break;
+            continue;
+        }
+        bool leave = false;
+        while (serve(enter(entry), result, leave))
+            entry = reinterpret_cast<const std::uint8_t*>(frame_.header.resume);
+        if (leave)
+            break;
+    }
+    vectors_.store();
+    return result;
+}
+
+void Dispatcher::count(VcpuStats& stats) const {
+    stats.instructions = interpreter_.instructions();
+    stats.blocks = entries_;
+    stats.tlb_misses = misses_;
+    stats.tlb_flushes = tlbs_.flushes();
+    stats.fallbacks = fallbacks_;
+    stats.exceptions = exceptions_ + interpreter_.exceptions();
+}
+
+} // namespace doppel::cpu::x86::frontend

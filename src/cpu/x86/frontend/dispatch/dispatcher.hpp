@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// The loop around translated code: finds the block for the next instruction, enters it, serves the
+/// reason why it came back. Compiled for general registers only, so that the guest's vectors stay
+/// where they are; what needs ordinary C++ goes through ColdPath.
+#include <atomic>
+#include <cstdint>
+
+#include "cpu/translator/cache/code_cache.hpp"
+#include "cpu/translator/mmu/tlb_set.hpp"
+#include "cpu/vcpu.hpp"
+#include "cpu/x86/frontend/dispatch/vector_state.hpp"
+#include "cpu/x86/frontend/frame.hpp"
+#include "cpu/x86/frontend/stubs.hpp"
+#include "cpu/x86/interpreter/interpreter.hpp"
+#include "cpu/x86/system/system.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+/// Ordinary C++; the guest's vectors have been stored. vCPU thread.
+class ColdPath {
+public:
+    /// Makes the block (or finds that another vCPU has made it meanwhile). `host` are the bytes at
+    /// key.gpa, `second` those of the second page if the key names one. Never nullptr.
+    virtual translator::Block* translate(const translator::BlockKey& key, const std::byte* host,
+                                         const std::byte* second) = 0;
+    /// Lets the unlinked jump at `site` lead to `target` from now on.
+    virtual void link(const Site& site, std::uint64_t site_address, translator::Block& target) = 0;
+    virtual bool has_event() = 0;
+    /// Another thread wants all vCPUs to stand still: returns when it is done.
+    virtual void safepoint() = 0;
+
+protected:
+    ~ColdPath() = default;
+};
+
+/// vCPU thread only, except notify() and kick().
+class Dispatcher final : public TlbListener {
+public:
+    enum class Result : std::uint8_t { Kick, Halted, Shutdown };
+
+    Dispatcher(Frame& frame, SystemContext& cx, Interpreter& interpreter, translator::TlbSet& tlbs,
+               translator::CodeCache& cache, const Stubs& stubs, VectorState& vectors,
+               ColdPath& cold)
+        : frame_{frame}, cx_{cx}, interpreter_{interpreter}, tlbs_{tlbs}, cache_{cache},
+          stubs_{stubs}, vectors_{vectors}, cold_{cold} {
+        frame_.header.attention = calm();
+    }
+
+    Result run();
+    /// Any thread, async-signal-safe.
+    void notify() noexcept { frame_.header.attention = FrameHeader::kAttention; }
+    void kick() noexcept {
+        kicked_ = true;
+        notify();
+    }
+    /// CpuState was written by somebody else.
+    void state_changed();
+    void set_tsc(bool host_tsc, std::uint64_t host_offset) {
+        host_tsc_ = host_tsc;
+        host_tsc_offset_ = host_offset;
+    }
+    /// Asks for a visit to ColdPath::safepoint(). Any thread.
+    void request_safepoint() noexcept {
+        safepoint_ = true;
+        notify();
+    }
+    /// No vCPU is in translated code: writes to the page must be seen from now on.
+    void drop_write(const std::byte* host_page);
+    void drop_code() { tlbs_.flush_branches(); }
+
+    void flush_tlb(const TlbFlush& flush) noexcept override;
+
+    void count(VcpuStats& stats) const;
+
+private:
+    std::uint64_t calm() const { return reinterpret_cast<std::uint64_t>(&frame_.state); }
+    Site site() const;
+    std::uint64_t site_rip(const Site& at) const { return frame_.header.page_va + at.page_offset; }
+
+    bool attend(Result& result);
+    void apply_changes();
+    void update_mode();
+    bool translatable() const;
+    bool step_slowly(Result& result);
+    bool interpret(Result& result);
+    bool deliver(Result& result);
+    bool after_step(StepResult step, Result& result);
+
+    /// Host address to enter for state.rip, nullptr: a fault was delivered or the interpreter must.
+    const std::uint8_t* find_entry(std::uint32_t variant, bool& fault);
+    translator::Block* find_block(std::uint64_t rip, std::uint32_t variant, bool& fault);
+    translator::Block* block_in(std::uint64_t rip, const CodePage& page, std::uint32_t variant,
+                                bool& fault);
+    Exit enter(const std::uint8_t* at);
+    /// True: go on in translated code at header.resume.
+    bool serve(Exit why, Result& result, bool& leave);
+    bool serve_miss(Result& result, bool& leave);
+    bool serve_stack_miss(Result& result, bool& leave);
+    bool serve_link();
+    bool serve_branch(Exit why, Result& result, bool& leave);
+    bool serve_host_fault(Result& result, bool& leave);
+    bool fill(std::uint64_t linear, bool write, std::byte*& host, bool& fault);
+    bool resume_at(std::uint64_t address);
+    bool bounce(const Site& at, std::uint64_t linear, std::uint64_t check);
+    bool enter_rip(std::uint64_t rip, std::uint32_t variant, bool& leave, Result& result);
+
+    Frame& frame_;
+    SystemContext& cx_;
+    Interpreter& interpreter_;
+    translator::TlbSet& tlbs_;
+    translator::CodeCache& cache_;
+    const Stubs& stubs_;
+    VectorState& vectors_;
+    ColdPath& cold_;
+    std::atomic<bool> kicked_{false};
+    std::atomic<bool> safepoint_{false};
+    std::uint32_t mode_ = 0;
+    std::uint32_t branch_mode_ = ~0u; // what the branch caches were filled for, but for kUser
+    std::uint64_t permission_bits_ = 0; // CR0.WP, CR4.SMEP, SMAP, EFER.NXE behind the TLBs' entries
+    bool event_hint_ = true;  // the InterruptPort may have something
+    bool service_ = true;     // look before the next instruction
+    bool translatable_ = false;
+    bool host_tsc_ = false;
+    std::uint64_t host_tsc_offset_ = 0;
+    std::uint64_t entries_ = 0;
+    std::uint64_t misses_ = 0;
+    std::uint64_t fallbacks_ = 0;
+    std::uint64_t exceptions_ = 0;
+};
+
+} // namespace doppel::cpu::x86::frontend

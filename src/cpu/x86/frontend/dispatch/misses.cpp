@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Why translated code came back, and what is done about it. Functions that return true have set
+/// header.resume (and r13, r14): translated code goes on there. Otherwise the loop in run() starts
+/// over at state.rip, unless `leave` is set.
+#include "cpu/x86/frontend/dispatch/dispatcher.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+using translator::Block;
+using translator::TlbInstance;
+
+namespace {
+
+constexpr std::uint64_t kPageOffset = 0xfff;
+
+} // namespace
+
+Site Dispatcher::site() const {
+    Site at;
+    __builtin_memcpy(&at, reinterpret_cast<const void*>(frame_.header.exit_site), sizeof at);
+    return at;
+}
+
+bool Dispatcher::resume_at(std::uint64_t address) {
+    frame_.header.resume = address;
+    return true;
+}
+
+/// Puts the page of `linear` into the TLB. False and not `fault`: it cannot be there for this kind
+/// of access (MMIO, code, …); `host` is then nullptr for MMIO.
+bool Dispatcher::fill(std::uint64_t linear, bool write, std::byte*& host, bool& fault) {
+    ++misses_;
+    Translation to;
+    const Privilege privilege = data_privilege(cx_);
+    host = nullptr;
+    fault = !translate(cx_, linear, write ? AccessType::Write : AccessType::Read, privilege, to);
+    if (fault)
+        return false;
+    const std::uint64_t gpa = to.gpa.value & ~kPageOffset;
+    const RamView::Region* const region = cx_.ram.find(gpa);
+    if (region == nullptr)
+        return false;
+    host = region->host + (gpa - region->base);
+    const bool plain =
+        region->states[(gpa - region->base) >> 12].load(std::memory_order_acquire) == 0;
+    const std::uint16_t permissions = allowed(cx_, to);
+    const bool writable = plain && (permissions & permission(AccessType::Write, privilege)) != 0;
+    if (write && !writable)
+        return false;
+    tlbs_.insert({.linear = linear,
+                  .host = host,
+                  .writable = writable,
+                  .global = to.global,
+                  .page_shift = to.page_shift});
+    return true;
+}
+
+/// A load from two pages or from a device: its bytes are collected in frame_.bounce, and the
+/// instruction is made to read there.
+bool Dispatcher::bounce(const Site& at, std::uint64_t linear, std::uint64_t check) {
+    if (!read_linear(cx_, linear, frame_.bounce.data(), at.size, data_privilege(cx_)))
+        return false;
+    const auto host = reinterpret_cast<std::uint64_t>(frame_.bounce.data());
+    const bool single = (at.bits & Site::kSingle) != 0;
+    frame_.header.resume_r13 = single ? host : linear;
+    frame_.header.resume_r14 = host - linear;
+    return resume_at(check + at.extra);
+}
+
+bool Dispatcher::serve_miss(Result& result, bool& leave) {
+    const Site at = site();
+    const TlbInstance& tlb = *tlbs_.current();
+    const bool write = (at.bits & Site::kWrite) != 0;
+    const std::size_t index = frame_.header.exit_r14;
+    const std::uint64_t linear =
+        frame_.header.exit_r13 ^ (write ? tlb.wtag.data() : tlb.rtag.data())[index];
+    const std::uint64_t check =
+        frame_.header.exit_site + static_cast<std::uint64_t>(std::int64_t{at.relative});
+    cx_.state.rip = site_rip(at);
+    const bool canonical = is_canonical(linear) && is_canonical(linear + at.size - 1);
+    const bool crosses = (linear & kPageOffset) + at.size > 4096;
+    bool fault = false;
+    std::byte* host = nullptr;
+    if (canonical && !crosses && fill(linear, write, host, fault))
+        return resume_at(check);
+    if (fault) {
+        leave = !deliver(result);
+        return false;
+    }
+    if (canonical && !write) {
+        if (bounce(at, linear, check))
+            return true;
+        leave = !deliver(result);
+        return false;
+    }
+    if ((at.bits & Site::kVector) != 0)
+        vectors_.store();
+    leave = !interpret(result);
+    return false;
+}
+
+bool Dispatcher::serve_stack_miss(Result& result, bool& leave) {
+    const Site at = site();
+    const std::uint64_t rsp = cx_.state.gpr.data()[Rsp];
+    const std::uint64_t low = rsp + static_cast<std::uint64_t>(std::int64_t{at.low});
+    const std::uint64_t first = rsp + static_cast<std::uint64_t>(std::int64_t{at.first});
+    cx_.state.rip = site_rip(at);
+    const bool write = (at.bits & Site::kWrite) != 0;
+    const TlbInstance& tlb = *tlbs_.current();
+    const std::size_t index = TlbInstance::index(low);
+    const std::uint64_t page = low & ~kPageOffset;
+    if ((low & kPageOffset) + at.extra <= 4096 && is_canonical(low)) {
+        if (tlb.wtag.data()[index] != page) {
+            std::byte* host = nullptr;
+            bool fault = false;
+            fill(first, write, host, fault);
+            if (fault) {
+                leave = !deliver(result);
+                return false;
+            }
+        }
+        if (tlb.wtag.data()[index] == page) {
+            frame_.header.stack_page = page;
+            frame_.header.stack_addend = tlb.addend.data()[index];
+            return resume_at(frame_.header.exit_site +
+                             static_cast<std::uint64_t>(std::int64_t{at.relative}));
+        }
+    }
+    return enter_rip(cx_.state.rip, mode::kNoStackCache, leave, result);
+}
+
+/// To the block at `rip`; what cannot be translated is interpreted.
+bool Dispatcher::enter_rip(std::uint64_t rip, std::uint32_t variant, bool& leave, Result& result) {
+    cx_.state.rip = rip;
+    bool fault = false;
+    const std::uint8_t* const entry = find_entry(variant, fault);
+    if (entry != nullptr)
+        return resume_at(reinterpret_cast<std::uint64_t>(entry));
+    if (fault)
+        leave = !deliver(result);
+    return false; // run() finds no entry either and interprets
+}
+
+bool Dispatcher::serve_link() {
+    const Site at = site();
+    cx_.state.rip = site_rip(at);
+    bool fault = false;
+    const std::uint64_t resets = cache_.resets();
+    Block* const target = find_block(cx_.state.rip, 0, fault);
+    if (target == nullptr)
+        return false; // run() will see the same and deal with it
+    if (target->key.second_page == 0 && cache_.resets() == resets) {
+        vectors_.store();
+        cold_.link(at, frame_.header.exit_site, *target);
+    }
+    frame_.header.resume_r13 = cx_.state.rip;
+    return resume_at(reinterpret_cast<std::uint64_t>(target->far_entry));
+}
+
+bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
+    const std::uint64_t target = frame_.header.exit_r13;
+    if (!is_canonical(target) && why == Exit::Branch) {
+        // The instruction itself faults: back to before it, and let the interpreter find out.
+        const Site at = site();
+        cx_.state.rip = site_rip(at);
+        const bool call = (at.bits & Site::kCall) != 0;
+        cx_.state.gpr.data()[Rsp] += call ? at.undo : -std::uint64_t{at.undo};
+        leave = !interpret(result);
+        return false;
+    }
+    return enter_rip(target, 0, leave, result);
+}
+
+bool Dispatcher::serve_host_fault(Result& result, bool& leave) {
+    const std::uint64_t info = frame_.header.exit_r13;
+    cx_.state.rip = frame_.header.page_va + (info & kPageOffset);
+    if ((info & 0x1000) != 0)
+        return false; // a poll: attend() sees to it
+    vectors_.store();
+    leave = !interpret(result);
+    return false;
+}
+
+bool Dispatcher::serve(Exit why, Result& result, bool& leave) {
+    switch (why) {
+    case Exit::Miss: return serve_miss(result, leave);
+    case Exit::StackMiss: return serve_stack_miss(result, leave);
+    case Exit::Link: return serve_link();
+    case Exit::Branch:
+    case Exit::Stale: return serve_branch(why, result, leave);
+    case Exit::Attention: cx_.state.rip = site_rip(site()); return false;
+    case Exit::HostFault: return serve_host_fault(result, leave);
+    default: break;
+    }
+    const Site at = site();
+    cx_.state.rip = site_rip(at);
+    if ((at.bits & Site::kVector) != 0)
+        vectors_.store();
+    leave = !interpret(result);
+    return false;
+}
+
+} // namespace doppel::cpu::x86::frontend

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/frontend/dispatch/vector_state.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+namespace {
+
+constexpr std::uint32_t kMxcsrDefault = 0x1f80;
+
+/// FOP, FIP and FDP of the legacy region (Intel SDM Vol. 1 §10.5.1): the guest's, never the
+/// addresses of our instructions.
+struct LastX87 {
+    std::uint16_t fop;
+    std::uint64_t fip, fdp;
+};
+
+} // namespace
+
+void VectorState::load_slow() {
+    asm volatile("xrstor64 %0" : : "m"(area_), "a"(7), "d"(0));
+    live_ = true;
+}
+
+void VectorState::store_slow() {
+    std::byte* const bytes = area_.bytes.data();
+    LastX87 last;
+    __builtin_memcpy(&last.fop, bytes + 6, 2);
+    __builtin_memcpy(&last.fip, bytes + 8, 8);
+    __builtin_memcpy(&last.fdp, bytes + 16, 8);
+    asm volatile("xsave64 %0" : "+m"(area_) : "a"(7), "d"(0));
+    __builtin_memcpy(bytes + 6, &last.fop, 2);
+    __builtin_memcpy(bytes + 8, &last.fip, 8);
+    __builtin_memcpy(bytes + 16, &last.fdp, 8);
+    asm volatile("fninit\n\tldmxcsr %0\n\tvzeroupper" : : "m"(kMxcsrDefault));
+    live_ = false;
+}
+
+std::uint64_t VectorSavingBoard::mmio_read(std::uint64_t gpa, std::uint8_t size) noexcept {
+    vectors_.store();
+    ++mmio_accesses_;
+    return board_.mmio_read(gpa, size);
+}
+
+void VectorSavingBoard::mmio_write(std::uint64_t gpa, std::uint8_t size,
+                                   std::uint64_t value) noexcept {
+    vectors_.store();
+    ++mmio_accesses_;
+    board_.mmio_write(gpa, size, value);
+}
+
+std::uint64_t VectorSavingBoard::pio_read(std::uint16_t port, std::uint8_t size) noexcept {
+    vectors_.store();
+    ++pio_accesses_;
+    return board_.pio_read(port, size);
+}
+
+void VectorSavingBoard::pio_write(std::uint16_t port, std::uint8_t size,
+                                  std::uint64_t value) noexcept {
+    vectors_.store();
+    ++pio_accesses_;
+    board_.pio_write(port, size, value);
+}
+
+bool VectorSavingBoard::prepare_ram_write(std::uint64_t gpa, std::uint64_t bytes) noexcept {
+    vectors_.store();
+    return board_.prepare_ram_write(gpa, bytes);
+}
+
+void VectorSavingBoard::finish_ram_write(std::uint64_t gpa, std::uint64_t bytes) noexcept {
+    vectors_.store();
+    board_.finish_ram_write(gpa, bytes);
+}
+
+bool VectorSavingBoard::read_msr(std::uint32_t index, std::uint64_t& value) noexcept {
+    vectors_.store();
+    return board_.read_msr(index, value);
+}
+
+bool VectorSavingBoard::write_msr(std::uint32_t index, std::uint64_t value) noexcept {
+    vectors_.store();
+    return board_.write_msr(index, value);
+}
+
+std::uint8_t VectorSavingBoard::cr8() noexcept {
+    vectors_.store();
+    return board_.cr8();
+}
+
+void VectorSavingBoard::set_cr8(std::uint8_t value) noexcept {
+    vectors_.store();
+    board_.set_cr8(value);
+}
+
+bool VectorSavingBoard::intr_pending() noexcept {
+    vectors_.store();
+    return board_.intr_pending();
+}
+
+int VectorSavingBoard::acknowledge_intr() noexcept {
+    vectors_.store();
+    ++interrupts_;
+    return board_.acknowledge_intr();
+}
+
+CpuEvent VectorSavingBoard::take_event(bool nmi_blocked, bool wait_for_sipi,
+                                       std::uint8_t& sipi_vector) noexcept {
+    vectors_.store();
+    return board_.take_event(nmi_blocked, wait_for_sipi, sipi_vector);
+}
+
+void VectorSavingBoard::init_interrupts() noexcept {
+    vectors_.store();
+    board_.init_interrupts();
+}
+
+std::uint64_t VectorSavingBoard::tsc() noexcept {
+    vectors_.store();
+    return board_.tsc();
+}
+
+} // namespace doppel::cpu::x86::frontend

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/frontend/translator_vcpu.hpp"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+
+#include "base/verify.hpp"
+#include "cpu/x86/frontend/host_signals.hpp"
+#include "cpu/x86/frontend/world.hpp"
+#include "cpu/x86/native/native_unit.hpp"
+
+namespace doppel::cpu::x86 {
+
+using namespace frontend;
+using translator::TlbInstance;
+using translator::TlbSet;
+
+namespace {
+
+/// NativeUnit for a caller that may have guest vectors live.
+class StoringUnit final : public VectorUnit {
+public:
+    StoringUnit(native::NativeUnit& unit, VectorState& vectors) : unit_{unit}, vectors_{vectors} {}
+    bool execute(SystemContext& cx, const Instruction& instruction, const std::uint8_t* bytes,
+                 std::uint64_t next) noexcept override {
+        vectors_.store();
+        return unit_.execute(cx, instruction, bytes, next);
+    }
+
+private:
+    native::NativeUnit& unit_;
+    VectorState& vectors_;
+};
+
+/// Zeroed pages for the TLB instances, backed when first touched.
+class TlbMemory {
+public:
+    static constexpr std::size_t kBytes = TlbSet::kMemoryBytes + TlbInstance::kAlignment;
+    TlbMemory()
+        : raw_{::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)} {
+        DOPPEL_VERIFY(raw_ != MAP_FAILED, "memory for the soft TLB");
+    }
+    ~TlbMemory() { ::munmap(raw_, kBytes); }
+    TlbMemory(const TlbMemory&) = delete;
+    TlbMemory& operator=(const TlbMemory&) = delete;
+    std::byte* aligned() const {
+        const auto address = reinterpret_cast<std::uintptr_t>(raw_);
+        return reinterpret_cast<std::byte*>((address + TlbInstance::kAlignment - 1) &
+                                            ~(TlbInstance::kAlignment - 1));
+    }
+
+private:
+    void* raw_;
+};
+
+} // namespace
+
+TranslatorMachine::TranslatorMachine(std::unique_ptr<World> world) : world_{std::move(world)} {}
+TranslatorMachine::~TranslatorMachine() = default;
+
+base::Result<std::unique_ptr<TranslatorMachine>>
+TranslatorMachine::create(memory::GuestMemory& memory) {
+    if (!__builtin_cpu_supports("bmi") || !__builtin_cpu_supports("bmi2") ||
+        !__builtin_cpu_supports("avx"))
+        return base::fail(base::Errc::Unsupported,
+                          "the translator needs a host CPU with BMI1, BMI2 and AVX",
+                          "use the engine 'interpreter'");
+    auto world = DOPPEL_TRY(World::create(memory));
+    return std::unique_ptr<TranslatorMachine>{new TranslatorMachine{std::move(world)}};
+}
+
+struct TranslatorVcpu::Parts final : ColdPath {
+    Parts(World& shared, const VcpuWiring& wires, unsigned vcpu_count,
+          std::unique_ptr<native::NativeUnit> native)
+        : world{shared}, wiring{wires}, vectors{frame.state.xsave}, board{wires, vectors},
+          native_unit{std::move(native)}, unit{*native_unit, vectors},
+          system{make_context(frame.state, board, wires, vcpu_count)},
+          interpreter{system, unit}, tlbs{tlb_memory.aligned()},
+          dispatcher{frame,        system,  interpreter, tlbs, world.cache(), world.stubs(),
+                     vectors, *this} {
+        system.tlb_listener = &dispatcher;
+        world.attach(dispatcher);
+    }
+    ~Parts() { world.detach(dispatcher); }
+    Parts(const Parts&) = delete;
+    Parts& operator=(const Parts&) = delete;
+
+    translator::Block* translate(const translator::BlockKey& key, const std::byte* host,
+                                 const std::byte* second) override {
+        return world.translate(key, host, second, system.features);
+    }
+    void link(const Site& site, std::uint64_t address, translator::Block& target) override {
+        world.link(site, address, target);
+    }
+    bool has_event() override { return wiring.interrupts->has_event(); }
+    void safepoint() override { world.safepoint(); }
+
+    World& world;
+    VcpuWiring wiring;
+    Frame frame;
+    VectorState vectors;
+    VectorSavingBoard board;
+    std::unique_ptr<native::NativeUnit> native_unit;
+    StoringUnit unit;
+    SystemContext system;
+    Interpreter interpreter;
+    TlbMemory tlb_memory;
+    TlbSet tlbs;
+    Dispatcher dispatcher;
+};
+
+base::Result<std::unique_ptr<TranslatorVcpu>>
+TranslatorVcpu::create(TranslatorMachine& machine, const VcpuWiring& wiring, unsigned vcpu_count) {
+    auto unit = DOPPEL_TRY(native::NativeUnit::create());
+    auto parts = std::make_unique<Parts>(*machine.world_, wiring, vcpu_count, std::move(unit));
+    std::unique_ptr<TranslatorVcpu> vcpu{new TranslatorVcpu{std::move(parts)}};
+    vcpu->reset();
+    return vcpu;
+}
+
+TranslatorVcpu::TranslatorVcpu(std::unique_ptr<Parts> parts) : parts_{std::move(parts)} {}
+TranslatorVcpu::~TranslatorVcpu() = default;
+
+VmExit TranslatorVcpu::run() {
+    const SignalScope signals{parts_->world.cache(), parts_->world.stubs()};
+    std::uint64_t host_offset = 0;
+    const bool host_tsc = parts_->wiring.tsc->is_host_tsc(host_offset);
+    parts_->dispatcher.set_tsc(host_tsc, host_offset);
+    parts_->world.enter_run();
+    const auto result = parts_->dispatcher.run();
+    parts_->world.leave_run();
+    switch (result) {
+    case Dispatcher::Result::Kick: ++counts_.kicks; return KickExit{};
+    case Dispatcher::Result::Halted: ++counts_.halts; return HaltExit{};
+    default: return ShutdownExit{};
+    }
+}
+
+void TranslatorVcpu::kick() noexcept { parts_->dispatcher.kick(); }
+void TranslatorVcpu::notify() noexcept { parts_->dispatcher.notify(); }
+
+void TranslatorVcpu::reset() {
+    x86::reset(parts_->system, parts_->wiring.index == 0 ? Bootstrap::Yes : Bootstrap::No);
+    state_changed();
+}
+
+CpuState& TranslatorVcpu::state() { return parts_->frame.state; }
+void TranslatorVcpu::state_changed() { parts_->dispatcher.state_changed(); }
+
+VcpuStats TranslatorVcpu::stats() const {
+    VcpuStats stats = counts_;
+    parts_->dispatcher.count(stats);
+    auto& cache = parts_->world.cache();
+    stats.translations = cache.blocks_made();
+    stats.translated_guest_bytes = cache.guest_bytes();
+    stats.code_cache_bytes = cache.code_bytes();
+    stats.interrupts = parts_->board.interrupts();
+    stats.mmio_accesses = parts_->board.mmio_accesses();
+    stats.pio_accesses = parts_->board.pio_accesses();
+    return stats;
+}
+
+void TranslatorVcpu::save(state::Encoder&) const {}
+
+base::Result<void> TranslatorVcpu::load(state::Decoder&) {
+    return base::fail(base::Errc::Unsupported, "loading a vCPU's state");
+}
+
+} // namespace doppel::cpu::x86

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// The engine `translator`: a vCPU whose 64-bit code runs as translated code and everything else
+/// through the interpreter.
+#include <memory>
+
+#include "cpu/x86/board_ports.hpp"
+#include "cpu/x86/vcpu.hpp"
+
+namespace doppel::cpu::x86 {
+
+namespace frontend {
+class World;
+}
+
+/// What the vCPUs of one VM share; outlives them.
+class TranslatorMachine {
+public:
+    /// Errors: OutOfMemory, Unsupported (the host lacks BMI1, BMI2 or AVX).
+    static base::Result<std::unique_ptr<TranslatorMachine>> create(memory::GuestMemory& memory);
+    ~TranslatorMachine();
+
+private:
+    friend class TranslatorVcpu;
+    explicit TranslatorMachine(std::unique_ptr<frontend::World> world);
+    std::unique_ptr<frontend::World> world_;
+};
+
+/// vCPU thread only, except kick() and notify().
+class TranslatorVcpu final : public Vcpu {
+public:
+    /// What `wiring` names, and `machine`, outlive the vCPU. As after RESET; vCPU 0 is the bootstrap
+    /// processor, the others wait for a SIPI.
+    static base::Result<std::unique_ptr<TranslatorVcpu>>
+    create(TranslatorMachine& machine, const VcpuWiring& wiring, unsigned vcpu_count);
+    ~TranslatorVcpu() override;
+
+    std::string_view engine_name() const override { return "translator"; }
+    VmExit run() override;
+    void kick() noexcept override;
+    void notify() noexcept override;
+    void reset() override;
+    void save(state::Encoder& to) const override;
+    base::Result<void> load(state::Decoder& from) override;
+    VcpuStats stats() const override;
+    CpuState& state() override;
+    void state_changed() override;
+
+private:
+    struct Parts;
+    explicit TranslatorVcpu(std::unique_ptr<Parts> parts);
+
+    std::unique_ptr<Parts> parts_;
+    VcpuStats counts_;
+};
+
+} // namespace doppel::cpu::x86

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/frontend/world.hpp"
+
+#include <algorithm>
+
+#include "cpu/x86/frontend/block_translator.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+using namespace translator;
+using memory::Gpa;
+using memory::GuestMemory;
+
+namespace {
+
+constexpr std::uint64_t kPageOffset = 0xfff;
+
+const std::uint8_t* link_entry(const Site& at, const Block& target) {
+    const bool slot = (at.bits & Site::kInSlot) != 0 &&
+                      (target.flags_wanted != FlagsWanted::InRegister ||
+                       (at.bits & Site::kInRegister) == 0);
+    if ((at.bits & Site::kBackward) != 0)
+        return slot ? target.slot_poll_entry : target.native_poll_entry;
+    return slot ? target.slot_entry : target.native_entry;
+}
+
+} // namespace
+
+base::Result<std::unique_ptr<World>> World::create(GuestMemory& memory) {
+    auto world = std::unique_ptr<World>{new World{memory}};
+    world->cache_ = DOPPEL_TRY(CodeCache::create(kCodeBytes));
+    CodeMemory& code = world->cache_->memory();
+    Assembler assembler{code.write(), code.exec(), code.size()};
+    world->stubs_ = emit_stubs(assembler);
+    world->cache_->reserve((assembler.used() + 63) & ~std::size_t{63});
+    world->cache_->set_stale_entry(world->stubs_.exit(Exit::Stale, FlagPlace::Slot));
+    memory.set_code_watcher(world.get());
+    return world;
+}
+
+World::~World() { memory_.set_code_watcher(nullptr); }
+
+void World::attach(Dispatcher& vcpu) {
+    const std::scoped_lock lock{mutex_};
+    vcpus_.push_back(&vcpu);
+}
+
+void World::detach(Dispatcher& vcpu) {
+    const std::scoped_lock lock{mutex_};
+    std::erase(vcpus_, &vcpu);
+}
+
+void World::enter_run() {
+    std::unique_lock lock{mutex_};
+    changed_.wait(lock, [this] { return !stop_; });
+    ++running_;
+}
+
+void World::leave_run() {
+    const std::scoped_lock lock{mutex_};
+    --running_;
+    changed_.notify_all();
+}
+
+void World::safepoint() {
+    leave_run();
+    enter_run();
+}
+
+/// Runs `work` while no other vCPU runs. The caller is a running vCPU.
+void World::exclusive(const std::function<void()>& work) {
+    std::unique_lock lock{mutex_};
+    --running_; // whoever stops the others may count on us
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return !stop_; });
+    if (running_ != 0) {
+        stop_ = true;
+        for (Dispatcher* const vcpu : vcpus_)
+            vcpu->request_safepoint();
+        changed_.wait(lock, [this] { return running_ == 0; });
+    }
+    work();
+    stop_ = false;
+    ++running_;
+    changed_.notify_all();
+}
+
+void World::make_code_page(std::uint64_t gpa_page) {
+    if ((memory_.page_state({gpa_page}) & GuestMemory::kPageCode) != 0)
+        return;
+    exclusive([&] {
+        memory_.set_code_page({gpa_page}, true);
+        const std::byte* const host = memory_.engine_page({gpa_page});
+        for (Dispatcher* const vcpu : vcpus_)
+            vcpu->drop_write(host);
+    });
+}
+
+void World::drop_all_code() {
+    exclusive([this] {
+        const base::MutexLock lock{cache_->mutex()};
+        if (!cache_->nearly_full())
+            return; // somebody else was faster
+        cache_->reset([this](std::uint64_t page) { memory_.set_code_page({page}, false); });
+        for (Dispatcher* const vcpu : vcpus_)
+            vcpu->drop_code();
+    });
+}
+
+Block* World::translate(const BlockKey& key, const std::byte* host, const std::byte* second,
+                        const FeatureSet& features) {
+    const std::uint64_t page = key.gpa & ~kPageOffset;
+    for (;;) {
+        if (cache_->nearly_full())
+            drop_all_code();
+        make_code_page(page);
+        if (second != nullptr)
+            make_code_page(key.second_page);
+        const base::MutexLock lock{cache_->mutex()};
+        const bool marked =
+            (memory_.page_state({page}) & GuestMemory::kPageCode) != 0 &&
+            (second == nullptr ||
+             (memory_.page_state({key.second_page}) & GuestMemory::kPageCode) != 0);
+        if (!marked || cache_->nearly_full())
+            continue; // written to, or full, in between
+        if (Block* const block = cache_->find(key); block != nullptr)
+            return block;
+        return make_block(key, host, second, features);
+    }
+}
+
+Block* World::make_block(const BlockKey& key, const std::byte* host, const std::byte* second,
+                         const FeatureSet& features) {
+    const auto offset = static_cast<std::uint16_t>(key.gpa & kPageOffset);
+    static thread_local BlockScan scan;
+    scan_block(scan, {host, 4096u - offset, second}, offset, key.mode, features);
+    std::uint8_t* const exec = cache_->free_begin();
+    Assembler assembler{cache_->memory().writable(exec), exec, cache_->free_bytes()};
+    Block block;
+    block.key = key;
+    BlockTranslator{assembler, stubs_, scan}.translate(block);
+    DOPPEL_VERIFY(!assembler.full(), "a block fits in the room that nearly_full() leaves");
+    return &cache_->add_block(std::move(block));
+}
+
+void World::link(const Site& site, std::uint64_t site_address, Block& target) {
+    const base::MutexLock lock{cache_->mutex()};
+    auto* const behind = reinterpret_cast<std::uint8_t*>(site_address);
+    const Block* const from = cache_->find_by_host(behind);
+    if (from == nullptr || from->dead ||
+        ((from->key.gpa ^ target.key.gpa) & ~kPageOffset) != 0)
+        return;
+    cache_->link(behind + site.relative, behind - 5, target, link_entry(site, target));
+}
+
+void World::on_code_write(Gpa gpa, std::uint64_t length_bytes, Moment moment) noexcept {
+    const base::MutexLock lock{cache_->mutex()};
+    const std::uint64_t page = gpa.page().value;
+    if (cache_->overlaps(gpa.value, length_bytes))
+        cache_->invalidate_page(page);
+    if (moment == Moment::After && !cache_->page_has_code(page))
+        memory_.set_code_page({page}, false);
+}
+
+} // namespace doppel::cpu::x86::frontend
