@@ -139,7 +139,8 @@ private:
         const std::uint8_t last = bytes_[in_.opcode_offset - 1];
         const auto original = static_cast<std::uint8_t>(~last >> 3 & 15);
         const bool general = !is_vector_class(in_);
-        const std::uint8_t vvvv = general ? with_.gpr[original] : original;
+        const std::uint8_t vvvv =
+            general ? static_cast<std::uint8_t>(with_.gpr[original]) : original;
         const std::uint8_t bits = extension_bits();
         a_.byte(0xc4);
         a_.byte(static_cast<std::uint8_t>((~bits & 7) << 5 | static_cast<unsigned>(in_.map)));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/verify.hpp"
 #include "cpu/x86/frontend/block_translator.hpp"
 
 namespace doppel::cpu::x86::frontend {
