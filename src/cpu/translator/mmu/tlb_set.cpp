@@ -92,6 +92,11 @@ void TlbSet::insert_branch(std::uint64_t rip, const std::uint8_t* host) {
     add(instance.code_pages, page_hash(rip));
 }
 
+void TlbSet::drop_branch(std::uint64_t rip) {
+    const std::size_t index = TlbInstance::branch_index(rip);
+    current_->tlb->branch_tag[index] = TlbInstance::empty_branch_tag(index);
+}
+
 void TlbSet::empty_entry(Instance& instance, std::size_t index) {
     instance.tlb->rtag[index] = TlbInstance::empty_tag(index);
     instance.tlb->wtag[index] = TlbInstance::empty_tag(index);

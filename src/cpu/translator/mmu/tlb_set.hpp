@@ -39,6 +39,7 @@ public:
     /// Into the current instance.
     void insert(const Entry& entry);
     void insert_branch(std::uint64_t rip, const std::uint8_t* host);
+    void drop_branch(std::uint64_t rip); // of the current instance
 
     // --- flushes of all views ---
     void flush_all();

@@ -122,6 +122,9 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
                                                    (single ? Site::kSingle : 0) |
                                                    (at.in.type >= InstructionClass::X87
                                                         ? Site::kVector
+                                                        : 0) |
+                                                   (at.in.has(attribute::kAligned)
+                                                        ? Site::kAligned
                                                         : 0)),
                  .size = static_cast<std::uint8_t>(size),
                  .extra = static_cast<std::uint16_t>(a_.here() - start)};

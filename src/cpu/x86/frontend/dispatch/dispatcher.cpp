@@ -183,14 +183,17 @@ Exit Dispatcher::enter(const std::uint8_t* at) {
 
 Block* Dispatcher::block_in(std::uint64_t rip, const CodePage& page, std::uint32_t variant,
                             bool& fault) {
-    BlockKey key{.gpa = page.gpa.value, .second_page = 0, .mode = mode_ | variant};
+    const std::uint64_t offset = rip & kPageOffset;
+    BlockKey key{.gpa = (page.gpa.value & ~kPageOffset) | offset,
+                 .second_page = 0,
+                 .mode = mode_ | variant};
     if (Block* const block = cache_.find(key); block != nullptr)
         return block;
     const std::byte* second = nullptr;
-    const std::uint64_t in_page = 4096 - (rip & kPageOffset);
+    const std::uint64_t in_page = 4096 - offset;
     if (in_page < 15) {
         Instruction instruction;
-        const auto* const bytes = reinterpret_cast<const std::uint8_t*>(page.host);
+        const auto* const bytes = reinterpret_cast<const std::uint8_t*>(page.host + offset);
         if (decode({bytes, static_cast<std::size_t>(in_page)}, CodeSize::Bits64, instruction) ==
             DecodeStatus::NeedMoreBytes) {
             CodePage next;
@@ -206,7 +209,7 @@ Block* Dispatcher::block_in(std::uint64_t rip, const CodePage& page, std::uint32
         }
     }
     vectors_.store();
-    return cold_.translate(key, page.host, second);
+    return cold_.translate(key, page.host + offset, second);
 }
 
 /// nullptr: `fault` tells whether cx_.fault is to be delivered; otherwise the code is not in RAM.

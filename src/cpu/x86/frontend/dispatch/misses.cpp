@@ -81,13 +81,14 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
     const bool crosses = (linear & kPageOffset) + at.size > 4096;
     bool fault = false;
     std::byte* host = nullptr;
-    if (canonical && !crosses && fill(linear, write, host, fault))
+    const bool aligned = (at.bits & Site::kAligned) == 0 || linear % at.size == 0;
+    if (canonical && aligned && !crosses && fill(linear, write, host, fault))
         return resume_at(check);
     if (fault) {
         leave = !deliver(result);
         return false;
     }
-    if (canonical && !write) {
+    if (canonical && aligned && !write) {
         if (bounce(at, linear, check))
             return true;
         leave = !deliver(result);
@@ -168,6 +169,8 @@ bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
         leave = !interpret(result);
         return false;
     }
+    if (why == Exit::Stale)
+        tlbs_.drop_branch(target);
     return enter_rip(target, 0, leave, result);
 }
 

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Random instruction streams on both engines: registers, flags, memory and the fault must agree.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <random>
+#include <string>
+
+#include <fmt/core.h>
+
+#include "cpu/x86/decoder/decoder.hpp"
+#include "cpu/x86/frontend/classify.hpp"
+#include "cpu/x86/frontend/frame.hpp"
+#include "cpu/x86/frontend/test_machine.hpp"
+#include "cpu/x86/system/system.hpp"
+
+namespace doppel::cpu::x86::frontend {
+namespace {
+
+class Generator {
+public:
+    explicit Generator(std::uint64_t seed) : random_{seed} {}
+
+    std::uint64_t next() { return random_(); }
+    std::uint64_t below(std::uint64_t n) { return random_() % n; }
+
+    /// One instruction of a kind that is translated; no branches except short forward ones.
+    std::vector<std::uint8_t> instruction(const FeatureSet& features) {
+        for (;;) {
+            std::vector<std::uint8_t> bytes;
+            for (unsigned i = 0; i < 15; ++i)
+                bytes.push_back(static_cast<std::uint8_t>(random_()));
+            shape(bytes);
+            Instruction in;
+            if (decode(bytes, CodeSize::Bits64, in) != DecodeStatus::Ok)
+                continue;
+            const auto treatment = classify(in, mode::kX87 | mode::kSse | mode::kAvx, features);
+            if (!acceptable(in, treatment))
+                continue;
+            bytes.resize(in.length);
+            tame(bytes, in);
+            return bytes;
+        }
+    }
+
+private:
+    void shape(std::vector<std::uint8_t>& bytes) {
+        switch (below(8)) {
+        case 0: break;
+        case 1: bytes[0] = 0x0f; break;
+        case 2: bytes[0] = 0x66; break;
+        case 3: bytes[0] = 0xc5; break;
+        case 4: bytes[0] = 0xc4; bytes[1] = static_cast<std::uint8_t>((bytes[1] & 0xe0) | (1 + below(3))); break;
+        case 5: bytes[0] = static_cast<std::uint8_t>(0x40 | (bytes[0] & 15)); bytes[1] = 0x0f; break;
+        default: bytes[0] = static_cast<std::uint8_t>(0x40 | (bytes[0] & 15)); break;
+        }
+    }
+    bool acceptable(const Instruction& in, Treatment treatment) {
+        if (treatment == Treatment::Interpret || treatment == Treatment::Rdtsc)
+            return false;
+        if (in.type == InstructionClass::X87 || in.type == InstructionClass::Mmx)
+            return below(8) == 0 && in.op != Op::Fldcw;
+        if (in.type != InstructionClass::Alu && in.op == Op::Ldmxcsr)
+            return false;
+        switch (treatment) {
+        case Treatment::Jump: case Treatment::Call: case Treatment::IndirectJump:
+        case Treatment::IndirectCall: case Treatment::Return: case Treatment::CounterBranch:
+            return false;
+        default: break;
+        }
+        if (treatment == Treatment::Conditional)
+            return in.immediate_size == 1;
+        if (in.has_memory() && in.memory_segment >= Fs)
+            return false;
+        return !in.has_memory() || in.memory_base != kRip || below(20) == 0;
+    }
+    /// Displacements small, forward jumps short.
+    void tame(std::vector<std::uint8_t>& bytes, const Instruction& in) {
+        if (in.branch == BranchKind::Conditional)
+            bytes[in.immediate_offset()] = 0;
+        if (in.has_memory() && in.displacement_size == 4 && below(16) != 0)
+            for (unsigned i = 1; i < 4; ++i)
+                bytes[in.displacement_offset() + i] = 0;
+    }
+
+    std::mt19937_64 random_;
+};
+
+std::string hex(std::span<const std::uint8_t> bytes) {
+    std::string text;
+    for (const auto byte : bytes)
+        text += fmt::format("{:02x}", byte);
+    return text;
+}
+
+struct Case {
+    std::uint16_t undefined = 0;      // flags at the end
+    std::uint16_t ever_undefined = 0; // at some point, where a fault may end it
+    std::vector<std::uint8_t> code;
+    std::array<std::uint64_t, 16> gpr{};
+    std::uint64_t rflags = 2;
+    std::vector<std::uint8_t> data;
+    std::array<std::byte, XsaveArea::kBytes> xsave{};
+};
+
+Case make_case(Generator& generator, const FeatureSet& features) {
+    Case made;
+    const auto count = 1 + generator.below(12);
+    for (std::uint64_t i = 0; i < count; ++i) {
+        const auto bytes = generator.instruction(features);
+        Instruction in;
+        (void)decode(bytes, CodeSize::Bits64, in);
+        if ((in.flags_read & made.undefined) != 0)
+            continue;
+        if (!in.has(attribute::kFlagsConditional))
+            made.undefined = static_cast<std::uint16_t>(made.undefined & ~in.flags_written);
+        made.undefined = static_cast<std::uint16_t>(made.undefined | in.flags_undefined);
+        made.ever_undefined =
+            static_cast<std::uint16_t>(made.ever_undefined | in.flags_undefined);
+        made.code.insert(made.code.end(), bytes.begin(), bytes.end());
+    }
+    made.code.push_back(0xf4);
+    for (auto& value : made.gpr)
+        value = generator.below(4) == 0 ? generator.next() >> generator.below(64)
+                                        : kDataAt + 0x100 + generator.below(kDataBytes - 0x400);
+    made.gpr[Rsp] = kDataAt + 0x1000 + generator.below(0x200) * 8;
+    made.gpr[Rcx] = generator.below(3) == 0 ? made.gpr[Rcx] : generator.below(64);
+    made.rflags = 2 | (generator.next() & 0x8d5);
+    made.data.resize(kDataBytes);
+    for (auto& byte : made.data)
+        byte = static_cast<std::uint8_t>(generator.next());
+    const std::uint16_t control = 0x37f;
+    const std::uint32_t mxcsr = 0x1f80;
+    std::memcpy(made.xsave.data(), &control, 2);
+    std::memcpy(made.xsave.data() + 24, &mxcsr, 4);
+    for (std::size_t i = 160; i < 416; ++i)
+        made.xsave[i] = static_cast<std::byte>(generator.next());
+    for (std::size_t i = 576; i < 832; ++i)
+        made.xsave[i] = static_cast<std::byte>(generator.next());
+    made.xsave[512] = std::byte{7};
+    return made;
+}
+
+VmExit run(TestMachine& machine, const Case& test, std::uint64_t at) {
+    machine.enter_long_mode();
+    machine.write(at, test.code);
+    machine.write(kDataAt, test.data);
+    machine.state().gpr = test.gpr;
+    machine.state().rip = at;
+    machine.state().rflags = test.rflags;
+    machine.state().xsave.bytes = test.xsave;
+    machine.vcpu().state_changed();
+    return machine.vcpu().run();
+}
+
+std::string difference(TestMachine& a, TestMachine& b, std::uint64_t undefined) {
+    const CpuState& x = a.state();
+    const CpuState& y = b.state();
+    for (unsigned i = 0; i < 16; ++i)
+        if (x.gpr[i] != y.gpr[i])
+            return fmt::format("gpr {}: {:#x} {:#x}", i, x.gpr[i], y.gpr[i]);
+    if (x.rip != y.rip)
+        return fmt::format("rip {:#x} {:#x}", x.rip, y.rip);
+    if (((x.rflags ^ y.rflags) & ~undefined) != 0)
+        return fmt::format("rflags {:#x} {:#x}", x.rflags, y.rflags);
+    if (x.cr2 != y.cr2)
+        return fmt::format("cr2 {:#x} {:#x}", x.cr2, y.cr2);
+    for (std::size_t i = 160; i < 832; ++i) // x87 pointers are compared elsewhere
+        if (i < 416 || i >= 576)
+            if (x.xsave.bytes[i] != y.xsave.bytes[i])
+                return fmt::format("xsave byte {}", i);
+    const auto p = a.data();
+    const auto q = b.data();
+    for (std::size_t i = 0; i < p.size(); ++i)
+        if (p[i] != q[i])
+            return fmt::format("memory at {:#x}: {:#x} {:#x}", kDataAt + i,
+                               std::to_integer<int>(p[i]), std::to_integer<int>(q[i]));
+    return {};
+}
+
+TEST_CASE("random instructions do the same on both engines") {
+    TestMachine interpreter{TestMachine::Kind::Interpreter};
+    TestMachine translator{TestMachine::Kind::Translator};
+    const auto model = *description::find_cpu_model("x86-64-v3");
+    const FeatureSet features = features_of(model);
+    const char* const seed = std::getenv("DOPPEL_SEED");
+    const char* const cases = std::getenv("DOPPEL_CASES");
+    Generator generator{seed != nullptr ? std::strtoull(seed, nullptr, 0) : 1};
+    const std::uint64_t count = cases != nullptr ? std::strtoull(cases, nullptr, 0) : 20'000;
+    unsigned failures = 0;
+    for (std::uint64_t i = 0; i < count && failures < 10; ++i) {
+        const Case test = make_case(generator, features);
+        const std::uint64_t at = kCodeAt + 0x1000 * (i % 64) + generator.below(4096);
+        if (std::getenv("DOPPEL_TRACE") != nullptr)
+            fmt::print(stderr, "case {} at {:#x} code {}\n", i, at, hex(test.code));
+        const VmExit x = run(interpreter, test, at);
+        const VmExit y = run(translator, test, at);
+        std::string text = x.index() != y.index() ? "different exit" : difference(
+                                                                   interpreter, translator, std::holds_alternative<HaltExit>(x) ? test.undefined : test.ever_undefined);
+        if (text.empty())
+            continue;
+        ++failures;
+        FAIL_CHECK(fmt::format("case {}: {} code {} at {:#x} flags {:#x}", i, text, hex(test.code), at, test.rflags));
+    }
+}
+
+} // namespace
+} // namespace doppel::cpu::x86::frontend

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Two vCPUs of the same kind of machine, one on each engine, for tests: identity-mapped long mode,
+/// no devices.
+#include <cstring>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cpu/x86/frontend/translator_vcpu.hpp"
+#include "cpu/x86/interpreter/vcpu/interpreter_vcpu.hpp"
+#include "description/cpu_model.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+class NoInterrupts final : public InterruptPort {
+public:
+    bool has_event() const noexcept override { return false; }
+    bool intr_pending() noexcept override { return false; }
+    std::optional<std::uint8_t> acknowledge_intr() noexcept override { return std::nullopt; }
+    CpuEvent take_event(bool, bool, std::uint8_t&) noexcept override { return CpuEvent::None; }
+    std::uint8_t cr8() const noexcept override { return 0; }
+    void set_cr8(std::uint8_t) noexcept override {}
+    std::optional<std::uint64_t> read_msr(std::uint32_t) noexcept override { return std::nullopt; }
+    bool write_msr(std::uint32_t, std::uint64_t) noexcept override { return false; }
+    std::uint64_t mmio_page() const noexcept override { return UINT64_MAX; }
+    std::uint32_t mmio_read(std::uint32_t) noexcept override { return 0; }
+    void mmio_write(std::uint32_t, std::uint32_t) noexcept override {}
+    void init_reset() noexcept override {}
+};
+
+class FixedTsc final : public TscSource {
+public:
+    std::uint64_t read() const noexcept override { return 42; }
+    std::uint64_t frequency_hz() const noexcept override { return 1'000'000'000; }
+    bool is_host_tsc(std::uint64_t&) const noexcept override { return false; }
+};
+
+inline constexpr std::uint64_t kRamBytes = 8 << 20;
+inline constexpr std::uint64_t kCodeAt = 0x200000;
+inline constexpr std::uint64_t kDataAt = 0x400000;
+inline constexpr std::uint64_t kDataBytes = 0x4000;
+
+class TestMachine {
+public:
+    enum class Kind { Interpreter, Translator };
+
+    explicit TestMachine(Kind kind) {
+        const memory::RamRegion region{{0}, kRamBytes};
+        memory_ = std::move(*memory::GuestMemory::create({&region, 1}));
+        model_ = *description::find_cpu_model("x86-64-v3");
+        const VcpuWiring wiring{0,         memory_.get(), &pio_, &mmio_, &interrupts_,
+                                nullptr, &tsc_,         &model_};
+        if (kind == Kind::Interpreter) {
+            vcpu_ = std::move(*InterpreterVcpu::create(wiring, 1));
+        } else {
+            shared_ = std::move(*TranslatorMachine::create(*memory_));
+            vcpu_ = std::move(*TranslatorVcpu::create(*shared_, wiring, 1));
+        }
+        map_identity();
+    }
+
+    memory::GuestMemory& memory() { return *memory_; }
+    Vcpu& vcpu() { return *vcpu_; }
+    CpuState& state() { return vcpu_->state(); }
+
+    /// 64-bit mode, flat segments, paging on, interrupts off; registers zero.
+    void enter_long_mode(unsigned cpl = 0) {
+        vcpu_->reset();
+        CpuState& s = state();
+        s.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
+        s.cr3 = 0x1000;
+        s.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_PGE;
+        s.efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
+        s.xcr0 = 7;
+        s.cpl = static_cast<std::uint8_t>(cpl);
+        const auto dpl = static_cast<std::uint16_t>(cpl << 5);
+        for (auto& segment : s.segment)
+            segment = {0, 0xffff'ffff, static_cast<std::uint16_t>(0x10 | cpl),
+                       static_cast<std::uint16_t>(0xc093 | dpl)};
+        s.segment[Cs] = {0, 0xffff'ffff, static_cast<std::uint16_t>(0x8 | cpl),
+                         static_cast<std::uint16_t>(0xa09b | dpl)};
+        s.gpr = {};
+        s.gpr[Rsp] = kDataAt + kDataBytes - 0x800;
+        s.rip = kCodeAt;
+        s.rflags = 2;
+        vcpu_->state_changed();
+    }
+    void write(std::uint64_t gpa, std::span<const std::uint8_t> bytes) {
+        (void)memory_->write({gpa}, std::as_bytes(bytes));
+    }
+    std::vector<std::byte> data() {
+        std::vector<std::byte> bytes(kDataBytes);
+        (void)memory_->read({kDataAt}, bytes);
+        return bytes;
+    }
+
+private:
+    void map_identity() {
+        const auto put = [&](std::uint64_t at, std::uint64_t value) {
+            (void)memory_->store(memory::Gpa{at}, value);
+        };
+        put(0x1000, 0x2000 | 7);
+        put(0x2000, 0x3000 | 7);
+        for (std::uint64_t i = 0; i < kRamBytes >> 21; ++i) {
+            put(0x3000 + i * 8, (0x4000 + i * 0x1000) | 7);
+            for (std::uint64_t page = 0; page < 512; ++page)
+                put(0x4000 + i * 0x1000 + page * 8, (i << 21 | page << 12) | 7);
+        }
+    }
+
+    std::unique_ptr<memory::GuestMemory> memory_;
+    bus::AddressSpace pio_{bus::AddressSpace::Kind::Pio};
+    bus::AddressSpace mmio_{bus::AddressSpace::Kind::Mmio};
+    NoInterrupts interrupts_;
+    FixedTsc tsc_;
+    description::CpuModel model_;
+    std::unique_ptr<TranslatorMachine> shared_;
+    std::unique_ptr<Vcpu> vcpu_;
+};
+
+} // namespace doppel::cpu::x86::frontend
