@@ -78,6 +78,17 @@ bool is_bit_string(const Instruction& in) {
            in.has_memory() && in.operands[1].kind == OperandKind::Gpr;
 }
 
+/// ah and its like, where a REX prefix or a change of places with al would be in the way.
+bool is_awkward_high_byte(const Instruction& in) {
+    bool high = false;
+    bool stack_pointer = false;
+    for (const Operand& operand : in.operands) {
+        high |= operand.kind == OperandKind::GprHigh;
+        stack_pointer |= operand.kind == OperandKind::Gpr && operand.reg == Rsp;
+    }
+    return high && (stack_pointer || (in.op == Op::Cmpxchg && in.has_memory()));
+}
+
 Treatment classify_stack(const Instruction& in) {
     if (in.operand_size != 8)
         return Treatment::Interpret;
@@ -107,7 +118,7 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     case Op::Rdtsc: return (mode & mode::kTsc) != 0 ? Treatment::Rdtsc : Treatment::Interpret;
     default: break;
     }
-    if (is_bit_string(in))
+    if (is_bit_string(in) || is_awkward_high_byte(in))
         return Treatment::Interpret;
     return is_generic_integer(in.op) || is_generic_vector(in.op) ? Treatment::Generic
                                                                  : Treatment::Interpret;
