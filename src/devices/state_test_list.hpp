@@ -24,6 +24,7 @@
 #include "devices/pci/config_access.hpp"
 #include "devices/pci/host_bridge.hpp"
 #include "devices/pci/test_function.hpp"
+#include "devices/pvclock/pvclock.hpp"
 #include "devices/test_rig.hpp"
 
 namespace doppel::devices::test {
@@ -35,6 +36,7 @@ struct World {
     CollectingSink sink;
     FakeSource source;
     FakeTsc tsc{time};
+    FakeGuestTsc guest_tsc{time};
     memory::RamRegion region{{0}, 1 << 20};
     std::unique_ptr<memory::GuestMemory> memory = memory::GuestMemory::create({&region, 1}).value();
     std::vector<std::unique_ptr<ApicBus>> apic_buses{}; // outlive the APICs on them
@@ -160,6 +162,35 @@ inline std::vector<Entry> time_devices() {
     };
 }
 
+/// Four MSRs of each of two vCPUs, eight bytes each; guests give addresses within RAM more often.
+struct PvClockDoor final : bus::IoHandler {
+    PvClock& clock;
+    explicit PvClockDoor(PvClock& c) : clock{c} {}
+    static std::uint32_t msr(std::uint64_t offset) {
+        const std::uint32_t legacy = 0x11 + (offset >> 3 & 1);
+        return (offset & 16) != 0 ? 0x4b56'4cef + legacy : legacy;
+    }
+    std::uint64_t io_read(bus::IoAccess io) override {
+        return clock.read_msr(io.offset >> 5 & 1, msr(io.offset)).value_or(0);
+    }
+    void io_write(bus::IoAccess io, std::uint64_t value) override {
+        clock.write_msr(io.offset >> 5 & 1, msr(io.offset), value);
+        if (value % 8 == 0)
+            clock.refresh();
+    }
+};
+
+inline std::vector<Entry> paravirtual_devices() {
+    return {
+        {"PvClock",
+         [](World& w) -> Subject {
+             auto d = std::make_unique<PvClock>(2, *w.memory, w.guest_tsc, w.time, w.wall);
+             auto& door = *w.doors.emplace_back(std::make_unique<PvClockDoor>(*d));
+             return {std::move(d), {{&door, 64, 8}}};
+         }},
+    };
+}
+
 inline std::vector<Entry> interrupt_devices() {
     return {
         {"Pic8259",
@@ -216,7 +247,8 @@ inline std::vector<Entry> pci_devices() {
 
 inline std::vector<Entry> all_devices() {
     std::vector<Entry> all;
-    for (const auto& group : {port_devices(), time_devices(), interrupt_devices(), pci_devices()})
+    for (const auto& group : {port_devices(), time_devices(), interrupt_devices(), pci_devices(),
+                              paravirtual_devices()})
         all.insert(all.end(), group.begin(), group.end());
     return all;
 }

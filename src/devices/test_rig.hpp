@@ -11,6 +11,7 @@
 #include "chardev/backend.hpp"
 #include "cpu/interrupt_port.hpp"
 #include "devices/apic/apic_timer.hpp"
+#include "devices/pvclock/pvclock.hpp"
 
 namespace doppel::devices::test {
 
@@ -57,6 +58,22 @@ struct FakeTsc final : TscPort {
     explicit FakeTsc(const base::Clock& c) : clock{c} {}
     std::uint64_t now() const noexcept override { return clock.now_ns() * 2; }
     std::uint64_t ns_at(std::uint64_t tsc) const noexcept override { return tsc / 2 + tsc % 2; }
+};
+
+/// The same for every vCPU, and whatever a guest made of it.
+struct FakeGuestTsc final : GuestTsc {
+    const base::Clock& clock;
+    std::uint64_t hz = 2'000'000'000;
+    std::uint64_t lead_ticks = 0;
+    std::map<unsigned, std::uint64_t> offsets;
+    explicit FakeGuestTsc(const base::Clock& c) : clock{c} {}
+    std::uint64_t read(unsigned vcpu) const noexcept override {
+        const auto offset = offsets.find(vcpu);
+        return Frequency{hz}.ticks_at(clock.now_ns()) + lead_ticks +
+               (offset == offsets.end() ? 0 : offset->second);
+    }
+    std::uint64_t frequency_hz() const noexcept override { return hz; }
+    bool is_synchronized() const noexcept override { return offsets.empty(); }
 };
 
 struct FakeWakeup final : cpu::Wakeup {

@@ -10,6 +10,7 @@
 
 #include "base/clock.hpp"
 #include "devices/device.hpp"
+#include "devices/pvclock/time_scale.hpp"
 #include "memory/guest_memory.hpp"
 
 namespace doppel::devices {
@@ -24,21 +25,22 @@ public:
     virtual bool is_synchronized() const noexcept = 0;
 };
 
-/// Any thread; guarded by the device mutex.
-class PvClock final
-    : public StatefulDevice<PvClock> {
+/// Any thread; guarded by the device mutex, which is held while time pages are written, so that
+/// no two threads write one at once.
+class PvClock final : public StatefulDevice<PvClock> {
 public:
     static constexpr std::uint32_t MSR_KVM_WALL_CLOCK = 0x11, MSR_KVM_SYSTEM_TIME = 0x12,
                                    MSR_KVM_WALL_CLOCK_NEW = 0x4b56'4d00,
                                    MSR_KVM_SYSTEM_TIME_NEW = 0x4b56'4d01;
-    /// CPUID leaf 4000'0001h, EAX: what the board shows when it has a PvClock.
+    /// CPUID leaf 4000'0001h, EAX, of a board that has a PvClock: KVM_FEATURE_CLOCKSOURCE,
+    /// KVM_FEATURE_CLOCKSOURCE2, KVM_FEATURE_CLOCKSOURCE_STABLE_BIT.
     static constexpr std::uint32_t kCpuidFeatures = 1u << 0 | 1u << 3 | 1u << 24;
 
     struct State {
-        std::uint64_t wall_clock = 0;           // MSR as written
-        std::vector<std::uint64_t> system_time; // one MSR per vCPU, as written
-        std::uint64_t master_tsc = 0;           // the pair that all time pages are made from
-        std::uint64_t master_ns = 0;
+        std::uint64_t wall_clock = 0;             // MSR as written
+        std::vector<std::uint64_t> system_time{}; // one MSR per vCPU, as written
+        std::uint64_t master_tsc = 0;             // while the TSCs are synchronized, all time pages
+        std::uint64_t master_ns = 0;              // are made from this one pair of readings
     };
     static constexpr auto kSchema =
         state::schema("pvclock", 1, state::field(1, "wall_clock", &State::wall_clock),
@@ -46,14 +48,15 @@ public:
                       state::field(3, "master_tsc", &State::master_tsc),
                       state::field(4, "master_ns", &State::master_ns));
 
+    /// `clock` is what the guest's system time counts; all references outlive the device.
     PvClock(unsigned vcpus, memory::GuestMemory& memory, const GuestTsc& tsc,
             const base::Clock& clock, const base::WallClock& wall_clock);
 
-    /// Empty or false: not one of ours, or a value that is a #GP(0).
+    /// Empty or false: not one of ours (#GP(0) when nobody else has it). Addresses outside RAM are
+    /// taken and nothing is written there.
     std::optional<std::uint64_t> read_msr(unsigned vcpu, std::uint32_t index) const noexcept;
     bool write_msr(unsigned vcpu, std::uint32_t index, std::uint64_t value) noexcept;
-    /// After a TSC was written by its guest, and after the VM was loaded: makes all time pages
-    /// anew.
+    /// After a guest wrote a TSC, and after the VM was loaded: makes all time pages anew.
     void refresh() noexcept;
 
     void reset() override;
@@ -62,11 +65,17 @@ private:
     friend StatefulDevice<PvClock>;
     base::Result<void> check(const State& state) const;
 
+    bool has_time_page() const DOPPEL_REQUIRES(mutex_);
+    void update_master() DOPPEL_REQUIRES(mutex_);
+    void write_time_page(unsigned vcpu) DOPPEL_REQUIRES(mutex_);
+    void write_wall_clock() DOPPEL_REQUIRES(mutex_);
+
     const unsigned vcpus_;
     memory::GuestMemory& memory_;
     const GuestTsc& tsc_;
     const base::Clock& clock_;
     const base::WallClock& wall_clock_;
+    const TimeScale scale_;
     State state_ DOPPEL_GUARDED_BY(mutex_);
 };
 
