@@ -20,6 +20,9 @@
 #include "devices/legacy/pit8254.hpp"
 #include "devices/legacy/reset_control.hpp"
 #include "devices/legacy/uart16550.hpp"
+#include "devices/pci/config_access.hpp"
+#include "devices/pci/host_bridge.hpp"
+#include "devices/pci/pci_bus.hpp"
 #include "firmware/acpi/tables.hpp"
 #include "machine/boot_state.hpp"
 #include "machine/pc_map.hpp"
@@ -157,12 +160,17 @@ struct Pc::Impl final : bus::IrqSink {
                             [this] { host.power.power_off(); }};
     devices::ResetControl reset_control{[this] { host.power.reset_requested(); }};
     devices::Uart16550 com1{{*this, pc::kIrqCom1}, host.console, &host.console, host.timers};
+    devices::PciBus pci_bus{pio, mmio, io_apic, pc::kGsiPci, apic_bus};
+    devices::PciConfigPorts pci_ports{pci_bus, &reset_control};
+    devices::PciEcam pci_ecam{pci_bus};
+    devices::PciBridge host_bridge{devices::PciBridge::kHost};
     std::unique_ptr<devices::FwCfg> fw_cfg;
     std::unique_ptr<devices::DebugExit> debug_exit;
 
     Result<void> build();
     void build_apics();
     Result<void> build_fw_cfg();
+    Result<void> build_pci();
     /// ISA interrupt: to the 8259 pair and to the I/O APIC.
     void set_irq_level(std::uint32_t irq, bool level) noexcept override {
         pic.set_irq_level(irq, level);
@@ -200,6 +208,15 @@ Result<void> Pc::Impl::build_fw_cfg() {
     return pio.map({pc::kFwCfg, devices::FwCfg::kPortBytes, "fw_cfg", {1, 8, true}, fw_cfg.get()});
 }
 
+Result<void> Pc::Impl::build_pci() {
+    using devices::PciConfigPorts;
+    using devices::PciEcam;
+    DOPPEL_TRY_VOID(pci_bus.add({0, 0, 0}, host_bridge));
+    DOPPEL_TRY_VOID(pio.map({pc::kPciConfig, PciConfigPorts::kPortCount, "pci configuration",
+                             PciConfigPorts::kRules, &pci_ports}));
+    return mmio.map({pc::kEcam, PciEcam::kBytes, "pci ecam", PciEcam::kRules, &pci_ecam});
+}
+
 Result<void> Pc::Impl::build() {
     memory = DOPPEL_TRY(memory::GuestMemory::create(ram_regions(config.memory_bytes)));
     build_apics();
@@ -213,6 +230,7 @@ Result<void> Pc::Impl::build() {
     DOPPEL_TRY_VOID(pio.map({pc::kI8042Data, 1, "i8042 data", kBytes, &i8042.data()}));
     DOPPEL_TRY_VOID(pio.map({pc::kI8042Command, 1, "i8042 command", kBytes, &i8042.command()}));
     DOPPEL_TRY_VOID(pio.map({pc::kPort92, 1, "port 92h", kBytes, &i8042.port92()}));
+    DOPPEL_TRY_VOID(build_pci());
     DOPPEL_TRY_VOID(build_fw_cfg());
     DOPPEL_TRY_VOID(pio.map({pc::kPit, 4, "pit", kBytes, &pit.counters()}));
     DOPPEL_TRY_VOID(pio.map({pc::kPortB, 1, "port 61h", kBytes, &pit.port61()}));
@@ -222,7 +240,6 @@ Result<void> Pc::Impl::build() {
         pio.map({pc::kAcpiPm, devices::AcpiPm::kBlockBytes, "acpi pm", kDwords, &acpi_pm.block()}));
     DOPPEL_TRY_VOID(pio.map(
         {pc::kAcpiGpe0, devices::AcpiPm::kGpeBytes, "acpi gpe0", kDwords, &acpi_pm.gpe0()}));
-    DOPPEL_TRY_VOID(pio.map({pc::kReset, 1, "reset", kBytes, &reset_control}));
     DOPPEL_TRY_VOID(pio.map({pc::kCom1, 8, "com1", kBytes, &com1}));
     if (config.debug_exit_port) {
         debug_exit = std::make_unique<devices::DebugExit>(
@@ -289,6 +306,8 @@ std::vector<std::pair<std::string, devices::Device*>> Pc::chips() {
         {"i8042", &b.i8042},
         {"acpi-pm", &b.acpi_pm},
         {"reset-control", &b.reset_control},
+        {"pci-ports", &b.pci_ports},
+        {"pci-00.0", &b.host_bridge},
         {"fw_cfg", b.fw_cfg.get()},
         {"com1", &b.com1},
     };

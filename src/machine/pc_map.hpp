@@ -26,8 +26,7 @@ inline constexpr std::uint64_t kPciWindow64Size = 0x40'0000'0000;
 inline constexpr std::uint16_t kPicMaster = 0x20, kPicSlave = 0xa0, kElcr = 0x4d0, kPit = 0x40,
                                kPortB = 0x61, kI8042Data = 0x60, kI8042Command = 0x64, kRtc = 0x70,
                                kPort92 = 0x92, kCom1 = 0x3f8, kFwCfg = 0x510, kAcpiPm = 0x600,
-                               kAcpiGpe0 = 0x620, kReset = 0xcf9, kPciAddress = 0xcf8,
-                               kPciData = 0xcfc;
+                               kAcpiGpe0 = 0x620, kReset = 0xcf9, kPciConfig = 0xcf8;
 
 // --- global system interrupts; the 8254 is wired to GSI 2 (ACPI override), the rest 1:1 ---
 inline constexpr std::uint32_t kIrqTimer = 0, kIrqKeyboard = 1, kIrqCom1 = 4, kIrqRtc = 8,
