@@ -88,28 +88,36 @@ inline constexpr std::uint8_t kRex = 0x40;     // a REX byte that counts stands 
 
 /// Bits of Instruction::attributes.
 namespace attribute {
-inline constexpr std::uint16_t kPrivileged = 0x0001; // #GP(0) unless CPL is 0 (or real mode)
-inline constexpr std::uint16_t kProtectedOnly =
-    0x0002;                                       // #UD in real and V86 mode (LAR, LLDT, VEX, …)
-inline constexpr std::uint16_t kAligned = 0x0004; // memory operand: #GP unless aligned to its size
-inline constexpr std::uint16_t kMxcsr = 0x0008;   // result or exceptions depend on MXCSR
-inline constexpr std::uint16_t kX87State =
-    0x0010; // reads or writes x87/MMX registers or environment
-inline constexpr std::uint16_t kVectorState = 0x0020; // reads or writes XMM/YMM registers
-inline constexpr std::uint16_t kVsib = 0x0040;        // memory_index is a vector register (gather)
-inline constexpr std::uint16_t kMaskedMemory =
-    0x0080; // elements accessed under a mask: VMASKMOV, gather
-inline constexpr std::uint16_t kFlagsConditional = 0x0100; // may leave flags_written as they were
-inline constexpr std::uint16_t kGprOperand =
-    0x0200; // vector or x87 class, but reads or writes a GPR
-inline constexpr std::uint16_t kEndsBlock =
-    0x0400;                                        // no branch, yet the code after it may run in
-                                                   // another mode or mapping (MOV CR, POPF, STI, …)
-inline constexpr std::uint16_t kLockable = 0x0800; // LOCK is legal with a memory destination
-inline constexpr std::uint16_t kIoplSensitive =
-    0x1000; // IOPL decides: CLI STI PUSHF POPF IRET IN OUT …
-inline constexpr std::uint16_t kX87NoWait =
-    0x2000; // x87 instruction that ignores pending exceptions
+// #GP(0) unless CPL is 0 (or real mode); CLAC, STAC, MONITOR, MWAIT raise #UD instead.
+inline constexpr std::uint16_t kPrivileged = 0x0001;
+// #UD in real and V86 mode: LAR, LLDT, ARPL, …, everything VEX-coded.
+inline constexpr std::uint16_t kProtectedOnly = 0x0002;
+// The memory operand, if there is one, must be aligned to its size: #GP(0).
+inline constexpr std::uint16_t kAligned = 0x0004;
+// Result or exceptions depend on MXCSR.
+inline constexpr std::uint16_t kMxcsr = 0x0008;
+// Reads or writes x87 or MMX registers or their environment.
+inline constexpr std::uint16_t kX87State = 0x0010;
+// Reads or writes XMM or YMM registers.
+inline constexpr std::uint16_t kVectorState = 0x0020;
+// memory_index is a vector register (gather).
+inline constexpr std::uint16_t kVsib = 0x0040;
+// Elements are accessed under a mask and fault only where it is set: VMASKMOV, MASKMOV, gather.
+inline constexpr std::uint16_t kMaskedMemory = 0x0080;
+// May leave flags_written as they were: shifts by cl, REP CMPS with rcx = 0.
+inline constexpr std::uint16_t kFlagsConditional = 0x0100;
+// x87, MMX, SSE or AVX class, but reads or writes a general register that is not part of the
+// address.
+inline constexpr std::uint16_t kGprOperand = 0x0200;
+// No branch, yet the code behind it may run in another mode or mapping: MOV CR, POPF, STI, MOV SS,
+// …
+inline constexpr std::uint16_t kEndsBlock = 0x0400;
+// LOCK would be legal with a memory destination.
+inline constexpr std::uint16_t kLockable = 0x0800;
+// IOPL decides: CLI STI PUSHF POPF IRET INT IN OUT INS OUTS.
+inline constexpr std::uint16_t kIoplSensitive = 0x1000;
+// x87 instruction that ignores pending exceptions: FNINIT, FNSTSW, …
+inline constexpr std::uint16_t kX87NoWait = 0x2000;
 } // namespace attribute
 
 inline constexpr std::uint8_t kNoRegister = 0xff;

@@ -30,7 +30,7 @@ inline constexpr Row kSystemRows[] = {
     {"0F.01 reg /1 rm3 np", Op::Stac, "", "sys smap priv ends"},
     {"0F.01 reg /2 rm0 np", Op::Xgetbv, "", "sys xsave ir:c iw:ad"},
     {"0F.01 reg /2 rm1 np", Op::Xsetbv, "", "sys xsave ir:acd priv ends"},
-    {"0F.01 reg /3 rm1 np", Op::Vmmcall, "", "sys svm ix:*"},
+    {"0F.01 reg /3 rm1", Op::Vmmcall, "", "sys svm ix:*"},
     {"0F.01 reg /7 rm0 m64", Op::Swapgs, "", "sys longmode priv"},
     {"0F.01 reg /7 rm1", Op::Rdtscp, "", "sys rdtscp iw:adc"},
     {"0F.02", Op::Lar, "Gv+ Evw", "sys prot w:z"},

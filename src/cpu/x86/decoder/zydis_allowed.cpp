@@ -124,6 +124,18 @@ bool registers_allowed(const Disagreement& d) {
 
 } // namespace
 
+bool is_hidden_instruction(std::span<const std::uint8_t> bytes, CodeSize code_size) {
+    const bool long_mode = code_size == CodeSize::Bits64;
+    ZydisDecoder decoder;
+    ZydisDecoderInit(&decoder,
+                     long_mode ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
+                     long_mode ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    ZydisDecodedInstruction theirs;
+    return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, nullptr, bytes.data(), bytes.size(),
+                                                      &theirs)) &&
+           is_hidden(theirs);
+}
+
 bool is_allowed(const Disagreement& d) {
     if (d.field == "status")
         return status_allowed(d);

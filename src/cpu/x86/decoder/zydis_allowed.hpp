@@ -23,4 +23,7 @@ struct Disagreement {
 
 bool is_allowed(const Disagreement& disagreement);
 
+/// An instruction of a set that guests are never offered (AVX-512, XOP, VMX, …).
+bool is_hidden_instruction(std::span<const std::uint8_t> bytes, CodeSize code_size);
+
 } // namespace doppel::cpu::x86

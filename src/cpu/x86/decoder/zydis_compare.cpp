@@ -212,11 +212,11 @@ Difference compare_registers(const Pair& pair) {
         if (operand.type == ZYDIS_OPERAND_TYPE_MEMORY) {
             for (const auto reg : {operand.mem.base, operand.mem.index})
                 if (is_gpr(reg))
-                    read |= 1u << number_of(reg);
+                    read |= 1u << (number_of(reg) & 15u);
         }
         if (operand.type != ZYDIS_OPERAND_TYPE_REGISTER || !is_gpr(operand.reg.value))
             continue;
-        const unsigned bit = 1u << number_of(operand.reg.value);
+        const unsigned bit = 1u << (number_of(operand.reg.value) & 15u);
         const unsigned access = access_of(operand);
         if ((access & 1) != 0 || ((access & 2) != 0 && operand.size < 32))
             read |= bit;
