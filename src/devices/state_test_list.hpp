@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/verify.hpp"
 #include "devices/apic/io_apic.hpp"
 #include "devices/apic/local_apic.hpp"
 #include "devices/device.hpp"
@@ -225,7 +226,7 @@ inline std::vector<Entry> interrupt_devices() {
 inline Subject pci_subject(World& w, std::unique_ptr<PciDevice> device) {
     auto& rig = *w.pci_rigs.emplace_back(std::make_unique<PciRig>());
     auto& door = *w.doors.emplace_back(std::make_unique<BarDoor>(rig));
-    static_cast<void>(rig.bus.add({}, *device));
+    DOPPEL_VERIFY(rig.bus.add({}, *device), "an empty bus");
     std::vector<Range> ranges{{&rig.ecam, 256, 1, 3}, {&door, 0x4000, 4, 2}, {&door, 16, 4}};
     return {std::move(device), ranges};
 }

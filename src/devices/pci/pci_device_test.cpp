@@ -37,7 +37,7 @@ struct Rig : test::PciRig {
     void signal(unsigned vector) { out(8, vector); }
     void set_intx(bool level) { out(12, level); }
     void set_vector(unsigned vector, std::uint64_t address, std::uint32_t data, bool masked) {
-        const auto entry = TestFunction::kTable + vector * 16;
+        const auto entry = TestFunction::kTable + vector * MsixTable::kEntryBytes;
         out(entry, address, 8);
         out(entry + 8, data);
         out(entry + 12, masked);
