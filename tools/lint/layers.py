@@ -54,6 +54,11 @@ class Layers:
         return f'{mine} must not include "{header}": {theirs} is not among what it may use'
 
 
+def is_test(source: str) -> bool:
+    name = source.rsplit("/", 1)[-1]
+    return name.startswith("test_") or "_test." in name or "_test_" in name
+
+
 def check_include(layers: Layers, root: Path, source: str, kind: str, header: str) -> str | None:
     if kind == "<":
         if header in NEVER:
@@ -61,7 +66,7 @@ def check_include(layers: Layers, root: Path, source: str, kind: str, header: st
         if header in NOT_IN_HEADERS and source.endswith(".hpp"):
             return f"<{header}> is slow to compile: only in .cpp files"
         return None
-    if source.endswith("_test.cpp"):
+    if is_test(source):
         return None
     if not (root / "src" / header).is_file():
         return f'"{header}" does not exist below src/ (includes are relative to it)'
