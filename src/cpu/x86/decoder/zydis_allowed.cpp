@@ -122,6 +122,17 @@ bool registers_allowed(const Disagreement& d) {
     }
 }
 
+/// SDM Vol. 2 table 2-21 (exception class 4): legacy instructions without alignment check.
+bool unaligned_by_table(const Instruction& in) {
+    if (in.is_vex() || in.has(attribute::kAligned))
+        return false;
+    if (in.map == OpcodeMap::Map0F3A) // PCMPESTRM .. PCMPISTRI
+        return in.opcode >= 0x60 && in.opcode <= 0x63;
+    const bool movups = in.opcode == 0x10 || in.opcode == 0x11;
+    const bool movdqu = (in.opcode == 0x6f || in.opcode == 0x7f) && in.rep();
+    return movups || movdqu || in.opcode == 0xf0 || in.opcode == 0xf7; // LDDQU, MASKMOVDQU
+}
+
 } // namespace
 
 bool is_hidden_instruction(std::span<const std::uint8_t> bytes, CodeSize code_size) {
@@ -145,6 +156,12 @@ bool is_allowed(const Disagreement& d) {
         return registers_allowed(d);
     if (d.field == "operand size")
         return size_allowed(d);
+    if (d.field == "alignment")
+        return unaligned_by_table(*d.ours);
+    if (d.field == "MXCSR") // they move it: no exceptions, so in another class
+        return d.ours->op == Op::Ldmxcsr || d.ours->op == Op::Stmxcsr;
+    if (d.field == "operation")
+        return d.ours->op == Op::Xchg && d.ours->opcode == 0x90; // F3 41 90, see above
     // Zydis 4.0 sees a base in SIB with mod 0, base 5, REX.B and 32-bit addresses; SDM Vol. 2 table
     // 2-3 and AMD Zen 5: none.
     if (d.field == "base")

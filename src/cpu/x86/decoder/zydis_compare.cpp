@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "cpu/x86/decoder/zydis_allowed.hpp"
+#include "cpu/x86/disassembler/disassembler.hpp"
 
 namespace doppel::cpu::x86 {
 namespace {
@@ -273,8 +274,88 @@ Difference compare_shape(const Pair& pair) {
     return {};
 }
 
+/// Operations whose name does not begin Zydis's mnemonic, and what does.
+std::string_view mnemonic_start(Op op) {
+    switch (op) {
+    case Op::ImulWide: return "imul";
+    case Op::Jcc:
+    case Op::Jcxz: return "j";
+    case Op::Set: return "set";
+    case Op::Cbw: return "c"; // CBW, CWDE, CDQE; CWD, CDQ, CQO
+    case Op::Cwd: return "c";
+    case Op::JmpFar: return "jmp";
+    case Op::CallFar: return "call";
+    case Op::RetFar: return "ret";
+    case Op::PushSegment: return "push";
+    case Op::PopSegment: return "pop";
+    case Op::MovFromSegment:
+    case Op::MovToSegment:
+    case Op::MovFromControl:
+    case Op::MovToControl:
+    case Op::MovFromDebug:
+    case Op::MovToDebug: return "mov";
+    case Op::LoadFarPointer: return "l";
+    case Op::X87: return "f";
+    case Op::Wait: return "fwait";
+    case Op::FnstswAx: return "fnstsw";
+    case Op::Emms:
+    case Op::Ldmxcsr:
+    case Op::Stmxcsr:
+    case Op::MaskMov:
+    case Op::VmaskMov:
+    case Op::Gather:
+    case Op::Pcmpestr:
+    case Op::Pcmpistr:
+    case Op::Nop:
+    case Op::Simd: return ""; // several, with and without v
+    default: return op_name(op);
+    }
+}
+
+/// The rest of the mnemonic is a size, a condition or a hint: short.
+Difference compare_name(const Pair& pair) {
+    const std::string_view theirs = ZydisMnemonicGetString(pair.theirs.mnemonic);
+    const auto start = mnemonic_start(pair.ours.op);
+    if (!start.empty() && start.size() > 1 &&
+        (!theirs.starts_with(start) || theirs.size() > start.size() + 3))
+        return {"operation", fmt::format("ours {}", op_name(pair.ours.op))};
+    if (start.size() == 1 && theirs.front() != start.front())
+        return {"operation", fmt::format("ours {}", op_name(pair.ours.op))};
+    return {};
+}
+
+/// SDM Vol. 2 §2.4: the exception class says whether memory must be aligned and MXCSR matters.
+Difference compare_attributes(const Pair& pair) {
+    const Instruction& in = pair.ours;
+    const bool has_mmx = in.has(attribute::kX87State);
+    if (in.has_memory() && in.memory_size >= 16 && in.memory_access != Access::Address) {
+        bool aligned = false;
+        switch (pair.theirs.meta.exception_class) {
+        case ZYDIS_EXCEPTION_CLASS_NONE: return {};
+        case ZYDIS_EXCEPTION_CLASS_SSE1:
+        case ZYDIS_EXCEPTION_CLASS_SSE2:
+        case ZYDIS_EXCEPTION_CLASS_SSE4:
+        case ZYDIS_EXCEPTION_CLASS_AVX1: aligned = true; break;
+        default: break;
+        }
+        if (aligned != in.has(attribute::kAligned))
+            return differ("alignment", in.has(attribute::kAligned), aligned);
+    }
+    switch (pair.theirs.meta.exception_class) {
+    case ZYDIS_EXCEPTION_CLASS_SSE2:
+    case ZYDIS_EXCEPTION_CLASS_SSE3:
+    case ZYDIS_EXCEPTION_CLASS_AVX2:
+    case ZYDIS_EXCEPTION_CLASS_AVX3:
+    case ZYDIS_EXCEPTION_CLASS_AVX11:
+        return in.has(attribute::kMxcsr) ? Difference{} : differ("MXCSR", 0, 1);
+    case ZYDIS_EXCEPTION_CLASS_NONE: return {};
+    default: return in.has(attribute::kMxcsr) && !has_mmx ? differ("MXCSR", 1, 0) : Difference{};
+    }
+}
+
 Difference compare_defined(const Pair& pair) {
-    for (const auto check : {compare_shape, compare_operands, compare_flags, compare_registers})
+    for (const auto check : {compare_shape, compare_name, compare_operands, compare_flags,
+                             compare_registers, compare_attributes})
         if (auto found = check(pair); !found.field.empty())
             return found;
     return {};
