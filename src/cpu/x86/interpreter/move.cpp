@@ -273,7 +273,7 @@ bool op_enter(Execution& x) {
     }
     top -= frame_bytes;
     std::uint64_t linear; // the last word of the frame must be writable
-    if (!linear_address(x.cx, Ss, offset(top), size, AccessType::Write, linear, 0) ||
+    if (!linear_address(x.cx, Ss, offset(top), size, AccessType::Write, linear, size) ||
         !probe_linear(x.cx, linear, size, AccessType::Write, data_privilege(x.cx)))
         return false;
     set_gpr(x, Rbp, size, frame);

@@ -17,6 +17,26 @@ bool selected(const VectorRegisters::Bytes& mask, unsigned last_byte) {
     return (mask[last_byte] & 0x80) != 0;
 }
 
+bool any_selected(const VectorRegisters::Bytes& mask, unsigned bytes, unsigned element) {
+    for (unsigned at = 0; at < bytes; at += element)
+        if (selected(mask, at + element - 1))
+            return true;
+    return false;
+}
+
+/// Element accesses know no #AC.
+bool read_element(SystemContext& cx, SegmentIndex segment, std::uint64_t offset, void* to,
+                  std::uint32_t bytes) {
+    std::uint64_t linear;
+    return linear_address(cx, segment, offset, bytes, AccessType::Read, linear, 0) &&
+           read_linear(cx, linear, to, bytes, data_privilege(cx));
+}
+bool write_element(SystemContext& cx, SegmentIndex segment, std::uint64_t offset, const void* from,
+                   std::uint32_t bytes) {
+    std::uint64_t linear;
+    return linear_address(cx, segment, offset, bytes, AccessType::Write, linear, 0) &&
+           write_linear(cx, linear, from, bytes, data_privilege(cx));
+}
 /// Raises what a write would raise, writes nothing.
 bool probe_write(SystemContext& cx, SegmentIndex segment, std::uint64_t offset,
                  std::uint32_t bytes) {
@@ -35,8 +55,8 @@ bool store_selected(SystemContext& cx, const Instruction& in, std::uint64_t offs
             return false;
     for (unsigned at = 0; at < bytes; at += element)
         if (selected(mask, at + element - 1) &&
-            !write_data(cx, segment_of(in), (offset + at) & address_mask(in), data.data() + at,
-                        element))
+            !write_element(cx, segment_of(in), (offset + at) & address_mask(in), data.data() + at,
+                           element))
             return false;
     return true;
 }
@@ -49,14 +69,19 @@ bool vmaskmov(SystemContext& cx, const Instruction& in, std::uint64_t offset) {
     const unsigned element = integer ? ((in.rex & 8) != 0 ? 8 : 4) : (in.opcode & 1) != 0 ? 8 : 4;
     const unsigned bytes = in.memory_size;
     const auto mask = registers.ymm(in.operands[1].reg);
+    std::uint64_t linear; // the segment is checked for the whole operand, paging by element
+    if (any_selected(mask, bytes, element) &&
+        !linear_address(cx, segment_of(in), offset, bytes,
+                        in.writes_memory() ? AccessType::Write : AccessType::Read, linear, 0))
+        return false;
     if (in.writes_memory())
         return store_selected(cx, in, offset, registers.ymm(in.operands[2].reg), mask, bytes,
                               element);
     VectorRegisters::Bytes result{};
     for (unsigned at = 0; at < bytes; at += element)
         if (selected(mask, at + element - 1) &&
-            !read_data(cx, segment_of(in), (offset + at) & address_mask(in), result.data() + at,
-                       element))
+            !read_element(cx, segment_of(in), (offset + at) & address_mask(in), result.data() + at,
+                          element))
             return false;
     registers.set_ymm(in.operands[0].reg, result);
     return true;
@@ -65,11 +90,12 @@ bool vmaskmov(SystemContext& cx, const Instruction& in, std::uint64_t offset) {
 bool maskmov(SystemContext& cx, const Instruction& in) {
     VectorRegisters registers{cx.state.xsave};
     const std::uint64_t offset = cx.state.gpr[Rdi] & address_mask(in);
+    std::uint64_t linear;
+    if (!linear_address(cx, segment_of(in), offset, 1, AccessType::Write, linear, 8)) // #AC
+        return false;
     if (in.type != InstructionClass::Mmx)
         return store_selected(cx, in, offset, registers.ymm(in.operands[0].reg),
                               registers.ymm(in.operands[1].reg), 16, 1);
-    if ((registers.fsw() & 0x80) != 0)
-        return cx.raise(Vector::MF);
     VectorRegisters::Bytes data{}, mask{};
     const std::uint64_t values[2] = {registers.mmx(in.operands[0].reg),
                                      registers.mmx(in.operands[1].reg)};
@@ -77,9 +103,7 @@ bool maskmov(SystemContext& cx, const Instruction& in) {
     std::memcpy(mask.data(), &values[1], 8);
     if (!store_selected(cx, in, offset, data, mask, 8, 1))
         return false;
-    registers.make_x87_valid(); // MMX instructions leave TOP = 0 and all registers valid
-    registers.set<std::uint16_t>(VectorRegisters::kFsw, registers.fsw() & 0xc7ff);
-    registers.set<std::uint8_t>(VectorRegisters::kFtw, 0xff);
+    registers.enter_mmx();
     return true;
 }
 
@@ -111,7 +135,7 @@ bool gather(SystemContext& cx, const Instruction& in, const std::uint8_t* bytes)
         const std::uint64_t offset =
             (base + static_cast<std::uint64_t>(index) * in.memory_scale) & address_mask(in);
         if (selected(mask, i * element + element - 1) &&
-            !read_data(cx, segment_of(in), offset, data.data() + i * element, element)) {
+            !read_element(cx, segment_of(in), offset, data.data() + i * element, element)) {
             commit(); // what is done is done: its mask elements are clear
             return false;
         }

@@ -32,9 +32,36 @@ void merge_gpr(std::uint64_t& to, std::uint64_t value, unsigned size) {
         to = (to & ~std::uint64_t{0xff}) | (value & 0xff);
 }
 
-/// #AC wants x87 and MMX operands aligned to their size, at most 8.
-std::uint32_t ac_alignment(const Instruction& in) {
-    return in.memory_size <= 8 ? in.memory_size : in.memory_size == 10 ? 8 : 0;
+/// The SHA instructions want aligned operands on Intel's CPUs and take any on AMD's.
+bool must_be_aligned(const Instruction& in, bool amd) {
+    return in.has(attribute::kAligned) && !(amd && in.feature == IsaFeature::Sha);
+}
+
+/// x87 and MMX instructions raise what an earlier one left pending, before they look at memory.
+bool waits_for_x87(const Instruction& in) {
+    if (!in.has(attribute::kX87State) || in.has(attribute::kX87NoWait))
+        return false;
+    if (in.type != InstructionClass::Sse)
+        return true;
+    for (const Operand& operand : in.operands)
+        if (operand.kind == OperandKind::Mmx)
+            return true;
+    return false; // CVTPI2PS and CVTPI2PD from memory
+}
+
+/// What #AC, if on, wants operands aligned to: their size, up to 16 on AMD's CPUs and 8 on Intel's;
+/// x87 environments 4.
+std::uint32_t ac_alignment(const Instruction& in, bool amd) {
+    switch (in.memory_size) {
+    case 1:
+    case 2:
+    case 4:
+    case 8: return in.memory_size;
+    case 10: return 8;
+    case 16:
+    case 32: return amd ? 16 : 0;
+    default: return 4;
+    }
 }
 
 std::uint64_t effective_address(const SystemContext& cx, const Instruction& in,
@@ -49,6 +76,22 @@ std::uint64_t effective_address(const SystemContext& cx, const Instruction& in,
     if (in.address_size == 8)
         return address;
     return address & (in.address_size == 4 ? 0xffff'ffff : 0xffff);
+}
+
+/// VZEROUPPER and VZEROALL clear ymm8 to ymm15 in 64-bit code only.
+bool is_vzero(const Instruction& in) {
+    return in.is_vex() && in.map == OpcodeMap::Map0F && in.opcode == 0x77;
+}
+using HighRegisters = std::array<VectorRegisters::Bytes, 8>;
+HighRegisters high_registers(const VectorRegisters& registers) {
+    HighRegisters high;
+    for (unsigned i = 0; i < 8; ++i)
+        high[i] = registers.ymm(8 + i);
+    return high;
+}
+void put_high_registers(VectorRegisters& registers, const HighRegisters& high) {
+    for (unsigned i = 0; i < 8; ++i)
+        registers.set_ymm(8 + i, high[i]);
 }
 
 bool load_mxcsr(SystemContext& cx, const std::byte* from) {
@@ -83,6 +126,8 @@ base::Result<std::unique_ptr<NativeUnit>> NativeUnit::create() {
     unsigned low, high;
     asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     unit->components_ = low & 7;
+    __builtin_cpu_init();
+    unit->amd_ = __builtin_cpu_is("amd") != 0;
     return unit;
 }
 
@@ -91,12 +136,13 @@ bool NativeUnit::locate(SystemContext& cx, const Instruction& in, std::uint64_t 
     at.offset = effective_address(cx, in, next);
     const auto access = in.writes_memory() ? AccessType::Write : AccessType::Read;
     const auto segment = static_cast<SegmentIndex>(in.memory_segment);
-    const bool aligned = in.has(attribute::kAligned);
-    if (!linear_address(cx, segment, at.offset, in.memory_size, access, at.linear,
-                        aligned ? 0 : ac_alignment(in)))
-        return false;
-    if (aligned && (at.linear & (in.memory_size - 1u)) != 0)
+    const bool aligned = must_be_aligned(in, amd_);
+    // #GP for alignment comes before #SS for the address.
+    if (aligned && (linear_unchecked(cx, segment, at.offset) & (in.memory_size - 1u)) != 0)
         return cx.gp(0);
+    if (!linear_address(cx, segment, at.offset, in.memory_size, access, at.linear,
+                        aligned ? 0 : ac_alignment(in, amd_)))
+        return false;
     return !in.writes_memory() ||
            probe_linear(cx, at.linear, in.memory_size, AccessType::Write, data_privilege(cx));
 }
@@ -148,6 +194,9 @@ bool NativeUnit::raise_trap(SystemContext& cx, std::uint64_t trap) {
 
 bool NativeUnit::execute(SystemContext& cx, const Instruction& in, const std::uint8_t* bytes,
                          std::uint64_t next) noexcept {
+    VectorRegisters registers{cx.state.xsave};
+    if (waits_for_x87(in) && registers.x87_exception_pending())
+        return cx.raise(Vector::MF);
     switch (in.op) {
     case Op::VmaskMov: return vmaskmov(cx, in, effective_address(cx, in, next));
     case Op::MaskMov: return maskmov(cx, in);
@@ -161,7 +210,8 @@ bool NativeUnit::execute(SystemContext& cx, const Instruction& in, const std::ui
     if (in.op == Op::Ldmxcsr)
         return load_mxcsr(cx, memory_.data());
 
-    VectorRegisters registers{cx.state.xsave};
+    const bool keep_high = !cx.code64() && is_vzero(in);
+    const auto high = keep_high ? high_registers(registers) : HighRegisters{};
     const X87Pointers before = x87_pointers(registers);
     StubCall call;
     run_stub(cx, in, rewrite(in, bytes, cx.code64()), call);
@@ -169,6 +219,8 @@ bool NativeUnit::execute(SystemContext& cx, const Instruction& in, const std::ui
         set_x87_pointers(registers, before);
         return raise_trap(cx, call.trap);
     }
+    if (keep_high)
+        put_high_registers(registers, high);
     set_x87_pointers(registers, pointers_after(cx, in, at.offset, before, memory_.data()));
     if (in.op == Op::Fnstenv || in.op == Op::Fnsave)
         put_pointers(cx, in.operand_size, before, memory_.data());

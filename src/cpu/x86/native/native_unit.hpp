@@ -44,6 +44,7 @@ private:
     alignas(64) std::array<std::byte, kMemoryBytes> memory_{};
     std::unique_ptr<StubCache> stubs_;
     std::uint64_t components_ = 3;
+    bool amd_ = false; // the host
 };
 
 } // namespace doppel::cpu::x86::native

@@ -23,6 +23,23 @@ bool gpr_is_reg(const Instruction& in) {
     }
 }
 
+/// Does REX.W or VEX.W choose the width of an integer operand? It then counts in 64-bit code only.
+bool w_is_integer_width(const Instruction& in) {
+    if (in.map == OpcodeMap::Map0F3A)
+        return in.opcode == 0x16 || in.opcode == 0x22 || // PEXTRD, PINSRD
+               in.op == Op::Pcmpestr;
+    if (in.map != OpcodeMap::Map0F)
+        return false;
+    switch (in.opcode) {
+    case 0x2a: // CVTSI2SS and back
+    case 0x2c:
+    case 0x2d:
+    case 0x6e: // MOVD
+    case 0x7e: return true;
+    default: return false;
+    }
+}
+
 class Writer {
 public:
     void byte(unsigned value) { bytes_[length_++] = static_cast<std::uint8_t>(value); }
@@ -47,11 +64,8 @@ struct Fields {
 Fields host_fields(const Instruction& in, bool code64) {
     Fields fields{.modrm = in.modrm, .rex = static_cast<std::uint8_t>(in.rex & 0xf)};
     const bool has_gpr = gpr_operand(in) != nullptr;
-    if (!code64) { // W chooses no general register there, and there are only eight of each kind
-        fields.rex &= kRexW;
-        if ((in.attributes & attribute::kGprOperand) != 0)
-            fields.rex = 0;
-    }
+    if (!code64) // there are only eight registers of each kind
+        fields.rex &= w_is_integer_width(in) ? std::uint8_t{0} : kRexW;
     if (in.has_memory()) {
         fields.modrm = (in.modrm & 0x38u) | kRmRbx;
         fields.rex &= kRexW | kRexR;

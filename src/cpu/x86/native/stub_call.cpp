@@ -111,15 +111,20 @@ void on_trap(int signal, siginfo_t* info, void* context) {
 void call_stub(StubCall& call) { doppel_native_call(&call); }
 
 void install_trap_handlers() {
-    static std::once_flag once;
-    std::call_once(once, [] {
-        struct sigaction action{};
-        action.sa_sigaction = on_trap;
-        action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-        sigemptyset(&action.sa_mask);
-        for (std::size_t i = 0; i < kSignals.size(); ++i)
-            sigaction(kSignals[i], &action, &previous[i]);
-    });
+    static std::mutex mutex;
+    const std::scoped_lock lock{mutex};
+    struct sigaction action{};
+    action.sa_sigaction = on_trap;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    for (std::size_t i = 0; i < kSignals.size(); ++i) {
+        struct sigaction current{};
+        sigaction(kSignals[i], nullptr, &current);
+        if ((current.sa_flags & SA_SIGINFO) != 0 && current.sa_sigaction == on_trap)
+            continue;
+        previous[i] = current;
+        sigaction(kSignals[i], &action, nullptr);
+    }
 }
 
 } // namespace doppel::cpu::x86::native

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/x86/interpreter/vcpu/interpreter_vcpu.hpp"
 
+#include "cpu/x86/cpu_state_schema.hpp"
 #include "cpu/x86/interpreter/interpreter.hpp"
 #include "cpu/x86/native/native_unit.hpp"
 #include "cpu/x86/system/system.hpp"
@@ -80,10 +81,12 @@ VcpuStats InterpreterVcpu::stats() const {
     return stats;
 }
 
-void InterpreterVcpu::save(state::Encoder&) const {}
+void InterpreterVcpu::save(state::Encoder& to) const { save_cpu_state(to, parts_->state); }
 
-base::Result<void> InterpreterVcpu::load(state::Decoder&) {
-    return base::fail(base::Errc::Unsupported, "loading a vCPU's state");
+base::Result<void> InterpreterVcpu::load(state::Decoder& from) {
+    DOPPEL_TRY_VOID(load_cpu_state(from, parts_->state));
+    state_changed();
+    return {};
 }
 
 } // namespace doppel::cpu::x86
