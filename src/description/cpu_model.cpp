@@ -8,6 +8,8 @@
 
 #include <fmt/core.h>
 
+#include "description/host_cpu.hpp"
+
 namespace doppel::description {
 
 namespace {
@@ -36,8 +38,8 @@ constexpr std::uint32_t kV1Ecx = kX2Apic | kTscDeadline | kHypervisor;
 constexpr std::uint32_t kV2Ecx = kV1Ecx | bits(0, 9, 13, 17, 19, 20, 23);
 // PCLMULQDQ, FMA, MOVBE, AES, XSAVE, AVX, F16C, RDRAND
 constexpr std::uint32_t kV3Ecx = kV2Ecx | bits(1, 12, 22, 25, 26, 28, 29, 30);
-// TSC_ADJUST
-constexpr std::uint32_t kV1Leaf7 = bits(1);
+// TSC_ADJUST; FCS and FDS are always zero
+constexpr std::uint32_t kV1Leaf7 = bits(1, 13);
 // FSGSBASE, SMEP, ERMS, INVPCID, SMAP
 constexpr std::uint32_t kV2Leaf7 = kV1Leaf7 | bits(0, 7, 9, 10, 20);
 // BMI1, AVX2, BMI2, RDSEED, ADX, CLFLUSHOPT, SHA
@@ -174,6 +176,8 @@ std::span<const CpuModel> cpu_models() {
 }
 
 base::Result<CpuModel> find_cpu_model(std::string_view name) {
+    if (name == "host")
+        return host_cpu_model();
     std::string known;
     for (const auto& model : cpu_models()) {
         if (model.name == name)
@@ -181,7 +185,7 @@ base::Result<CpuModel> find_cpu_model(std::string_view name) {
         known += (known.empty() ? "" : ", ") + model.name;
     }
     return base::fail(base::Errc::InvalidArgument, fmt::format("CPU model '{}' is unknown", name),
-                      "use one of " + known);
+                      "use one of " + known + ", host");
 }
 
 } // namespace doppel::description

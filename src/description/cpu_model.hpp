@@ -36,8 +36,9 @@ struct CpuModel {
     CpuidRegisters lookup(std::uint32_t leaf, std::uint32_t subleaf) const noexcept;
 };
 
-/// "x86-64-v1" … "x86-64-v4". Errors: InvalidArgument naming the known models.
+/// "x86-64-v1" … "x86-64-v4", and "host" (host_cpu.hpp). Errors: InvalidArgument naming the known models.
 base::Result<CpuModel> find_cpu_model(std::string_view name);
+/// The frozen ones.
 std::span<const CpuModel> cpu_models();
 
 } // namespace doppel::description

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "description/host_cpu.hpp"
+
+#include <cpuid.h>
+
+#include <array>
+#include <string>
+
+#include <fmt/core.h>
+
+namespace doppel::description {
+
+namespace {
+
+constexpr std::uint32_t bits(auto... positions) { return ((1u << positions) | ...); }
+
+CpuidRegisters host(std::uint32_t leaf, std::uint32_t subleaf = 0) {
+    CpuidRegisters r;
+    const std::uint32_t range = leaf & 0xffff'0000;
+    if (leaf <= __get_cpuid_max(range, nullptr))
+        __cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
+    return r;
+}
+
+enum class Where : std::uint8_t { Eax, Ebx, Ecx, Edx };
+
+/// An extension whose instructions engines pass on to the host's CPU.
+struct Extension {
+    const char* name;
+    std::uint32_t leaf;
+    Where where;
+    std::uint8_t bit;
+    bool offered = true; // by our engines
+};
+constexpr std::uint32_t kExtended = 0x8000'0001;
+// Intel SDM (June 2025) Vol. 2A, CPUID; AMD APM Vol. 3 appendix E.
+constexpr Extension kExtensions[] = {
+    {"SSE3", 1, Where::Ecx, 0},
+    {"PCLMULQDQ", 1, Where::Ecx, 1},
+    {"SSSE3", 1, Where::Ecx, 9},
+    {"FMA", 1, Where::Ecx, 12},
+    {"CMPXCHG16B", 1, Where::Ecx, 13},
+    {"SSE4.1", 1, Where::Ecx, 19},
+    {"SSE4.2", 1, Where::Ecx, 20},
+    {"MOVBE", 1, Where::Ecx, 22},
+    {"POPCNT", 1, Where::Ecx, 23},
+    {"AES", 1, Where::Ecx, 25},
+    {"AVX", 1, Where::Ecx, 28},
+    {"F16C", 1, Where::Ecx, 29},
+    {"RDRAND", 1, Where::Ecx, 30},
+    {"BMI1", 7, Where::Ebx, 3},
+    {"AVX2", 7, Where::Ebx, 5},
+    {"BMI2", 7, Where::Ebx, 8},
+    {"RDSEED", 7, Where::Ebx, 18},
+    {"ADX", 7, Where::Ebx, 19},
+    {"CLFLUSHOPT", 7, Where::Ebx, 23},
+    {"CLWB", 7, Where::Ebx, 24},
+    {"SHA", 7, Where::Ebx, 29},
+    {"GFNI", 7, Where::Ecx, 8},
+    {"VAES", 7, Where::Ecx, 9},
+    {"VPCLMULQDQ", 7, Where::Ecx, 10},
+    {"LZCNT", kExtended, Where::Ecx, 5},
+    {"AVX512F", 7, Where::Ebx, 16, false},
+    {"AVX512DQ", 7, Where::Ebx, 17, false},
+    {"AVX512CD", 7, Where::Ebx, 28, false},
+    {"AVX512BW", 7, Where::Ebx, 30, false},
+    {"AVX512VL", 7, Where::Ebx, 31, false},
+};
+
+bool has(const CpuidRegisters& registers, const Extension& extension) {
+    const std::array words{registers.eax, registers.ebx, registers.ecx, registers.edx};
+    return (words[static_cast<unsigned>(extension.where)] >> extension.bit & 1) != 0;
+}
+
+std::string missing_extensions(const CpuModel& model, bool& not_offered) {
+    std::string missing;
+    for (const auto& extension : kExtensions) {
+        if (!has(model.lookup(extension.leaf, 0), extension))
+            continue;
+        not_offered |= !extension.offered;
+        if (!extension.offered || !has(host(extension.leaf), extension))
+            missing += (missing.empty() ? "" : ", ") + std::string{extension.name};
+    }
+    return missing;
+}
+
+std::string best_model() {
+    std::string best = "x86-64-v1";
+    for (const auto& model : cpu_models()) {
+        bool unused = false;
+        if (missing_extensions(model, unused).empty())
+            best = model.name;
+    }
+    return best;
+}
+
+/// System features that the engines provide themselves, whatever the host has: those of the highest
+/// frozen model without AVX-512.
+CpuidRegisters own_features(std::uint32_t leaf) {
+    return find_cpu_model("x86-64-v3")->lookup(leaf, 0);
+}
+
+/// Of one feature word: what the engines do by themselves, and extensions the host has.
+std::uint32_t word(std::uint32_t leaf, Where where, std::uint32_t own) {
+    const CpuidRegisters here = host(leaf);
+    std::uint32_t value = own;
+    for (const auto& extension : kExtensions) {
+        if (extension.leaf != leaf || extension.where != where)
+            continue;
+        const std::uint32_t bit = 1u << extension.bit;
+        value = extension.offered && has(here, extension) ? value | bit : value & ~bit;
+    }
+    return value;
+}
+
+void add_identity(CpuModel& model, bool amd) {
+    const CpuidRegisters vendor = host(0), one = host(1);
+    auto& all = model.cpuid;
+    const bool avx = (one.ecx & bits(28)) != 0;
+    all.push_back({0, 0, false, {avx ? 0xdu : 0xbu, vendor.ebx, vendor.ecx, vendor.edx}});
+    std::uint32_t ecx = word(1, Where::Ecx, own_features(1).ecx);
+    if (!avx)
+        ecx &= ~bits(26);
+    all.push_back({1, 0, false, {one.eax, 8 << 8, ecx, own_features(1).edx}});
+    if (!amd)
+        all.push_back({2, 0, false, host(2)});
+    for (std::uint32_t i = 0; i < 4; ++i) {
+        const std::uint32_t leaf = amd ? 0x8000'001d : 4;
+        CpuidRegisters cache = host(leaf, i);
+        cache.eax &= 0x3fff; // who shares it is the engine's
+        all.push_back({leaf, i, true, cache});
+    }
+    all.push_back({6, 0, false, own_features(6)});
+    const CpuidRegisters seven = own_features(7);
+    const std::uint32_t edx = amd ? seven.edx & bits(4) : seven.edx; // AMD: no SPEC_CTRL leaf here
+    all.push_back(
+        {7, 0, true, {0, word(7, Where::Ebx, seven.ebx), word(7, Where::Ecx, seven.ecx), edx}});
+    all.push_back({0xb, 0, true, {}});
+    all.push_back({0xb, 1, true, {}});
+    if (avx) {
+        all.push_back({0xd, 0, true, {7, 576, 832, 0}});
+        all.push_back({0xd, 1, true, {0xf, 0, 0, 0}});
+        all.push_back({0xd, 2, true, {256, 576, 0, 0}});
+    }
+}
+
+void add_hypervisor(CpuModel& model) {
+    for (const std::uint32_t leaf : {0x4000'0000u, 0x4000'0001u})
+        model.cpuid.push_back({leaf, 0, false, own_features(leaf)});
+}
+
+void add_extended(CpuModel& model, bool amd) {
+    auto& all = model.cpuid;
+    const CpuidRegisters own = own_features(kExtended);
+    const CpuidRegisters vendor = host(0);
+    // AMD repeats FPU … FXSR of leaf 01H here.
+    const std::uint32_t legacy = amd ? own_features(1).edx & 0x0183'f3ff : 0;
+    const std::uint32_t last = amd ? 0x8000'0021 : 0x8000'0008;
+    all.push_back({0x8000'0000,
+                   0,
+                   false,
+                   {last, amd ? vendor.ebx : 0, amd ? vendor.ecx : 0, amd ? vendor.edx : 0}});
+    all.push_back(
+        {kExtended,
+         0,
+         false,
+         {amd ? host(1).eax : 0, 0, word(kExtended, Where::Ecx, own.ecx), own.edx | legacy}});
+    for (std::uint32_t leaf = 0x8000'0002; leaf <= 0x8000'0006; ++leaf)
+        all.push_back({leaf, 0, false, host(leaf)});
+    all.push_back({0x8000'0007, 0, false, own_features(0x8000'0007)});
+    all.push_back({0x8000'0008, 0, false, {model.physical_bits | 48u << 8, 0, 0, 0}});
+    if (amd) // LFENCE serialises; a null selector clears its base
+        all.push_back({0x8000'0021, 0, false, {bits(2, 6), 0, 0, 0}});
+}
+
+} // namespace
+
+CpuModel host_cpu_model() {
+    constexpr std::uint32_t kAuthenticAmdEbx = 0x6874'7541; // "Auth"
+    const bool amd = host(0).ebx == kAuthenticAmdEbx;
+    CpuModel model;
+    model.name = "host";
+    model.summary = "this host's CPU, as far as the engines go; not migratable";
+    add_identity(model, amd);
+    add_hypervisor(model);
+    add_extended(model, amd);
+    return model;
+}
+
+base::Result<void> check_runs_here(const CpuModel& model) {
+    bool not_offered = false;
+    const std::string missing = missing_extensions(model, not_offered);
+    if (missing.empty())
+        return {};
+    const char* who = not_offered ? "which the engines do not offer" : "which this host lacks";
+    return base::fail(base::Errc::Unsupported,
+                      fmt::format("CPU model '{}' needs {}, {}", model.name, missing, who),
+                      fmt::format("use {} or host", best_model()));
+}
+
+} // namespace doppel::description

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "description/host_cpu.hpp"
+
+#include <doctest/doctest.h>
+
+using namespace doppel::description;
+
+TEST_CASE("the model host runs here and is found by name") {
+    const auto model = find_cpu_model("host");
+    REQUIRE(model.has_value());
+    CHECK(check_runs_here(*model).has_value());
+    CHECK((model->lookup(7, 0).ebx & (1u << 16)) == 0); // no AVX-512
+    CHECK((model->lookup(1, 0).ecx & (1u << 31)) != 0); // under a hypervisor
+    CHECK(model->lookup(0, 0).eax >= 0xb);
+}
+
+TEST_CASE("every 64-bit host runs x86-64-v1") {
+    CHECK(check_runs_here(find_cpu_model("x86-64-v1").value()).has_value());
+}
+
+TEST_CASE("what engines do not offer is refused by name, with a way out") {
+    const auto refused = check_runs_here(find_cpu_model("x86-64-v4").value());
+    REQUIRE_FALSE(refused.has_value());
+    CHECK(refused.error().text.find("AVX512F") != std::string::npos);
+    CHECK(refused.error().hint.find("x86-64-v") != std::string::npos);
+}
+
+TEST_CASE("levels contain the ones below") {
+    const auto models = cpu_models();
+    for (std::size_t i = 1; i < models.size(); ++i)
+        for (const std::uint32_t leaf : {1u, 7u, 0x8000'0001u}) {
+            const auto low = models[i - 1].lookup(leaf, 0), high = models[i].lookup(leaf, 0);
+            CHECK((low.ebx & ~high.ebx) == 0);
+            CHECK((low.ecx & ~high.ecx) == 0);
+            CHECK((low.edx & ~high.edx) == 0);
+        }
+}
