@@ -13,6 +13,7 @@
 #include "base/event_loop.hpp"
 #include "base/log.hpp"
 #include "base/mapped_file.hpp"
+#include "description/host_cpu.hpp"
 #include "machine/host_tsc.hpp"
 #include "machine/pc.hpp"
 #include "vmm/console.hpp"
@@ -126,6 +127,7 @@ struct Vm::Impl final : machine::PowerSink {
 Result<void> Vm::Impl::build(Inherited inherited) {
     DOPPEL_TRY_VOID(description::validate(description));
     model = DOPPEL_TRY(description::find_cpu_model(description.cpu_model));
+    DOPPEL_TRY_VOID(description::check_runs_here(model));
     files = DOPPEL_TRY(open_boot_files(description.boot));
     if (auto format = firmware::detect_kernel(files.kernel.bytes()); !format)
         return std::unexpected(in_kernel(std::move(format).error()));
