@@ -68,6 +68,7 @@ constexpr std::array kLevels{
 };
 
 constexpr std::uint8_t kPhysicalBits = 40;
+constexpr std::uint32_t kParavirtualLeaf = 0x40000001, kNopIoDelay = bits(1);
 
 /// Twelve characters in the registers of a vendor leaf (EBX, EDX, ECX there; EBX, ECX, EDX in the
 /// hypervisor's).
@@ -124,12 +125,12 @@ void add_xsave(CpuModel& model, const Level& level) {
             model.cpuid.push_back({0xd, c.number, true, {c.size, c.offset, 0, 0}});
 }
 
-/// KVM's leaves (Linux documentation virt/kvm/x86/cpuid): NOP_IO_DELAY, CLOCKSOURCE2,
-/// CLOCKSOURCE_STABLE.
+/// KVM's leaves (Linux documentation virt/kvm/x86/cpuid): NOP_IO_DELAY; what needs a device is added
+/// by who has it (add_paravirtual_features()).
 void add_hypervisor(CpuModel& model) {
     model.cpuid.push_back(
         {0x40000000, 0, false, {0x40000001, four("KVMK"), four("VMKV"), four("M\0\0")}});
-    model.cpuid.push_back({0x40000001, 0, false, {bits(1, 3, 24), 0, 0, 0}});
+    model.cpuid.push_back({kParavirtualLeaf, 0, false, {kNopIoDelay, 0, 0, 0}});
 }
 
 void add_extended(CpuModel& model, const Level& level) {
@@ -167,6 +168,12 @@ CpuidRegisters CpuModel::lookup(std::uint32_t leaf, std::uint32_t subleaf) const
         if (entry.leaf == leaf && (!entry.has_subleaves || entry.subleaf == subleaf))
             return entry.registers;
     return {};
+}
+
+void CpuModel::add_paravirtual_features(std::uint32_t features) noexcept {
+    for (auto& entry : cpuid)
+        if (entry.leaf == kParavirtualLeaf)
+            entry.registers.eax |= features;
 }
 
 std::span<const CpuModel> cpu_models() {

@@ -34,6 +34,9 @@ struct CpuModel {
     /// data of the highest basic leaf for a leaf above the maximum (Intel) is *not* imitated: zeros
     /// (AMD).
     CpuidRegisters lookup(std::uint32_t leaf, std::uint32_t subleaf) const noexcept;
+    /// Bits of leaf 4000'0001H, EAX (Linux documentation virt/kvm/x86/cpuid), for what the board
+    /// has: kvmclock and the like. On the board's own copy, before vCPUs are made.
+    void add_paravirtual_features(std::uint32_t features) noexcept;
 };
 
 /// "x86-64-v1" … "x86-64-v4", and "host" (host_cpu.hpp). Errors: InvalidArgument naming the known models.
