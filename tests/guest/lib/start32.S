@@ -93,6 +93,7 @@ _start:
     mov eax, cr0
     or eax, CR0_NE | CR0_MP
     mov cr0, eax
+    fninit
     call init_serial
     call main
     jmp finish

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Runtime of the 64-bit guests: multiboot entry, long mode, GDT, TSS, IDT with recording handlers.
- * Address space: identity for 0 … 4 GiB (2-MiB pages, supervisor), USER_BASE + 0 … 16 MiB the same
+ * Address space: identity for 0 … 4 GiB (2-MiB pages, supervisor by the PDEs), USER_BASE + 0 … 16 MiB the same
  * for CPL 3, WINDOW with 4-KiB pages of the cases' own. The guest supplies `main`; it returns or
  * jumps to `finish`. Intel SDM (June 2025) Vol. 3A §10.8.5 (initializing IA-32e mode). */
 #include "guest.h"
@@ -95,13 +95,13 @@ _start:
     add edi, 8
     add eax, 0x200000
     loop 2b
-    mov dword ptr [pml4], offset pdpt + 3
+    mov dword ptr [pml4], offset pdpt + 7
     mov dword ptr [pml4 + 8], offset user_pdpt + 7
     mov dword ptr [pml4 + 16], offset window_pdpt + 7
-    mov dword ptr [pdpt], offset pd + 3
-    mov dword ptr [pdpt + 8], offset pd + 0x1003
-    mov dword ptr [pdpt + 16], offset pd + 0x2003
-    mov dword ptr [pdpt + 24], offset pd + 0x3003
+    mov dword ptr [pdpt], offset pd + 7
+    mov dword ptr [pdpt + 8], offset pd + 0x1007
+    mov dword ptr [pdpt + 16], offset pd + 0x2007
+    mov dword ptr [pdpt + 24], offset pd + 0x3007
     mov dword ptr [user_pdpt], offset user_pd + 7
     mov dword ptr [window_pdpt], offset window_pd + 7
     mov dword ptr [window_pd], offset window_pt + 7
@@ -117,6 +117,7 @@ _start:
     lea rax, [rip + tss]
     call install_tss
     call install_idt
+    fninit
     call init_serial
     call main
     jmp finish
