@@ -285,9 +285,9 @@ registers_kept:
     mov ebx, 5
     stc
     FAULT "xadd", PF, ERR_P|ERR_W, FIRST, xadd [rdx], rbx
-    setc al
     CHECK "xadd: source", rbx, 5
-    movzx eax, al
+    mov rax, [last_flags]
+    and eax, FLAG_CF
     CHECK "xadd: CF", rax, 1
     mov eax, 3
     FAULT "cmpxchg", PF, ERR_P|ERR_W, FIRST, cmpxchg [rdx], rbx
