@@ -83,7 +83,7 @@ constexpr auto kModrmLanes = [] {
     std::array<std::uint64_t, 256> table{};
     for (std::uint64_t modrm = 0; modrm < 256; ++modrm) {
         const std::uint64_t reg = modrm >> 3 & 7;
-        const std::uint64_t rm = modrm < 0xc0 ? 16 : modrm & 7;
+        const std::uint64_t rm = modrm & 7;
         table[modrm] = reg | rm << 8 | reg << 40 | rm << 48;
     }
     return table;
@@ -143,8 +143,8 @@ template <bool kLongMode> struct Decoding {
     unsigned register_modrm = 0; // modrm, with mod = 3 unless it names memory
     unsigned displacement_size = 0;
     unsigned immediate_size = 0;
+    unsigned address_registers = 0; // set of them
     std::uint64_t address = kNoAddress;
-    std::uint64_t displacement = 0;
     std::uint64_t immediate = 0;
     const SizeColumn* sizes = nullptr;
 
@@ -356,7 +356,8 @@ template <bool kLongMode> DOPPEL_DECODER_INLINE void read_sib(Decoding<kLongMode
     d.displacement_size += no_base ? 4u : 0u;
 }
 
-template <bool kLongMode> DOPPEL_DECODER_INLINE void read_modrm(Decoding<kLongMode>& d) {
+template <bool kLongMode>
+DOPPEL_DECODER_INLINE void read_modrm(Decoding<kLongMode>& d, std::uint8_t* words) {
     d.modrm_offset = d.position & d.entry->modrm_mask;
     d.position += d.entry->modrm_mask & 1u;
     d.register_modrm = d.modrm | d.entry->modrm_forced;
@@ -370,13 +371,21 @@ template <bool kLongMode> DOPPEL_DECODER_INLINE void read_modrm(Decoding<kLongMo
         read_sib(d);
     if (d.segment != kNoRegister) [[unlikely]]
         d.address = (d.address & ~address_word(0xff, 0, 0, 0)) | address_word(d.segment, 0, 0, 0);
-    d.displacement = read_value(d.code + d.position, kDisplacements[d.displacement_size]);
+    // The register numbers 0xff and kRip give bits that do not exist.
+    d.address_registers = 1u << (d.address >> 32 & 0x1fu) | 1u << (d.address >> 40 & 0x1fu);
+    const unsigned in_memory = 0u - unsigned(d.memory()); // a mask
+    const unsigned size = d.sizes->memory[unsigned(d.entry->memory_size)] & in_memory;
+    store(words + 24, size | (unsigned(d.entry->memory_access) & in_memory) << 16 | d.address |
+                          std::uint64_t(d.modrm & d.entry->modrm_mask) << 56);
+    store(words + 48, read_value(d.code + d.position, kDisplacements[d.displacement_size]));
     d.position += d.displacement_size;
 }
 
-template <bool kLongMode> DOPPEL_DECODER_INLINE void read_immediate(Decoding<kLongMode>& d) {
+template <bool kLongMode>
+DOPPEL_DECODER_INLINE void read_immediate(Decoding<kLongMode>& d, std::uint8_t* words) {
     const ValueShape& shape = kImmediates[unsigned(d.entry->immediate) * 4u + d.operand_size_log2];
     d.immediate = read_value(d.code + d.position, shape);
+    store(words + 56, d.immediate);
     d.immediate_size = unsigned(shape.size);
     d.position += d.immediate_size;
 }
@@ -387,25 +396,22 @@ struct Operands {
     unsigned read = 0;            // sets of general registers
     unsigned written = 0;
 
-    DOPPEL_DECODER_INLINE void add(unsigned place, const Entry& entry, std::uint64_t lanes,
-                                   const SizeColumn& sizes, std::uint64_t memory,
-                                   unsigned memory_place) {
+    DOPPEL_DECODER_INLINE void add(unsigned place, const OperandTemplate* operands,
+                                   std::uint64_t lanes, const SizeColumn& sizes) {
         const auto shape =
-            load<std::uint32_t>(reinterpret_cast<const std::uint8_t*>(&entry.operands[place]));
+            load<std::uint32_t>(reinterpret_cast<const std::uint8_t*>(&operands[place]));
         const unsigned lane = shape >> 24; // the shift takes its low six bits only
-        const unsigned number = unsigned(lanes >> (lane & 0x3fu)) & 0x1fu;
+        const unsigned number = unsigned(lanes >> (lane & 0x3fu)) & 0xfu;
         const unsigned reg = (shape >> 8 & 0xffu) + number;
         const std::uint64_t size = sizes.operand[shape >> 16 & 0xffu];
-        const std::uint64_t value = ((shape & 0xffffu) + (number << 8)) | size << 16;
-        const std::uint64_t in_memory = 0ull - std::uint64_t(place == memory_place);
-        packed[place] = value ^ ((value ^ memory) & in_memory);
-        read |= (lane >> 6 & 1u) << reg;
-        written |= (lane >> 7) << reg;
+        packed[place] = ((shape & 0xffffu) + (number << 8)) | size << 16;
+        read |= (lane >> 6 & 1u) << (reg & 0x1fu);
+        written |= (lane >> 7) << (reg & 0x1fu);
     }
 };
 
 template <bool kLongMode>
-DOPPEL_DECODER_INLINE Operands find_operands(const Decoding<kLongMode>& d, unsigned size) {
+DOPPEL_DECODER_INLINE Operands find_operands(const Decoding<kLongMode>& d) {
     const Entry& entry = *d.entry;
     std::uint64_t lanes = kModrmLanes[d.register_modrm] | std::uint64_t(d.opcode & 7u) << 24;
     if (kLongMode)
@@ -414,55 +420,45 @@ DOPPEL_DECODER_INLINE Operands find_operands(const Decoding<kLongMode>& d, unsig
         constexpr unsigned kMask = kLongMode ? 0xf : 7;
         lanes |= std::uint64_t(d.vvvv & kMask) << 16 | (d.immediate >> 4 & kMask) << 32;
     }
-    // As places from 8 do not exist, a register form keeps all its operands.
-    const unsigned place = entry.memory_operand | (plain(d.register_modrm >= 0xc0) << 3);
-    const std::uint64_t memory = unsigned(OperandKind::Memory) |
-                                 unsigned(entry.memory_access) << 5 | kNoRegister << 8 |
-                                 (size < 256 ? size : 0u) << 16;
+    const OperandTemplate* const operands =
+        entry.operands.data() + (plain(d.register_modrm < 0xc0) << 2); // or memory_operands
     Operands found;
-    found.add(0, entry, lanes, *d.sizes, memory, place);
-    found.add(1, entry, lanes, *d.sizes, memory, place);
+    found.add(0, operands, lanes, *d.sizes);
+    found.add(1, operands, lanes, *d.sizes);
     if (entry.operand_count > 2) {
-        found.add(2, entry, lanes, *d.sizes, memory, place);
-        found.add(3, entry, lanes, *d.sizes, memory, place);
+        found.add(2, operands, lanes, *d.sizes);
+        found.add(3, operands, lanes, *d.sizes);
     }
     return found;
 }
+static_assert(offsetof(Entry, memory_operands) ==
+              offsetof(Entry, operands) + 4 * sizeof(OperandTemplate));
 
-/// Puts the instruction together in registers: eight stores instead of forty. The order of the
-/// fields is checked by check_layout().
+/// Puts the rest together in registers: a store for eight bytes. The order of the fields is checked
+/// by check_layout().
 template <bool kLongMode>
-DOPPEL_DECODER_INLINE void compose(const Decoding<kLongMode>& d, Instruction& out) {
+DOPPEL_DECODER_INLINE void compose(const Decoding<kLongMode>& d, std::uint8_t* words) {
     const Entry& entry = *d.entry;
     const auto* head = reinterpret_cast<const std::uint8_t*>(&entry);
-    const unsigned in_memory = 0u - unsigned(d.memory()); // a mask
-    const unsigned memory_size = d.sizes->memory[unsigned(entry.memory_size)] & in_memory;
-    const Operands operands = find_operands(d, memory_size);
+    const Operands operands = find_operands(d);
+    store(words + 32, (d.modrm_offset | d.opcode_offset << 4 | d.displacement_size << 8 |
+                       d.immediate_size << 12) |
+                          operands.packed[0] << 16 | operands.packed[1] << 40);
+    store(words + 40, operands.packed[2] | operands.packed[3] << 24);
     // A register that is written in part keeps the rest: it is read too.
     const unsigned written = operands.written | entry.registers_written;
     const unsigned partly = d.operand_size_log2 < 2 ? written : 0u;
-    // The register numbers 0xff and kRip shift into bits that do not exist.
-    const unsigned read = operands.read | entry.registers_read | partly |
-                          1u << (d.address >> 32 & 0x1fu) | 1u << (d.address >> 40 & 0x1fu);
-    const unsigned gpr = in_memory & kMemoryReplacesGpr & entry.checks;
-    auto* const words = reinterpret_cast<std::uint8_t*>(&out);
+    const unsigned read = operands.read | entry.registers_read | partly | d.address_registers;
+    store(words + 16, (read & 0xffffu) | written << 16 |
+                          std::uint64_t(d.prefixes | d.rex << 8 | 1u << d.operand_size_log2 << 16 |
+                                        d.address_size << 24)
+                              << 32);
+    const unsigned gpr = kMemoryReplacesGpr & entry.checks & (0u - unsigned(d.memory()));
     store(words, load<std::uint64_t>(head) ^
                      std::uint64_t(gpr) << (16 + 9 - kMemoryReplacesGprShift)); // kGprOperand
     store(words + 8, (load<std::uint64_t>(head + 8) & 0xff'ffff'ffff) |
                          std::uint64_t(d.map | d.encoding << 4) << 40 |
                          std::uint64_t(d.opcode) << 48 | std::uint64_t(d.position) << 56);
-    store(words + 16, (read & 0xffffu) | (written & 0xffffu) << 16 |
-                          std::uint64_t(d.prefixes | d.rex << 8 | 1u << d.operand_size_log2 << 16 |
-                                        d.address_size << 24)
-                              << 32);
-    store(words + 24, memory_size | (unsigned(entry.memory_access) & in_memory) << 16 | d.address |
-                          std::uint64_t(d.modrm & entry.modrm_mask) << 56);
-    store(words + 32, (d.modrm_offset | d.opcode_offset << 4 | d.displacement_size << 8 |
-                       d.immediate_size << 12) |
-                          operands.packed[0] << 16 | operands.packed[1] << 40);
-    store(words + 40, operands.packed[2] | operands.packed[3] << 24);
-    store(words + 48, d.displacement);
-    store(words + 56, d.immediate);
 }
 
 consteval bool check_layout() {
@@ -589,10 +585,11 @@ template <bool kLongMode>
 template <bool kLongMode>
 DOPPEL_DECODER_INLINE bool decode_operands(Decoding<kLongMode>& d, Instruction& out) {
     const Entry& entry = *d.entry;
+    auto* const words = reinterpret_cast<std::uint8_t*>(&out);
     find_sizes(d);
-    read_modrm(d);
-    read_immediate(d);
-    compose(d, out);
+    read_modrm(d, words);
+    read_immediate(d, words);
+    compose(d, words);
     const bool rare = (entry.checks & (kUnusual | kByteRegister | kOddImmediate)) != 0 ||
                       ((d.prefixes & prefix::kLock) | d.vvvv) != 0;
     return !rare || aside(d, [&out](auto& copy) { return finish_rare(copy, out); });

@@ -69,7 +69,7 @@ constexpr std::uint16_t size_of(SizeCode code, unsigned operand, unsigned vector
 }
 
 /// What a SizeCode means for one operand size and vector length.
-struct SizeColumn {
+struct alignas(128) SizeColumn {
     std::array<std::uint16_t, std::size_t(SizeCode::Count)> memory;
     std::array<std::uint8_t, std::size_t(SizeCode::Count)> operand; // 0 if it does not fit
 };
@@ -88,7 +88,7 @@ inline constexpr auto kSizes = [] {
 }();
 
 /// A value of so many bytes is ((load & mask) ^ sign) - sign.
-struct ValueShape {
+struct alignas(32) ValueShape {
     std::uint64_t mask;
     std::uint64_t sign; // the highest bit if it is signed
     std::uint64_t size;

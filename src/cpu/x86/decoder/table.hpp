@@ -129,10 +129,11 @@ struct Entry {
     std::uint8_t operand_count = 0;
     std::uint8_t modrm_mask = 0;   // 0xff if there is a ModRM byte
     std::uint8_t modrm_forced = 0; // 0xc0 if there is none or it names registers whatever mod
-    std::array<OperandTemplate, 4> operands{};
-    std::uint32_t unused = 0; // makes 48 bytes
+    std::uint32_t unused = 0;      // makes 64 bytes
+    std::array<OperandTemplate, 4> operands{};        // of the register form
+    std::array<OperandTemplate, 4> memory_operands{}; // of the memory form
 };
-static_assert(sizeof(Entry) == 48);
+static_assert(sizeof(Entry) == 64);
 
 inline constexpr std::size_t kMaxEntries = 2048;
 inline constexpr std::size_t kMaxNodes = 8192;

@@ -510,6 +510,12 @@ consteval void finish_entry(Entry& entry) {
     entry.modrm_forced = modrm && (entry.checks & kRegisterForm) == 0 ? 0 : 0xc0;
     if (entry.immediate >= ImmediateCode::Constant1)
         entry.checks |= kOddImmediate;
+    entry.memory_operands = entry.operands;
+    if (entry.memory_access != Access::None)
+        entry.memory_operands[entry.memory_operand] = {Operand{OperandKind::Memory,
+                                                               entry.memory_access, kNoRegister,
+                                                               std::uint8_t(entry.memory_size)},
+                                                       std::uint8_t(unsigned(Lane::Zero) * 8)};
 }
 
 consteval ParsedRow parse_row(std::string_view constraints, unsigned opcode, Op op,
