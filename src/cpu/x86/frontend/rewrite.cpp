@@ -70,7 +70,9 @@ private:
         const auto r = static_cast<std::uint8_t>((in_.rex & 4) << 1);
         const auto b = static_cast<std::uint8_t>((in_.rex & 1) << 3);
         const bool vector = is_vector_class(in_);
-        const bool general = in_.has(attribute::kGprOperand);
+        // PCMPxSTRx have theirs implicitly.
+        const bool general = in_.has(attribute::kGprOperand) && in_.op != Op::Pcmpestr &&
+                             in_.op != Op::Pcmpistr;
         const bool bytes = in_.operand_size == 1 && !vector;
         if (plus_register()) {
             const auto number = static_cast<std::uint8_t>((in_.opcode & 7) | b);

@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "base/verify.hpp"
+#include "cpu/x86/frontend/checker.hpp"
 #include "cpu/x86/frontend/host_signals.hpp"
 #include "cpu/x86/frontend/world.hpp"
 #include "cpu/x86/native/native_unit.hpp"
@@ -57,29 +58,33 @@ private:
 
 } // namespace
 
-TranslatorMachine::TranslatorMachine(std::unique_ptr<World> world) : world_{std::move(world)} {}
+TranslatorMachine::TranslatorMachine(std::unique_ptr<World> world, TranslatorOptions options)
+    : world_{std::move(world)}, options_{options} {}
 TranslatorMachine::~TranslatorMachine() = default;
 
 base::Result<std::unique_ptr<TranslatorMachine>>
-TranslatorMachine::create(memory::GuestMemory& memory) {
+TranslatorMachine::create(memory::GuestMemory& memory, TranslatorOptions options) {
     if (!__builtin_cpu_supports("bmi") || !__builtin_cpu_supports("bmi2") ||
         !__builtin_cpu_supports("avx"))
         return base::fail(base::Errc::Unsupported,
                           "the translator needs a host CPU with BMI1, BMI2 and AVX",
                           "use the engine 'interpreter'");
     auto world = DOPPEL_TRY(World::create(memory));
-    return std::unique_ptr<TranslatorMachine>{new TranslatorMachine{std::move(world)}};
+    return std::unique_ptr<TranslatorMachine>{new TranslatorMachine{std::move(world), options}};
 }
 
 struct TranslatorVcpu::Parts final : ColdPath {
-    Parts(World& shared, const VcpuWiring& wires, unsigned vcpu_count,
+    Parts(World& shared, const VcpuWiring& wires, unsigned vcpu_count, TranslatorOptions options,
           std::unique_ptr<native::NativeUnit> native)
         : world{shared}, wiring{wires}, vectors{frame.state.xsave}, board{wires, vectors},
           native_unit{std::move(native)}, unit{*native_unit, vectors},
           system{make_context(frame.state, board, wires, vcpu_count)},
           interpreter{system, unit}, tlbs{tlb_memory.aligned()},
           dispatcher{frame,        system,  interpreter, tlbs, world.cache(), world.stubs(),
-                     vectors, *this} {
+                     vectors, *this},
+          checker{system, interpreter, options.check_user_only} {
+        if (options.check)
+            dispatcher.set_observer(&checker);
         system.tlb_listener = &dispatcher;
         world.attach(dispatcher);
     }
@@ -109,12 +114,14 @@ struct TranslatorVcpu::Parts final : ColdPath {
     TlbMemory tlb_memory;
     TlbSet tlbs;
     Dispatcher dispatcher;
+    Checker checker;
 };
 
 base::Result<std::unique_ptr<TranslatorVcpu>>
 TranslatorVcpu::create(TranslatorMachine& machine, const VcpuWiring& wiring, unsigned vcpu_count) {
     auto unit = DOPPEL_TRY(native::NativeUnit::create());
-    auto parts = std::make_unique<Parts>(*machine.world_, wiring, vcpu_count, std::move(unit));
+    auto parts = std::make_unique<Parts>(*machine.world_, wiring, vcpu_count,
+                                         machine.options_, std::move(unit));
     std::unique_ptr<TranslatorVcpu> vcpu{new TranslatorVcpu{std::move(parts)}};
     vcpu->reset();
     return vcpu;
@@ -145,6 +152,9 @@ void TranslatorVcpu::reset() {
     x86::reset(parts_->system, parts_->wiring.index == 0 ? Bootstrap::Yes : Bootstrap::No);
     state_changed();
 }
+
+std::uint64_t TranslatorVcpu::blocks_checked() const { return parts_->checker.compared(); }
+std::uint64_t TranslatorVcpu::blocks_different() const { return parts_->checker.differences(); }
 
 CpuState& TranslatorVcpu::state() { return parts_->frame.state; }
 void TranslatorVcpu::state_changed() { parts_->dispatcher.state_changed(); }

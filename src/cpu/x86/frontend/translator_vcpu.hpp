@@ -13,17 +13,24 @@ namespace frontend {
 class World;
 }
 
+struct TranslatorOptions {
+    bool check = false; // compare every block with the interpreter (slow; differences are logged)
+    bool check_user_only = false; // not what runs at CPL 0
+};
+
 /// What the vCPUs of one VM share; outlives them.
 class TranslatorMachine {
 public:
     /// Errors: OutOfMemory, Unsupported (the host lacks BMI1, BMI2 or AVX).
-    static base::Result<std::unique_ptr<TranslatorMachine>> create(memory::GuestMemory& memory);
+    static base::Result<std::unique_ptr<TranslatorMachine>> create(memory::GuestMemory& memory,
+                                                                   TranslatorOptions options = {});
     ~TranslatorMachine();
 
 private:
     friend class TranslatorVcpu;
-    explicit TranslatorMachine(std::unique_ptr<frontend::World> world);
+    TranslatorMachine(std::unique_ptr<frontend::World> world, TranslatorOptions options);
     std::unique_ptr<frontend::World> world_;
+    TranslatorOptions options_;
 };
 
 /// vCPU thread only, except kick() and notify().
@@ -45,6 +52,9 @@ public:
     VcpuStats stats() const override;
     CpuState& state() override;
     void state_changed() override;
+    /// With TranslatorOptions::check: blocks compared, and those that differed.
+    std::uint64_t blocks_checked() const;
+    std::uint64_t blocks_different() const;
 
 private:
     struct Parts;

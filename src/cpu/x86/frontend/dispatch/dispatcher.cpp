@@ -73,7 +73,7 @@ void Dispatcher::update_mode() {
     if ((state.cr0 & CR0_TS) == 0 && (state.cr4 & CR4_OSXSAVE) != 0 && (state.xcr0 & 6) == 6)
         features |= mode::kAvx;
     const bool user = state.cpl == 3;
-    if (host_tsc_ && (!user || (state.cr4 & CR4_TSD) == 0))
+    if (host_tsc_ && observer_ == nullptr && (!user || (state.cr4 & CR4_TSD) == 0))
         features |= mode::kTsc;
     if (features != branch_mode_) {
         branch_mode_ = features;
@@ -234,12 +234,12 @@ const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
     fault = false;
     const TlbInstance& tlb = *tlbs_.current();
     const std::size_t index = TlbInstance::branch_index(rip);
-    if (variant == 0 && tlb.branch_tag.data()[index] == rip)
+    if (variant == 0 && observer_ == nullptr && tlb.branch_tag.data()[index] == rip)
         return tlb.branch_host.data()[index];
     const Block* const block = find_block(rip, variant, fault);
     if (block == nullptr)
         return nullptr;
-    if (variant == 0)
+    if (variant == 0 && observer_ == nullptr)
         tlbs_.insert_branch(rip, block->far_entry);
     return block->far_entry;
 }
@@ -264,9 +264,17 @@ Dispatcher::Result Dispatcher::run() {
                 break;
             continue;
         }
+        if (observer_ != nullptr) {
+            vectors_.store();
+            observed_ = observer_->before();
+        }
         bool leave = false;
         while (serve(enter(entry), result, leave))
             entry = reinterpret_cast<const std::uint8_t*>(frame_.header.resume);
+        if (observed_) {
+            vectors_.store();
+            observer_->after();
+        }
         if (leave)
             break;
     }

@@ -34,6 +34,17 @@ protected:
     ~ColdPath() = default;
 };
 
+/// Sees every block that is executed; links and branch caches are out of use meanwhile.
+class BlockObserver {
+public:
+    /// False: nothing to compare, the block begins with an instruction for the interpreter.
+    virtual bool before() = 0;
+    virtual void after() = 0;
+
+protected:
+    ~BlockObserver() = default;
+};
+
 /// vCPU thread only, except notify() and kick().
 class Dispatcher final : public TlbListener {
 public:
@@ -56,6 +67,7 @@ public:
     }
     /// CpuState was written by somebody else.
     void state_changed();
+    void set_observer(BlockObserver* observer) { observer_ = observer; }
     void set_tsc(bool host_tsc, std::uint64_t host_offset) {
         host_tsc_ = host_tsc;
         host_tsc_offset_ = host_offset;
@@ -113,6 +125,8 @@ private:
     const Stubs& stubs_;
     VectorState& vectors_;
     ColdPath& cold_;
+    BlockObserver* observer_ = nullptr;
+    bool observed_ = false; // this block
     std::atomic<bool> kicked_{false};
     std::atomic<bool> safepoint_{false};
     std::uint32_t mode_ = 0;

@@ -145,6 +145,8 @@ bool Dispatcher::enter_rip(std::uint64_t rip, std::uint32_t variant, bool& leave
 bool Dispatcher::serve_link() {
     const Site at = site();
     cx_.state.rip = site_rip(at);
+    if (observer_ != nullptr)
+        return false;
     bool fault = false;
     const std::uint64_t resets = cache_.resets();
     Block* const target = find_block(cx_.state.rip, 0, fault);
@@ -171,6 +173,10 @@ bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
     }
     if (why == Exit::Stale)
         tlbs_.drop_branch(target);
+    if (observer_ != nullptr) {
+        cx_.state.rip = target;
+        return false;
+    }
     return enter_rip(target, 0, leave, result);
 }
 
@@ -191,12 +197,17 @@ bool Dispatcher::serve(Exit why, Result& result, bool& leave) {
     case Exit::Link: return serve_link();
     case Exit::Branch:
     case Exit::Stale: return serve_branch(why, result, leave);
-    case Exit::Attention: cx_.state.rip = site_rip(site()); return false;
+    case Exit::Attention:
+        cx_.state.rip = site_rip(site());
+        observed_ = false; // nothing was executed
+        return false;
     case Exit::HostFault: return serve_host_fault(result, leave);
     default: break;
     }
     const Site at = site();
     cx_.state.rip = site_rip(at);
+    if (observed_)
+        return false; // first compare what comes before it
     if ((at.bits & Site::kVector) != 0)
         vectors_.store();
     leave = !interpret(result);
