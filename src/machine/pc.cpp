@@ -23,6 +23,7 @@
 #include "devices/pci/config_access.hpp"
 #include "devices/pci/host_bridge.hpp"
 #include "devices/pci/pci_bus.hpp"
+#include "devices/pvclock/pvclock.hpp"
 #include "firmware/acpi/tables.hpp"
 #include "machine/boot_state.hpp"
 #include "machine/pc_map.hpp"
@@ -113,6 +114,45 @@ private:
     const base::Clock& clock_;
 };
 
+/// What a guest's RDTSC gives: the board's counter and the vCPU's own offset (IA32_TSC,
+/// IA32_TSC_ADJUST). A vCPU writes its offset on its own thread; others may see it a moment late.
+class GuestTscAdapter final : public devices::GuestTsc {
+public:
+    explicit GuestTscAdapter(const cpu::x86::TscSource& source) : source_{source} {}
+    void connect(unsigned vcpu, const cpu::x86::CpuState& state) {
+        states_.resize(std::max<std::size_t>(states_.size(), vcpu + 1));
+        states_[vcpu] = &state;
+    }
+    std::uint64_t read(unsigned vcpu) const noexcept override {
+        return source_.read() + states_[vcpu]->tsc_offset;
+    }
+    std::uint64_t frequency_hz() const noexcept override { return source_.frequency_hz(); }
+    bool is_synchronized() const noexcept override {
+        return std::ranges::all_of(states_, [&](const auto* state) {
+            return state->tsc_offset == states_.front()->tsc_offset;
+        });
+    }
+
+private:
+    const cpu::x86::TscSource& source_;
+    std::vector<const cpu::x86::CpuState*> states_; // of the vCPUs, which outlive the guest's run
+};
+
+/// The board's MSRs: kvmclock.
+class BoardMsrs final : public cpu::x86::MsrPort {
+public:
+    explicit BoardMsrs(devices::PvClock& clock) : clock_{clock} {}
+    std::optional<std::uint64_t> read_msr(unsigned vcpu, std::uint32_t index) noexcept override {
+        return clock_.read_msr(vcpu, index);
+    }
+    bool write_msr(unsigned vcpu, std::uint32_t index, std::uint64_t value) noexcept override {
+        return clock_.write_msr(vcpu, index, value);
+    }
+
+private:
+    devices::PvClock& clock_;
+};
+
 /// INTR of the 8259 pair: LINT0 of every local APIC, as the MultiProcessor Specification 1.4
 /// (§3.6.2.2) wires it.
 class FanOut final : public bus::IrqSink {
@@ -164,6 +204,9 @@ struct Pc::Impl final : bus::IrqSink {
     devices::PciConfigPorts pci_ports{pci_bus, &reset_control};
     devices::PciEcam pci_ecam{pci_bus};
     devices::PciBridge host_bridge{devices::PciBridge::kHost};
+    GuestTscAdapter guest_tsc{host.tsc};
+    std::unique_ptr<devices::PvClock> pvclock;
+    std::unique_ptr<BoardMsrs> msrs;
     std::unique_ptr<devices::FwCfg> fw_cfg;
     std::unique_ptr<devices::DebugExit> debug_exit;
 
@@ -231,6 +274,9 @@ Result<void> Pc::Impl::build() {
     DOPPEL_TRY_VOID(pio.map({pc::kI8042Command, 1, "i8042 command", kBytes, &i8042.command()}));
     DOPPEL_TRY_VOID(pio.map({pc::kPort92, 1, "port 92h", kBytes, &i8042.port92()}));
     DOPPEL_TRY_VOID(build_pci());
+    pvclock = std::make_unique<devices::PvClock>(config.cpus, *memory, guest_tsc,
+                                                 host.timers.clock(), host.wall_clock);
+    msrs = std::make_unique<BoardMsrs>(*pvclock);
     DOPPEL_TRY_VOID(build_fw_cfg());
     DOPPEL_TRY_VOID(pio.map({pc::kPit, 4, "pit", kBytes, &pit.counters()}));
     DOPPEL_TRY_VOID(pio.map({pc::kPortB, 1, "port 61h", kBytes, &pit.port61()}));
@@ -267,12 +313,20 @@ cpu::x86::VcpuWiring Pc::wiring(unsigned index) {
             .pio = &impl_->pio,
             .mmio = &impl_->mmio,
             .interrupts = impl_->local_apics[index].get(),
-            .msrs = nullptr,
+            .msrs = impl_->msrs.get(),
             .tsc = &impl_->host.tsc,
             .model = &impl_->host.model};
 }
 
-void Pc::connect(unsigned index, cpu::Wakeup* wakeup) { impl_->local_apics[index]->attach(wakeup); }
+void Pc::connect(unsigned index, cpu::Wakeup& wakeup, const cpu::x86::CpuState& state) {
+    impl_->local_apics[index]->attach(&wakeup);
+    impl_->guest_tsc.connect(index, state);
+}
+
+void Pc::disconnect() {
+    for (const auto& apic : impl_->local_apics)
+        apic->attach(nullptr);
+}
 
 Result<void> Pc::boot(const PcBoot& boot, cpu::x86::CpuState& first) {
     const auto map = memory_map(impl_->config.memory_bytes);
@@ -308,6 +362,7 @@ std::vector<std::pair<std::string, devices::Device*>> Pc::chips() {
         {"reset-control", &b.reset_control},
         {"pci-ports", &b.pci_ports},
         {"pci-00.0", &b.host_bridge},
+        {"pvclock", b.pvclock.get()},
         {"fw_cfg", b.fw_cfg.get()},
         {"com1", &b.com1},
     };

@@ -60,8 +60,11 @@ public:
     memory::GuestMemory& memory();
     /// What vCPU `index` is wired to; valid as long as the board.
     cpu::x86::VcpuWiring wiring(unsigned index);
-    /// Before the vCPUs run: whom the local APIC of vCPU `index` wakes; null before that dies.
-    void connect(unsigned index, cpu::Wakeup* wakeup);
+    /// Before the vCPUs run: whom the local APIC of vCPU `index` wakes, and the vCPU's state (for
+    /// its TSC offset).
+    void connect(unsigned index, cpu::Wakeup& wakeup, const cpu::x86::CpuState& state);
+    /// Before the vCPUs die: timers may still fire.
+    void disconnect();
 
     /// Puts firmware tables and the kernel into memory and the entry state into `first`, which is
     /// as after RESET. Errors: of the loaders.

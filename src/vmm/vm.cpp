@@ -61,8 +61,8 @@ struct Vm::Impl final : machine::PowerSink {
     explicit Impl(const Machine& machine) : description{machine} {}
     ~Impl() override {
         stop_threads();
-        for (unsigned i = 0; i < vcpus.size(); ++i)
-            board->connect(i, nullptr); // its timers may still fire
+        if (board)
+            board->disconnect();
     }
 
     Machine description;
@@ -148,7 +148,7 @@ Result<void> Vm::Impl::create_vcpus() {
         vcpus.push_back(std::make_unique<VcpuThread>(
             i, std::move(vcpu),
             [this](unsigned index, cpu::VmExit exit) { on_exit(index, std::move(exit)); }));
-        board->connect(i, vcpus.back().get());
+        board->connect(i, *vcpus.back(), vcpus.back()->vcpu().state());
     }
     return {};
 }
