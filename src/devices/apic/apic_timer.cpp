@@ -69,11 +69,12 @@ std::uint64_t ApicTimer::expiry_ns(std::uint64_t period) const {
 bool ApicTimer::is_running() const {
     if (mode() == Mode::TscDeadline)
         return state_.tsc_deadline != 0 && tsc_ != nullptr;
-    return state_.initial_count != 0 && (mode() == Mode::Periodic || state_.periods_seen == 0);
+    return state_.is_counting && state_.initial_count != 0;
 }
 
 void ApicTimer::disarm() {
     state_.initial_count = 0;
+    state_.is_counting = false;
     state_.periods_seen = 0;
     state_.tsc_deadline = 0;
     timer_->cancel();
@@ -109,6 +110,8 @@ void ApicTimer::sync() {
         const auto passed = elapsed_counts() / state_.initial_count;
         expired = passed > state_.periods_seen;
         state_.periods_seen = std::max(state_.periods_seen, passed);
+        if (expired && mode() == Mode::OneShot)
+            state_.is_counting = false;
     }
     if (expired && (state_.lvt & kMasked) == 0)
         on_expired_(static_cast<std::uint8_t>(state_.lvt));
@@ -127,16 +130,28 @@ std::uint32_t ApicTimer::lvt() const {
     return state_.lvt;
 }
 
-/// Going to or from TSC-deadline mode disarms the timer (SDM §11.5.4.1).
+void ApicTimer::begin_one_shot() {
+    if (!is_running())
+        return;
+    const auto passed = elapsed_counts() / state_.initial_count * state_.initial_count;
+    state_.start_ns += frequency_.ns_at(passed * divisor());
+    state_.periods_seen = 0;
+}
+
+/// Going to or from TSC-deadline mode disarms the timer (SDM §11.5.4.1); between the other two the
+/// count goes on, and what has stopped at zero stays there.
 void ApicTimer::set_lvt(std::uint32_t value) {
     const base::MutexLock lock{mutex_};
     sync();
-    const bool was_deadline = mode() == Mode::TscDeadline;
+    const auto before = mode();
     state_.lvt = value & lvt_mask();
-    if (was_deadline != (mode() == Mode::TscDeadline))
+    if ((before == Mode::TscDeadline) != (mode() == Mode::TscDeadline)) {
         disarm();
-    else
-        arm();
+        return;
+    }
+    if (before == Mode::Periodic && mode() == Mode::OneShot)
+        begin_one_shot();
+    arm();
 }
 
 void ApicTimer::mask() {
@@ -156,6 +171,7 @@ void ApicTimer::set_initial_count(std::uint32_t count) {
     if (mode() == Mode::TscDeadline)
         return; // ignored in this mode
     state_.initial_count = count;
+    state_.is_counting = count != 0;
     state_.start_ns = clock_.now_ns();
     state_.periods_seen = 0;
     arm();
@@ -163,14 +179,12 @@ void ApicTimer::set_initial_count(std::uint32_t count) {
 
 std::uint32_t ApicTimer::current_count() const {
     const base::MutexLock lock{mutex_};
-    if (mode() == Mode::TscDeadline || state_.initial_count == 0)
+    if (mode() == Mode::TscDeadline || !is_running())
         return 0;
     const auto elapsed = elapsed_counts();
     const std::uint64_t initial = state_.initial_count;
     if (mode() == Mode::Periodic)
         return static_cast<std::uint32_t>(initial - elapsed % initial);
-    if (state_.periods_seen != 0)
-        return 0;
     return elapsed >= initial ? 0 : static_cast<std::uint32_t>(initial - elapsed);
 }
 
@@ -184,7 +198,7 @@ void ApicTimer::set_divide(std::uint8_t value) {
     const base::MutexLock lock{mutex_};
     sync();
     auto counts = elapsed_counts();
-    if (state_.initial_count != 0 && mode() == Mode::Periodic)
+    if (mode() == Mode::Periodic && is_running())
         counts %= state_.initial_count;
     state_.divide = value & kDivideBits;
     if (!is_running())

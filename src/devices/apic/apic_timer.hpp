@@ -31,13 +31,15 @@ public:
         std::uint64_t start_ns = 0;     // the count stood at initial_count
         std::uint64_t periods_seen = 0; // expiries since start_ns that were acted upon
         std::uint64_t tsc_deadline = 0; // 0: not armed
+        bool is_counting = false;       // a one-shot count that has expired stays at zero
         static constexpr auto kSchema =
             state::schema("apic-timer", 1, state::field(1, "lvt", &State::lvt),
                           state::field(2, "initial_count", &State::initial_count),
                           state::field(3, "divide", &State::divide),
                           state::field(4, "start_ns", &State::start_ns),
                           state::field(5, "periods_seen", &State::periods_seen),
-                          state::field(6, "tsc_deadline", &State::tsc_deadline));
+                          state::field(6, "tsc_deadline", &State::tsc_deadline),
+                          state::field(7, "is_counting", &State::is_counting));
     };
 
     /// `hz` is the rate before the divider. `tsc` may be null: there is no TSC-deadline mode then.
@@ -73,6 +75,8 @@ private:
     std::uint64_t elapsed_counts() const DOPPEL_REQUIRES(mutex_);
     std::uint64_t expiry_ns(std::uint64_t period) const DOPPEL_REQUIRES(mutex_);
     bool is_running() const DOPPEL_REQUIRES(mutex_);
+    /// A one-shot count goes on from the running period, as if it had been written for it.
+    void begin_one_shot() DOPPEL_REQUIRES(mutex_);
     void disarm() DOPPEL_REQUIRES(mutex_);
     void arm() DOPPEL_REQUIRES(mutex_);
     /// Acts on what has expired by now.

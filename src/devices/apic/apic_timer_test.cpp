@@ -129,6 +129,27 @@ TEST_CASE_FIXTURE(Rig, "apic timer: changing to or from TSC-deadline mode disarm
     CHECK(fired.empty());
 }
 
+TEST_CASE_FIXTURE(Rig, "apic timer: between one-shot and periodic the count goes on") {
+    timer.set_lvt(0x40);
+    timer.set_initial_count(100'000);
+    time.advance_to(40'000);
+    timer.set_lvt(kPeriodic | 0x40);
+    CHECK(timer.current_count() == 60'000);
+    time.advance_to(130'000);
+    CHECK(fired.size() == 1);
+    CHECK(timer.current_count() == 70'000);
+    timer.set_lvt(0x40);
+    CHECK(timer.current_count() == 70'000);
+    time.advance_to(1'000'000);
+    CHECK(fired.size() == 2);
+    CHECK(timer.current_count() == 0);
+    timer.set_lvt(kPeriodic | 0x40); // stopped at zero, it stays there
+    time.advance_to(2'000'000);
+    CHECK(fired.size() == 2);
+    CHECK(timer.current_count() == 0);
+    CHECK(timer.initial_count() == 100'000);
+}
+
 TEST_CASE_FIXTURE(Rig, "apic timer: the shortest periods do not drown the timer thread") {
     timer.set_lvt(kPeriodic | 0x41);
     timer.set_initial_count(1);
