@@ -83,8 +83,11 @@ constexpr std::uint32_t four(const char* text) {
 constexpr CpuidEntry cache(std::uint32_t index, std::uint32_t kind, std::uint32_t level,
                            std::uint32_t ways, std::uint32_t sets) {
     constexpr std::uint32_t kLineBytes = 64, kSelfInitialising = 1 << 8;
-    return {4, index, true,
-            {kind | level << 5 | kSelfInitialising, (kLineBytes - 1) | (ways - 1) << 22, sets - 1, 0}};
+    return {
+        4,
+        index,
+        true,
+        {kind | level << 5 | kSelfInitialising, (kLineBytes - 1) | (ways - 1) << 22, sets - 1, 0}};
 }
 
 void add_basic(CpuModel& model, const Level& level) {
@@ -100,7 +103,12 @@ void add_basic(CpuModel& model, const Level& level) {
     all.push_back(cache(2, 3, 2, 16, 1024));             // 1 MiB
     all.push_back(cache(3, 3, 3, 16, 16384));            // 16 MiB
     all.push_back({6, 0, false, {kArat, 0, 0, 0}});
-    all.push_back({7, 0, true, {0, level.leaf7_ebx, level.leaf7_ecx, level.leaf7_edx}});
+    const bool spec_ctrl = (level.leaf7_edx & bits(26)) != 0;
+    all.push_back(
+        {7, 0, true, {spec_ctrl ? 2u : 0u, level.leaf7_ebx, level.leaf7_ecx, level.leaf7_edx}});
+    // BHI_CTRL: Linux sets a bit of IA32_SPEC_CTRL instead of looping at every system call.
+    if (spec_ctrl)
+        all.push_back({7, 2, true, {0, 0, 0, bits(4)}});
     all.push_back({0xb, 0, true, {}}); // topology: filled in by the engine
     all.push_back({0xb, 1, true, {}});
 }
@@ -125,8 +133,8 @@ void add_xsave(CpuModel& model, const Level& level) {
             model.cpuid.push_back({0xd, c.number, true, {c.size, c.offset, 0, 0}});
 }
 
-/// KVM's leaves (Linux documentation virt/kvm/x86/cpuid): NOP_IO_DELAY; what needs a device is added
-/// by who has it (add_paravirtual_features()).
+/// KVM's leaves (Linux documentation virt/kvm/x86/cpuid): NOP_IO_DELAY; what needs a device is
+/// added by who has it (add_paravirtual_features()).
 void add_hypervisor(CpuModel& model) {
     model.cpuid.push_back(
         {0x40000000, 0, false, {0x40000001, four("KVMK"), four("VMKV"), four("M\0\0")}});

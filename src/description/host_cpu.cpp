@@ -134,7 +134,12 @@ void add_identity(CpuModel& model, bool amd) {
     const CpuidRegisters seven = own_features(7);
     const std::uint32_t edx = amd ? seven.edx & bits(4) : seven.edx; // AMD: no SPEC_CTRL leaf here
     all.push_back(
-        {7, 0, true, {0, word(7, Where::Ebx, seven.ebx), word(7, Where::Ecx, seven.ecx), edx}});
+        {7,
+         0,
+         true,
+         {amd ? 0u : 2u, word(7, Where::Ebx, seven.ebx), word(7, Where::Ecx, seven.ecx), edx}});
+    if (!amd)
+        all.push_back({7, 2, true, find_cpu_model("x86-64-v3")->lookup(7, 2)});
     all.push_back({0xb, 0, true, {}});
     all.push_back({0xb, 1, true, {}});
     if (avx) {

@@ -111,7 +111,7 @@ constexpr MaskRule kMaskRules[] = {
     {"fmask", &CpuState::fmask, kLow32},
     {"sysenter-cs", &CpuState::sysenter_cs, kLow32},
     {"tsc-aux", &CpuState::tsc_aux, kLow32},
-    {"spec-ctrl", &CpuState::spec_ctrl, 7},
+    {"spec-ctrl", &CpuState::spec_ctrl, 0x407},
     {"mcg-status", &CpuState::mcg_status, 7},
     {"debugctl", &CpuState::debugctl, 2},
     {"pending-debug", &CpuState::pending_debug, 0xe00f},

@@ -17,12 +17,13 @@ constexpr std::uint64_t kLow32 = 0xffff'ffff;
 constexpr std::uint64_t kMcgCap = 8;
 /// MTRRCAP: 8 variable ranges, fixed ranges, write-combining.
 constexpr std::uint64_t kMtrrCap = 8 | 1 << 8 | 1 << 10;
-/// RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, MDS_NO, IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO,
+constexpr std::uint64_t kSpecCtrl = 1u << 0 | 1u << 1 | 1u << 2 | 1u << 10; // …, BHI_DIS_S
+/// RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO,
 /// FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO: guest code never runs on the CPU
 /// as it is written, so the guest's own software mitigations would only cost.
-constexpr std::uint64_t kArchCapabilities = 1u << 0 | 1u << 1 | 1u << 3 | 1u << 5 | 1u << 6 |
-                                            1u << 8 | 1u << 13 | 1u << 14 | 1u << 15 | 1u << 20 |
-                                            1u << 24 | 1u << 26 | 1u << 27 | std::uint64_t{1} << 62;
+constexpr std::uint64_t kArchCapabilities =
+    1u << 0 | 1u << 1 | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 8 | 1u << 13 | 1u << 14 |
+    1u << 15 | 1u << 20 | 1u << 24 | 1u << 26 | 1u << 27 | std::uint64_t{1} << 62;
 constexpr std::uint64_t kMicrocodeRevision = std::uint64_t{0x2b00'0603} << 32;
 /// FAST_STRINGS, automatic thermal control, BTS and PEBS unavailable; XD disable, MONITOR and
 /// CPUID limit stay off.
@@ -37,7 +38,7 @@ constexpr MsrRow kRows[] = {
     {0x00000034, "MSR_SMI_COUNT", Constant, Intel, nullptr, 0, 0},
     {0x0000003a, "IA32_FEATURE_CONTROL", Constant, Intel, nullptr, 0, 1}, // locked, no VMX
     {IA32_TSC_ADJUST, "IA32_TSC_ADJUST", Special, TscAdjust, nullptr, 0, 0},
-    {0x00000048, "IA32_SPEC_CTRL", Plain, SpecCtrl, &S::spec_ctrl, 0x7, 0},
+    {0x00000048, "IA32_SPEC_CTRL", Plain, SpecCtrl, &S::spec_ctrl, kSpecCtrl, 0},
     {0x00000049, "IA32_PRED_CMD", Command, SpecCtrl, nullptr, 0x1, 0},
     {0x00000079, "IA32_BIOS_UPDT_TRIG", Command, Always, nullptr, kAll, 0},
     {0x0000008b, "IA32_BIOS_SIGN_ID", Tolerant, Always, nullptr, 0, kMicrocodeRevision},
