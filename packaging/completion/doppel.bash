@@ -19,7 +19,7 @@ _doppel() {
         COMPREPLY=($(compgen -W "run --help --version" -- "$cur"))
     elif [ "${COMP_WORDS[1]}" = run ] && ! _doppel_run_value "$prev"; then
         COMPREPLY=($(compgen -W "--kernel --initrd --append --module --memory --cpus --cpu
-            --engine --console --name --no-reboot --debug-exit --check --virtual-time --stats
+            --engine --console --name --no-reboot --debug-exit --check --stats
             --dry-run --log --help" -- "$cur"))
     fi
 }

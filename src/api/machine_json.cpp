@@ -127,7 +127,6 @@ template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("debug_exit_port", machine.debug_exit_port);
     visit("reboot", machine.reboot);
     visit("checking", machine.checking);
-    visit("virtual_time", machine.virtual_time);
     visit("stats", machine.stats);
 }
 

@@ -2,7 +2,7 @@
 #pragma once
 /// Time as devices see it: one monotonic nanosecond count per VM that stops while the VM is paused,
 /// one calendar, and one queue of timers. Devices get these injected and never ask the host, so
-/// that tests and the virtual-time mode can hold every clock in hand.
+/// that tests can hold every clock in hand.
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -45,7 +45,7 @@ public:
     virtual const Clock& clock() const noexcept = 0;
 };
 
-/// Time that moves only when told: for tests and for the virtual-time mode. now_ns() from any
+/// Time that moves only when told: for tests. now_ns() from any
 /// thread; advancing and timers from one thread at a time.
 class ManualTime final : public Clock, public TimerQueue {
 public:

@@ -53,7 +53,6 @@ struct Machine {
     std::optional<std::uint16_t> debug_exit_port;
     bool reboot = true;        // false: the guest's reset ends the VM
     bool checking = false;     // every code block of the translator is repeated by the interpreter
-    bool virtual_time = false; // clocks count instructions instead of host time
     bool stats = false;        // print counters at exit
 };
 

@@ -31,16 +31,4 @@ private:
     std::uint64_t frozen_ = 0;
 };
 
-/// For the virtual-time mode: ticks follow a Clock at 1 GHz.
-class VirtualTsc final : public cpu::x86::TscSource {
-public:
-    explicit VirtualTsc(const base::Clock& clock) : clock_{clock} {}
-    std::uint64_t read() const noexcept override { return clock_.now_ns(); }
-    std::uint64_t frequency_hz() const noexcept override { return 1'000'000'000; }
-    bool is_host_tsc(std::uint64_t&) const noexcept override { return false; }
-
-private:
-    const base::Clock& clock_;
-};
-
 } // namespace doppel::machine

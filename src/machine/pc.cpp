@@ -296,6 +296,8 @@ Result<void> Pc::Impl::build() {
     return {};
 }
 
+const std::uint32_t Pc::kParavirtualFeatures = devices::PvClock::kCpuidFeatures;
+
 Pc::Pc(std::unique_ptr<Impl> impl) : impl_{std::move(impl)} {}
 Pc::~Pc() = default;
 

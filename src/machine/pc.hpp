@@ -54,6 +54,9 @@ struct PcBoot {
 /// Control thread only, vCPUs paused, except what the chips do themselves.
 class Pc {
 public:
+    /// Of CPUID leaf 4000'0001H, EAX: what this board adds to a CPU model.
+    static const std::uint32_t kParavirtualFeatures;
+
     static base::Result<std::unique_ptr<Pc>> create(const PcConfig& config, const PcHost& host);
     ~Pc();
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/engine.hpp"
 
-#include <cstdlib>
-
 #include "cpu/x86/frontend/translator_vcpu.hpp"
 #include "cpu/x86/interpreter/vcpu/interpreter_vcpu.hpp"
 
@@ -44,10 +42,7 @@ Result<std::unique_ptr<EngineFactory>> create_engine(const description::Machine&
                                                      memory::GuestMemory& memory) {
     if (machine.engine == description::Engine::Interpreter)
         return std::make_unique<InterpreterFactory>(machine.cpus);
-    // For people who look for a bug in the translator; far too slow for anything else.
-    const char* const check = std::getenv("DOPPEL_CHECK"); // "user" or anything else
-    const cpu::x86::TranslatorOptions options{
-        .check = check != nullptr, .check_user_only = check != nullptr && *check == 'u'};
+    const cpu::x86::TranslatorOptions options{.check = machine.checking, .check_user_only = false};
     auto shared = DOPPEL_TRY(cpu::x86::TranslatorMachine::create(memory, options));
     return std::make_unique<TranslatorFactory>(std::move(shared), machine.cpus);
 }

@@ -128,6 +128,7 @@ Result<void> Vm::Impl::build(Inherited inherited) {
     DOPPEL_TRY_VOID(description::validate(description));
     model = DOPPEL_TRY(description::find_cpu_model(description.cpu_model));
     DOPPEL_TRY_VOID(description::check_runs_here(model));
+    model.add_paravirtual_features(machine::Pc::kParavirtualFeatures);
     files = DOPPEL_TRY(open_boot_files(description.boot));
     if (auto format = firmware::detect_kernel(files.kernel.bytes()); !format)
         return std::unexpected(in_kernel(std::move(format).error()));

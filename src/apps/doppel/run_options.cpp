@@ -145,8 +145,6 @@ void add_run_options(CLI::App& command, RunOptions& o) {
     command.add_flag(
         "--check", o.check,
         "run every code block of the translator in the interpreter too and compare (slow)");
-    command.add_flag("--virtual-time", o.virtual_time,
-                     "let all guest clocks count executed instructions: repeatable runs");
     command.add_flag("--stats", o.stats, "print counters at exit");
     command.add_flag("--dry-run", o.dry_run, "print the machine description (JSON) and exit");
     command.add_option("--log", o.log, "trace, debug, info, warning, error or off")
@@ -183,7 +181,6 @@ Result<Machine> machine_of(const RunOptions& o) {
                 : DOPPEL_TRY(of_flag("--debug-exit", parse_port(o.debug_exit_port)));
     machine.reboot = !o.no_reboot;
     machine.checking = o.check;
-    machine.virtual_time = o.virtual_time || o.check;
     machine.stats = o.stats;
     if (auto valid = description::validate(machine); !valid)
         return std::unexpected(with_flag(std::move(valid).error()));

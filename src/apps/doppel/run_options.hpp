@@ -19,8 +19,7 @@ struct RunOptions {
                                         debug_exit_port;
     std::vector<std::string> modules;
     std::uint32_t cpus = 1;
-    bool no_reboot = false, debug_exit = false, dry_run = false, stats = false, check = false,
-         virtual_time = false;
+    bool no_reboot = false, debug_exit = false, dry_run = false, stats = false, check = false;
 };
 
 /// Adds the options to the subcommand; `options` outlives it.
