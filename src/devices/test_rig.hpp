@@ -42,7 +42,8 @@ struct CollectingSink final : chardev::ByteSink {
 
 struct FakeSource final : chardev::ByteSource {
     int ready_calls = 0;
-    void set_receiver(chardev::ByteReceiver*) noexcept override {}
+    chardev::ByteReceiver* receiver = nullptr;
+    void set_receiver(chardev::ByteReceiver* r) noexcept override { receiver = r; }
     void receiver_ready() noexcept override { ++ready_calls; }
 };
 

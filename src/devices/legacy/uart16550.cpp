@@ -47,7 +47,15 @@ base::Result<void> Uart16550::State::validate() const {
 Uart16550::Uart16550(bus::IrqLine irq, chardev::ByteSink& sink, chardev::ByteSource* source,
                      base::TimerQueue& timers)
     : irq_{irq}, sink_{sink}, source_{source}, clock_{timers.clock()},
-      timer_{timers.create_timer([this] { on_timeout(); })} {}
+      timer_{timers.create_timer([this] { on_timeout(); })} {
+    if (source_ != nullptr)
+        source_->set_receiver(this);
+}
+
+Uart16550::~Uart16550() {
+    if (source_ != nullptr)
+        source_->set_receiver(nullptr);
+}
 
 void Uart16550::reset() {
     timer_->cancel();

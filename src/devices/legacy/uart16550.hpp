@@ -53,9 +53,11 @@ public:
                       state::field(13, "rx_bytes", &State::rx_bytes),
                       state::field(14, "rx_errors", &State::rx_errors));
 
-    /// `source` may be null (no input). All outlive the device.
+    /// `source` may be null (no input), else the device is its receiver as long as it lives. All
+    /// outlive the device.
     Uart16550(bus::IrqLine irq, chardev::ByteSink& sink, chardev::ByteSource* source,
               base::TimerQueue& timers);
+    ~Uart16550() override;
 
     void reset() override;
     std::uint64_t io_read(bus::IoAccess io) override;

@@ -32,6 +32,17 @@ TEST_CASE_FIXTURE(Rig, "uart: characters written to THR reach the sink, THR stay
     CHECK(in(5) == 0x60);
 }
 
+TEST_CASE("uart: it is its source's receiver as long as it lives") {
+    base::ManualTime time;
+    test::CollectingSink sink;
+    test::FakeSource source;
+    {
+        Uart16550 uart{{}, sink, &source, time};
+        CHECK(source.receiver == &uart);
+    }
+    CHECK(source.receiver == nullptr);
+}
+
 TEST_CASE_FIXTURE(Rig, "uart: DLAB switches offsets 0 and 1 to the divisor (8.1)") {
     out(3, 0x83);
     out(0, 0x0c);
