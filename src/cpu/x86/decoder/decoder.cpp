@@ -616,14 +616,28 @@ DOPPEL_DECODER_INLINE DecodeStatus decode_at(const std::uint8_t* code, std::size
                                                     : DecodeStatus::TooLong;
 }
 
+/// `code` with zeros behind it. Written out, as memcpy and memset are not to be called.
+DOPPEL_DECODER_INLINE void copy_padded(std::uint8_t (&copy)[kReach], const std::uint8_t* code,
+                                       std::size_t size) {
+    for (std::size_t at = 0; at < kReach; at += 8)
+        store(copy + at, 0);
+    if (size >= 8) { // the last eight bytes overlap those before them
+        for (std::size_t at = 0; at + 8 < size; at += 8)
+            store(copy + at, load<std::uint64_t>(code + at));
+        store(copy + size - 8, load<std::uint64_t>(code + size - 8));
+        return;
+    }
+    for (std::size_t at = 0; at < size; ++at) {
+        copy[at] = code[at];
+        __asm__ volatile("" ::: "memory"); // or the compiler sees a memcpy
+    }
+}
+
 /// Few bytes before the end of what was fetched: works on a copy that is long enough.
 [[gnu::noinline]] DecodeStatus decode_copy(const std::uint8_t* code, std::size_t available,
                                            CodeSize mode, Instruction& out) {
     std::uint8_t copy[kReach];
-    for (std::size_t i = 0; i < kReach; ++i) {
-        copy[i] = i < available ? code[i] : std::uint8_t(0);
-        __asm__ volatile("" ::: "memory"); // keeps the compiler from calling memcpy and memset
-    }
+    copy_padded(copy, code, available);
     if (mode == CodeSize::Bits64)
         return decode_at<true>(copy, available, mode, out);
     return decode_at<false>(copy, available, mode, out);

@@ -35,7 +35,8 @@ enum class DecodeStatus : std::uint8_t {
     TooLong,       // #GP(0): more than 15 bytes
 };
 
-/// Decodes the instruction at the start of `bytes` (give up to 15). `out` is complete if Ok is
+/// Decodes the instruction at the start of `bytes`. It looks at 15 at most, but give it all there
+/// are: with fewer than 32 it works on a copy, which takes longer. `out` is complete if Ok is
 /// returned and unspecified otherwise. Says nothing about CPL, CPUID (out.feature), CRs: that is
 /// the caller's.
 DecodeStatus decode(std::span<const std::uint8_t> bytes, CodeSize code_size, Instruction& out);
