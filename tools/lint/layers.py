@@ -35,7 +35,7 @@ class Layers:
         return found
 
     def folder_of(self, path: str) -> str | None:
-        parts = path.split("/")[:-1]
+        parts = path.split("/")  # a single file may have a line of its own
         while parts:
             if "/".join(parts) in self.direct:
                 return "/".join(parts)
