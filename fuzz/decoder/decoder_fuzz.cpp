@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "cpu/x86/decoder/zydis_compare.hpp"
+#include "cpu/x86/disassembler/zydis_compare.hpp"
 
 using namespace doppel::cpu::x86;
 

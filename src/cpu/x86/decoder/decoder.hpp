@@ -19,7 +19,7 @@
 ///
 /// What keeps it right. zydis_test.cpp compares every field of some 80 million encodings with
 /// Zydis, host_test.cpp lets the host CPU judge validity and length of two million, fuzz/decoder
-/// goes on for ever. Where we differ from Zydis on purpose: zydis_allowed.cpp.
+/// goes on for ever. Where we differ from Zydis on purpose: disassembler/zydis_allowed.cpp.
 
 #include <cstdint>
 #include <span>

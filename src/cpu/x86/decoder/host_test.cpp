@@ -22,7 +22,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/x86/decoder/zydis_allowed.hpp"
+#include "cpu/x86/disassembler/zydis_allowed.hpp"
 
 namespace doppel::cpu::x86 {
 namespace {

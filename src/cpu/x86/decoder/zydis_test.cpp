@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/x86/decoder/zydis_compare.hpp"
+#include "cpu/x86/disassembler/zydis_compare.hpp"
 
 namespace doppel::cpu::x86 {
 namespace {

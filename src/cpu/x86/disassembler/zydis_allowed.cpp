@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cpu/x86/decoder/zydis_allowed.hpp"
+#include "cpu/x86/disassembler/zydis_allowed.hpp"
 
 #include <string>
 

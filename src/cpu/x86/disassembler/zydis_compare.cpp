@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cpu/x86/decoder/zydis_compare.hpp"
+#include "cpu/x86/disassembler/zydis_compare.hpp"
 
 #include <Zydis/Zydis.h>
 #include <fmt/format.h>
 
-#include "cpu/x86/decoder/zydis_allowed.hpp"
 #include "cpu/x86/disassembler/disassembler.hpp"
+#include "cpu/x86/disassembler/zydis_allowed.hpp"
 
 namespace doppel::cpu::x86 {
 namespace {
