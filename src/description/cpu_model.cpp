@@ -47,8 +47,8 @@ constexpr std::uint32_t kV3Leaf7 = kV2Leaf7 | bits(3, 5, 8, 18, 19, 23, 29);
 // AVX512F, AVX512DQ, AVX512CD, AVX512BW, AVX512VL
 constexpr std::uint32_t kV4Leaf7 = kV3Leaf7 | bits(16, 17, 28, 30, 31);
 constexpr std::uint32_t kUmip = bits(2), kRdpid = bits(22);
-// FSRM, IBRS and IBPB, STIBP, ARCH_CAPABILITIES
-constexpr std::uint32_t kV2Leaf7Edx = bits(4, 26, 27, 29);
+// IBRS and IBPB, STIBP, ARCH_CAPABILITIES; FSRM
+constexpr std::uint32_t kV1Leaf7Edx = bits(26, 27, 29), kV2Leaf7Edx = kV1Leaf7Edx | bits(4);
 // LAHF in 64-bit mode, PREFETCHW; LZCNT
 constexpr std::uint32_t kV1ExtendedEcx = 0, kV2ExtendedEcx = bits(0, 8),
                         kV3ExtendedEcx = kV2ExtendedEcx | bits(5);
@@ -57,7 +57,7 @@ constexpr std::uint32_t kV1ExtendedEdx = bits(11, 20, 29),
                         kV2ExtendedEdx = kV1ExtendedEdx | bits(26, 27);
 
 constexpr std::array kLevels{
-    Level{"x86-64-v1", "SSE2: any 64-bit processor", kV1Ecx, kV1Leaf7, 0, bits(29), 0, 0,
+    Level{"x86-64-v1", "SSE2: any 64-bit processor", kV1Ecx, kV1Leaf7, 0, kV1Leaf7Edx, 0, 0,
           kV1ExtendedEcx, kV1ExtendedEdx},
     Level{"x86-64-v2", "SSE4.2, POPCNT, CMPXCHG16B, PCID (about 2009)", kV2Ecx, kV2Leaf7, kUmip,
           kV2Leaf7Edx, 0, 0, kV2ExtendedEcx, kV2ExtendedEdx},

@@ -173,9 +173,11 @@ void add_extended(CpuModel& model, bool amd) {
     for (std::uint32_t leaf = 0x8000'0002; leaf <= 0x8000'0006; ++leaf)
         all.push_back({leaf, 0, false, host(leaf)});
     all.push_back({0x8000'0007, 0, false, own_features(0x8000'0007)});
-    all.push_back({0x8000'0008, 0, false, {model.physical_bits | 48u << 8, 0, 0, 0}});
-    if (amd) // LFENCE serialises; a null selector clears its base
-        all.push_back({0x8000'0021, 0, false, {bits(2, 6), 0, 0, 0}});
+    // AMD: error pointers are always saved, no speculative store bypass.
+    const std::uint32_t more = amd ? bits(2, 26) : 0;
+    all.push_back({0x8000'0008, 0, false, {model.physical_bits | 48u << 8, more, 0, 0}});
+    if (amd) // LFENCE serialises; a null selector clears its base; automatic IBRS
+        all.push_back({0x8000'0021, 0, false, {bits(2, 6, 8), 0, 0, 0}});
 }
 
 } // namespace

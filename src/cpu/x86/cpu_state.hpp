@@ -127,7 +127,8 @@ inline constexpr std::uint64_t CR4_VME = 1u << 0, CR4_PVI = 1u << 1, CR4_TSD = 1
                                CR4_OSXSAVE = 1u << 18, CR4_SMEP = 1u << 20, CR4_SMAP = 1u << 21,
                                CR4_PKE = 1u << 22;
 inline constexpr std::uint64_t EFER_SCE = 1u << 0, EFER_LME = 1u << 8, EFER_LMA = 1u << 10,
-                               EFER_NXE = 1u << 11, EFER_FFXSR = 1u << 14;
+                               EFER_NXE = 1u << 11, EFER_FFXSR = 1u << 14,
+                               EFER_AIBRSE = 1u << 21; // AMD: automatic IBRS
 inline constexpr std::uint64_t FLAG_CF = 1u << 0, FLAG_PF = 1u << 2, FLAG_AF = 1u << 4,
                                FLAG_ZF = 1u << 6, FLAG_SF = 1u << 7, FLAG_TF = 1u << 8,
                                FLAG_IF = 1u << 9, FLAG_DF = 1u << 10, FLAG_OF = 1u << 11,

@@ -103,7 +103,7 @@ constexpr MaskRule kMaskRules[] = {
     {"cr0", &CpuState::cr0, kCr0},
     {"cr3", &CpuState::cr3, (std::uint64_t{1} << 52) - 1},
     {"cr4", &CpuState::cr4, kCr4},
-    {"efer", &CpuState::efer, EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE},
+    {"efer", &CpuState::efer, EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_AIBRSE},
     {"xcr0", &CpuState::xcr0, 7},
     {"xss", &CpuState::xss, 0},
     {"dr6", &CpuState::dr6, kLow32},

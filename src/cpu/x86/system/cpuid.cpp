@@ -222,7 +222,8 @@ ModelTraits traits_of(const description::CpuModel& model) {
     traits.cr4_allowed = cr4_of(leaf(1, 0), seven);
     traits.efer_allowed = (bit(extended.edx, 11) ? EFER_SCE : 0) |
                           (bit(extended.edx, 29) ? EFER_LME : 0) |
-                          (bit(extended.edx, 20) ? EFER_NXE : 0);
+                          (bit(extended.edx, 20) ? EFER_NXE : 0) |
+                          (bit(leaf(0x8000'0021, 0).eax, 8) ? EFER_AIBRSE : 0);
     const CpuidRegisters xsave = leaf(0xd, 0);
     traits.xcr0_allowed = (xsave.eax | std::uint64_t{xsave.edx} << 32) | 1;
     traits.physical_bits = model.physical_bits;
