@@ -38,8 +38,7 @@ VmExit InterpreterVcpu::run() {
     Interpreter& interpreter = parts_->interpreter;
     attention_.store(true, std::memory_order_relaxed); // the caller may have changed anything
     for (std::uint64_t steps = 0; step_limit_ == 0 || steps < step_limit_; ++steps) {
-        if (attention_.load(std::memory_order_relaxed) ||
-            needs_service(cx)) [[unlikely]] {
+        if (attention_.load(std::memory_order_relaxed) || needs_service(cx)) [[unlikely]] {
             attention_.store(false);
             if (kicked_.exchange(false)) {
                 attention_.store(true);
