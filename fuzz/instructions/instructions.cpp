@@ -38,8 +38,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     Random random{seed};
     Comparison& compared = comparison();
     for (unsigned round = 0; round < kRounds; ++round) {
-        const auto test = size > 8 ? make_case({data + 8, size - 8}, mode, random)
-                                   : random_case(mode, random);
+        const auto test =
+            size > 8 ? make_case({data + 8, size - 8}, mode, random) : random_case(mode, random);
         if (test)
             compared.add(*test);
     }

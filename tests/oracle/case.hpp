@@ -44,7 +44,13 @@ struct VectorState {
     bool operator==(const VectorState&) const = default;
 };
 
-enum class Mode : std::uint8_t { Bits64, Bits32 };
+/// Bits16: segments of the LDT: CS is the code pages, DS and ES the two data pages, SS the stack
+/// page (a 16-bit stack), FS and GS null; all offsets count from their bases.
+enum class Mode : std::uint8_t { Bits64, Bits32, Bits16 };
+
+namespace ldt {
+inline constexpr std::uint16_t kCode = 0x07, kData = 0x0f, kStack = 0x17; // selectors
+} // namespace ldt
 
 struct Case {
     Mode mode = Mode::Bits64;
@@ -68,6 +74,9 @@ struct Outcome {
     std::array<std::uint64_t, 16> gpr{};
     VectorState vectors{};
 };
+constexpr std::uint64_t initial_rip(const Case& test) {
+    return test.mode == Mode::Bits16 ? test.code_offset : area::kCode + test.code_offset;
+}
 inline constexpr std::uint8_t kHung = 0xfe; // did not end, or killed its process
 
 /// Bits of RFLAGS that are compared: arithmetic, DF, AC, IF. (Linux restores neither NT nor ID from

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "cpu/x86/decoder/decoder.hpp"
+#include "tests/oracle/generator.hpp"
 #include "tests/oracle/values.hpp"
 
 namespace doppel::oracle {
@@ -64,11 +65,15 @@ void Differences::outcomes(const Outcome& host, const Outcome& guest) {
     const std::uint32_t present = host.vector == kPageFault && host.cr2 >> 63 != 0 ? 1 : 0;
     if (has_error_code)
         number("error", 0u, host.error_code | present, guest.error_code | present);
-    number("rip", area::kCode + test_.code_offset, host.rip, guest.rip);
+    number("rip", initial_rip(test_), host.rip, guest.rip);
     number("rflags", test_.rflags & kComparedFlags, host.rflags & kComparedFlags,
            guest.rflags & kComparedFlags);
-    for (std::size_t i = 0; i < 16; ++i)
-        number(kNames[i], test_.gpr[i], host.gpr[i], guest.gpr[i]);
+    for (std::size_t i = 0; i < 16; ++i) {
+        // Linux's way back to a 16-bit stack leaves its own in the upper half of rsp.
+        const bool upper = i != 4 || test_.mode != Mode::Bits16;
+        const std::uint64_t mask = upper ? ~std::uint64_t{0} : 0xffff'ffff;
+        number(kNames[i], test_.gpr[i], host.gpr[i] & mask, guest.gpr[i] & mask);
+    }
     vectors(host.vectors, guest.vectors);
 }
 
@@ -96,12 +101,14 @@ void Differences::memory(const MemoryImage& host, const MemoryImage& guest) {
                          from, hex(host.data() + from, 16), hex(guest.data() + from, 16));
 }
 
+const char* name_of(Mode mode) {
+    return mode == Mode::Bits64 ? "64-bit" : mode == Mode::Bits32 ? "32-bit" : "16-bit";
+}
+
 /// Opcode, map and the like, so that one broken instruction does not drown the others.
 std::uint64_t kind_of(const Case& test) {
     cpu::x86::Instruction in{};
-    const auto size =
-        test.mode == Mode::Bits64 ? cpu::x86::CodeSize::Bits64 : cpu::x86::CodeSize::Bits32;
-    static_cast<void>(cpu::x86::decode({test.code.data(), 15}, size, in));
+    static_cast<void>(cpu::x86::decode({test.code.data(), 15}, code_size(test.mode), in));
     const auto group = in.op == cpu::x86::Op::Simd || in.op == cpu::x86::Op::X87;
     return (group ? std::uint64_t{in.opcode} << 16 : 0) | static_cast<std::uint64_t>(in.op);
 }
@@ -148,7 +155,7 @@ void Comparison::flush() {
         if (reports_.size() < kMaxReports && std::ranges::find(seen_, kind) == seen_.end()) {
             seen_.push_back(kind);
             reports_.push_back(fmt::format("{} {}  (vector {}) rax {:#x} rcx {:#x} flags {:#x}\n{}",
-                                           test.mode == Mode::Bits64 ? "64-bit" : "32-bit",
+                                           name_of(test.mode),
                                            hex(test.code.data(), test.code_length), host.vector,
                                            test.gpr[0], test.gpr[1], test.rflags, text));
         }

@@ -13,10 +13,6 @@ using namespace cpu::x86;
 
 namespace {
 
-constexpr CodeSize code_size(Mode mode) {
-    return mode == Mode::Bits64 ? CodeSize::Bits64 : CodeSize::Bits32;
-}
-
 /// System instructions that are the same in every process: those that always fault there.
 bool is_testable_system(const Instruction& in) {
     if (in.has(attribute::kPrivileged))
@@ -85,7 +81,7 @@ public:
     void build() {
         for (auto& gpr : case_.gpr)
             gpr = interesting_integer(random_);
-        case_.gpr[Rsp] = area::kStack + 0x800 + random_.below(16) * 8;
+        case_.gpr[Rsp] = stack() + 0x800 + random_.below(16) * 8;
         case_.rflags = 0x202 | (random_.next() & (kArithmeticFlags | FLAG_DF));
         if (random_.one_in(64))
             case_.rflags |= FLAG_AC;
@@ -94,7 +90,7 @@ public:
         aim_memory();
         aim_implicit();
         aim_branch();
-        if (case_.mode == Mode::Bits32)
+        if (case_.mode != Mode::Bits64)
             for (auto& gpr : case_.gpr)
                 gpr &= 0xffff'ffff; // the upper halves do not survive a change of mode
     }
@@ -103,6 +99,14 @@ private:
     void set_displacement(std::uint64_t value) {
         std::memcpy(&case_.code[in_.displacement_offset()], &value, in_.displacement_size);
     }
+    std::uint64_t base_of(unsigned segment) const {
+        if (case_.mode != Mode::Bits16)
+            return segment == Fs ? area::kFsBase : segment == Gs ? area::kGsBase : 0;
+        return segment == Cs ? area::kCode : segment == Ss ? area::kStack : area::kData;
+    }
+    /// What offsets into the stack and code pages start with.
+    std::uint64_t stack() const { return area::kStack - base_of(Ss); }
+    std::uint64_t code() const { return area::kCode - base_of(Cs); }
     /// Registers, or the displacement where there are none, so that the operand is at the target.
     void aim_memory() {
         if (!in_.has_memory() || in_.has(attribute::kVsib)) {
@@ -110,12 +114,11 @@ private:
                 aim_gather();
             return;
         }
-        std::uint64_t target =
-            pick_target(random_, in_.memory_size == kVariableSize ? 64 : in_.memory_size);
-        if (in_.memory_segment == Fs)
-            target -= area::kFsBase;
-        if (in_.memory_segment == Gs)
-            target -= area::kGsBase;
+        const unsigned size = in_.memory_size == kVariableSize ? 64 : in_.memory_size;
+        std::uint64_t target = pick_target(random_, size);
+        if (case_.mode == Mode::Bits16 && in_.memory_segment == Ss)
+            target = area::kStack + random_.below(area::kPage + 4) - 2;
+        target -= base_of(in_.memory_segment);
         target -= static_cast<std::uint64_t>(in_.displacement);
         if (in_.memory_index != kNoRegister && in_.memory_index != in_.memory_base) {
             std::uint64_t& index = case_.gpr[in_.memory_index];
@@ -125,7 +128,7 @@ private:
         }
         if (in_.memory_base <= R15 && in_.memory_base != Rsp)
             case_.gpr[in_.memory_base] = target;
-        else if (in_.displacement_size >= 4)
+        else if (in_.displacement_size >= 2)
             aim_displacement(target + static_cast<std::uint64_t>(in_.displacement));
     }
     void aim_displacement(std::uint64_t target) {
@@ -149,7 +152,7 @@ private:
             index[random_.below(32)] = random_.byte();
     }
     void aim_implicit() {
-        const auto data = [&] { return pick_target(random_, in_.operand_size); };
+        const auto data = [&] { return pick_target(random_, in_.operand_size) - base_of(Ds); };
         if (in_.type == InstructionClass::String || in_.type == InstructionClass::Io) {
             case_.gpr[Rsi] = data();
             case_.gpr[Rdi] = data();
@@ -160,14 +163,18 @@ private:
         }
         switch (in_.op) {
         case Op::MaskMov: // which byte faults, and what has changed by then, is every CPU's own
-            case_.gpr[Rdi] = area::kData + random_.below(area::kPage);
+            case_.gpr[Rdi] = area::kData - base_of(Ds) + random_.below(area::kPage);
             case_.rflags &= ~FLAG_AC;
             break;
         case Op::Xlat: case_.gpr[Rbx] = data(); break;
         case Op::Leave:
-        case Op::Enter: case_.gpr[Rbp] = area::kStack + 0x400 + random_.below(64) * 8; break;
-        case Op::Popf: poke(case_.gpr[Rsp], random_.next() & kComparedFlags); break; // never TF
-        case Op::Ret: poke(case_.gpr[Rsp], area::kCode + 0x900 + random_.below(256)); break;
+        case Op::Enter: case_.gpr[Rbp] = stack() + 0x400 + random_.below(64) * 8; break;
+        case Op::Popf:
+            poke(case_.gpr[Rsp] + base_of(Ss), random_.next() & kComparedFlags);
+            break; // never TF
+        case Op::Ret:
+            poke(case_.gpr[Rsp] + base_of(Ss), code() + 0x900 + random_.below(256));
+            break;
         case Op::Loop:
         case Op::Loope:
         case Op::Loopne: case_.gpr[Rcx] = interesting_integer(random_); break;
@@ -181,15 +188,16 @@ private:
         case_.poke[0] = value;
     }
     void aim_indirect() {
-        const std::uint64_t target = area::kCode + 0x900 + random_.below(256);
+        const std::uint64_t target = code() + 0x900 + random_.below(256);
         if (in_.operands[0].kind == OperandKind::Gpr) {
             case_.gpr[in_.operands[0].reg] = target;
             return;
         }
         const std::uint64_t offset = area::kData + 64 * random_.below(100);
         if (in_.memory_base <= R15 && in_.memory_base != Rsp && in_.memory_index == kNoRegister &&
-            in_.memory_segment < Fs) {
-            case_.gpr[in_.memory_base] = offset - static_cast<std::uint64_t>(in_.displacement);
+            in_.memory_segment == Ds) {
+            case_.gpr[in_.memory_base] =
+                offset - base_of(in_.memory_segment) - static_cast<std::uint64_t>(in_.displacement);
             poke(offset, target);
         }
     }
@@ -206,6 +214,14 @@ private:
 };
 
 } // namespace
+
+CodeSize code_size(Mode mode) {
+    switch (mode) {
+    case Mode::Bits16: return CodeSize::Bits16;
+    case Mode::Bits32: return CodeSize::Bits32;
+    default: return CodeSize::Bits64;
+    }
+}
 
 bool is_testable(const Instruction& in, Mode mode) {
     switch (in.type) {

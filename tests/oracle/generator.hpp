@@ -10,6 +10,8 @@
 
 namespace doppel::oracle {
 
+cpu::x86::CodeSize code_size(Mode mode);
+
 /// What an instruction test can be about: no instruction whose effect differs between a Linux
 /// process and our guest (descriptor tables, system calls, clocks, random numbers), none that the
 /// host's maker does differently from the CPU model's (near branches with prefix 66).

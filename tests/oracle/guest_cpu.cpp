@@ -204,6 +204,20 @@ Outcome GuestCpu::Parts::outcome_after_halt() {
     return outcome;
 }
 
+namespace {
+void load_segments(CpuState& state, Mode mode) {
+    if (mode != Mode::Bits16) {
+        state.segment[Cs] = mode == Mode::Bits64 ? Segment{0, 0xffffffff, kUserCode64, 0xa0fb}
+                                                 : Segment{0, 0xffffffff, kUserCode32, 0xc0fb};
+        return;
+    }
+    constexpr std::uint32_t kLast = area::kPage - 1;
+    state.segment[Cs] = {area::kCode, area::kCodePages * area::kPage - 1, ldt::kCode, 0x00fb};
+    state.segment[Ds] = state.segment[Es] = {area::kData, 2 * area::kPage - 1, ldt::kData, 0x00f3};
+    state.segment[Ss] = {area::kStack, kLast, ldt::kStack, 0x00f3};
+}
+} // namespace
+
 Outcome GuestCpu::run(const Case& test) {
     Parts& p = *parts_;
     std::memset(p.host + kCodeFrame, 0xcc, area::kCodePages * area::kPage);
@@ -215,10 +229,9 @@ Outcome GuestCpu::run(const Case& test) {
     CpuState& state = p.vcpu->state();
     state = p.initial;
     state.gpr = test.gpr;
-    state.rip = area::kCode + test.code_offset;
+    state.rip = initial_rip(test);
     state.rflags = test.rflags;
-    state.segment[Cs] = test.mode == Mode::Bits64 ? Segment{0, 0xffffffff, kUserCode64, 0xa0fb}
-                                                  : Segment{0, 0xffffffff, kUserCode32, 0xc0fb};
+    load_segments(state, test.mode);
     put_vectors(state.xsave.bytes.data(), test.vectors);
     p.vcpu->state_changed();
     const cpu::VmExit exit = p.vcpu->run();

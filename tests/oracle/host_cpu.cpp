@@ -3,6 +3,7 @@
 // thread-local storage, errno included.
 #include "tests/oracle/host_cpu.hpp"
 
+#include <asm/ldt.h>
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
@@ -30,6 +31,8 @@ namespace {
 
 constexpr std::size_t kStackBytes = 128 * 1024;
 constexpr std::uint64_t kCs64 = 0x33, kCs32 = 0x23;
+constexpr std::uint16_t kFlatData = 0x2b;
+constexpr unsigned long kStrictRestoreSs = 4; // UC_STRICT_RESTORE_SS
 constexpr int kTimeoutMs = 4000;
 
 /// What the handler needs; one child per process, so plain globals.
@@ -77,6 +80,19 @@ void note_outcome(const ucontext_t& context) {
     std::memcpy(arena->memories[arena->current].data(), memory, area::kImageBytes);
 }
 
+/// The kernel restores CS and SS from the frame and leaves DS and ES as they are here.
+void load_selectors(ucontext_t& context, Mode mode) {
+    const bool is16 = mode == Mode::Bits16;
+    const std::uint64_t cs = is16 ? ldt::kCode : mode == Mode::Bits64 ? kCs64 : kCs32;
+    const std::uint64_t ss = is16 ? ldt::kStack : kFlatData;
+    const std::uint16_t data = is16 ? ldt::kData : kFlatData;
+    auto& selectors = context.uc_mcontext.gregs[REG_CSGSFS];
+    const auto fs_gs = static_cast<std::uint64_t>(selectors) & 0x0000'ffff'ffff'0000;
+    selectors = static_cast<greg_t>(fs_gs | cs | ss << 48);
+    context.uc_flags |= kStrictRestoreSs;
+    asm volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(data));
+}
+
 void load_case(ucontext_t& context, const Case& next) {
     auto& registers = context.uc_mcontext.gregs;
     std::memset(code, 0xcc, area::kCodePages * area::kPage);
@@ -87,11 +103,9 @@ void load_case(ucontext_t& context, const Case& next) {
             std::memcpy(memory + image_offset(next.poke_at[i]), &next.poke[i], 8);
     for (std::size_t i = 0; i < kRegisters.size(); ++i)
         registers[kRegisters[i]] = static_cast<greg_t>(next.gpr[i]);
-    registers[REG_RIP] = static_cast<greg_t>(area::kCode + next.code_offset);
+    registers[REG_RIP] = static_cast<greg_t>(initial_rip(next));
     registers[REG_EFL] = static_cast<greg_t>(next.rflags);
-    const std::uint64_t cs = next.mode == Mode::Bits64 ? kCs64 : kCs32;
-    registers[REG_CSGSFS] =
-        static_cast<greg_t>((static_cast<std::uint64_t>(registers[REG_CSGSFS]) & ~0xffffull) | cs);
+    load_selectors(context, next.mode);
     put_vectors(reinterpret_cast<std::byte*>(context.uc_mcontext.fpregs), next.vectors);
 }
 
@@ -144,9 +158,26 @@ void touch_areas() {
         *reinterpret_cast<volatile std::uint8_t*>(page) = 0;
 }
 
+bool add_segment(std::uint16_t selector, std::uint64_t base, std::uint64_t bytes,
+                 bool code_segment) {
+    user_desc segment{};
+    segment.entry_number = selector >> 3;
+    segment.base_addr = static_cast<unsigned>(base);
+    segment.limit = static_cast<unsigned>(bytes - 1) & 0xfffff;
+    segment.contents = code_segment ? 2 : 0;
+    segment.useable = 1;
+    return syscall(SYS_modify_ldt, 1, &segment, sizeof segment) == 0;
+}
+
+bool make_ldt() {
+    return add_segment(ldt::kCode, area::kCode, area::kCodePages * area::kPage, true) &&
+           add_segment(ldt::kData, area::kData, 2 * area::kPage, false) &&
+           add_segment(ldt::kStack, area::kStack, area::kPage, false);
+}
+
 [[noreturn]] void child_main() {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (!map_areas())
+    if (!map_areas() || !make_ldt())
         _exit(1);
     touch_areas();
     stack_t stack{};
@@ -160,11 +191,7 @@ void touch_areas() {
     for (const int signal : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP})
         sigaction(signal, &action, nullptr);
     const std::uint64_t fs = area::kFsBase, gs = area::kGsBase;
-    const std::uint16_t flat = 0x2b; // 32-bit code needs data segments
-    asm volatile("mov %0, %%ds\n\tmov %0, %%es\n\twrgsbase %1\n\twrfsbase %2\n\tint3"
-                 :
-                 : "r"(flat), "r"(gs), "r"(fs)
-                 : "memory");
+    asm volatile("wrgsbase %0\n\twrfsbase %1\n\tint3" : : "r"(gs), "r"(fs) : "memory");
     __builtin_unreachable();
 }
 

@@ -70,3 +70,9 @@ TEST_CASE("random 64-bit instructions do what the CPU does") {
 TEST_CASE("random 32-bit instructions do what the CPU does") {
     random_instructions(Mode::Bits32, number_from("DOPPEL_CASES", 200'000));
 }
+TEST_CASE("every encoding of 16-bit code does what the CPU does") {
+    every_encoding(Mode::Bits16, number_from("DOPPEL_ROUNDS", 1));
+}
+TEST_CASE("random 16-bit instructions do what the CPU does") {
+    random_instructions(Mode::Bits16, number_from("DOPPEL_CASES", 100'000));
+}

@@ -17,13 +17,6 @@ bool selected(const VectorRegisters::Bytes& mask, unsigned last_byte) {
     return (mask[last_byte] & 0x80) != 0;
 }
 
-bool any_selected(const VectorRegisters::Bytes& mask, unsigned bytes, unsigned element) {
-    for (unsigned at = 0; at < bytes; at += element)
-        if (selected(mask, at + element - 1))
-            return true;
-    return false;
-}
-
 /// Element accesses know no #AC.
 bool read_element(SystemContext& cx, SegmentIndex segment, std::uint64_t offset, void* to,
                   std::uint32_t bytes) {
@@ -69,11 +62,14 @@ bool vmaskmov(SystemContext& cx, const Instruction& in, std::uint64_t offset) {
     const unsigned element = integer ? ((in.rex & 8) != 0 ? 8 : 4) : (in.opcode & 1) != 0 ? 8 : 4;
     const unsigned bytes = in.memory_size;
     const auto mask = registers.ymm(in.operands[1].reg);
-    std::uint64_t linear; // the segment is checked for the whole operand, paging by element
-    if (any_selected(mask, bytes, element) &&
-        !linear_address(cx, segment_of(in), offset, bytes,
-                        in.writes_memory() ? AccessType::Write : AccessType::Read, linear, 0))
-        return false;
+    // The segment is checked for all of them before paging is for any.
+    const auto access = in.writes_memory() ? AccessType::Write : AccessType::Read;
+    for (unsigned at = 0; at < bytes; at += element) {
+        std::uint64_t linear;
+        if (selected(mask, at + element - 1) &&
+            !linear_address(cx, segment_of(in), offset + at, element, access, linear, 0))
+            return false;
+    }
     if (in.writes_memory())
         return store_selected(cx, in, offset, registers.ymm(in.operands[2].reg), mask, bytes,
                               element);
