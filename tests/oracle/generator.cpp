@@ -45,11 +45,7 @@ bool is_testable_rest(const Instruction& in) {
     case Op::PopSegment:
     case Op::LoadFarPointer:
     case Op::Fxsave: // pointers and reserved bytes
-    case Op::Fxrstor:
-    case Op::Fnsave: // pointers
-    case Op::Fnstenv:
-    case Op::Fldenv:
-    case Op::Frstor: return false;
+    case Op::Fxrstor: return false;
     case Op::MaskMov: return in.memory_segment == Ds && in.address_size > 2;
     case Op::Nop: return in.opcode != 0x0d; // 3DNow's PREFETCH with a register: #UD on AMD
     default: return true;
