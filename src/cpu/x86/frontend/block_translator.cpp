@@ -136,6 +136,7 @@ void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
     Site site;
     site.page_offset = at.page_offset;
     site.length = at.in.length;
+    site.extra = static_cast<std::uint16_t>(at.in.op);
     if (at.in.length != 0 && at.in.type >= InstructionClass::X87)
         site.bits = Site::kVector;
     // XSAVE & co. are of class System.

@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 
 #include "base/verify.hpp"
 #include "cpu/x86/frontend/checker.hpp"
@@ -88,7 +90,16 @@ struct TranslatorVcpu::Parts final : ColdPath {
         system.tlb_listener = &dispatcher;
         world.attach(dispatcher);
     }
-    ~Parts() { world.detach(dispatcher); }
+    ~Parts() {
+        world.detach(dispatcher);
+        if (std::getenv("DOPPEL_HIST") != nullptr) {
+            for (unsigned i = 0; i < static_cast<unsigned>(Op::Count); ++i)
+                if (dispatcher.interpreted()[i] > 1000)
+                    std::fprintf(stderr, "HIST op %u %lu\n", i, dispatcher.interpreted()[i]);
+            for (unsigned i = 0; i < static_cast<unsigned>(Exit::Count); ++i)
+                std::fprintf(stderr, "HIST exit %u %lu\n", i, dispatcher.exits(static_cast<Exit>(i)));
+        }
+    }
     Parts(const Parts&) = delete;
     Parts& operator=(const Parts&) = delete;
 

@@ -84,6 +84,9 @@ public:
     void flush_tlb(const TlbFlush& flush) noexcept override;
 
     void count(VcpuStats& stats) const;
+    /// How often the interpreter was called for each Op.
+    const std::uint64_t* interpreted() const { return interpreted_; }
+    std::uint64_t exits(Exit why) const { return exits_[static_cast<std::size_t>(why)]; }
 
 private:
     std::uint64_t calm() const { return reinterpret_cast<std::uint64_t>(&frame_.state); }
@@ -138,6 +141,8 @@ private:
     bool host_tsc_ = false;
     std::uint64_t host_tsc_offset_ = 0;
     std::uint64_t entries_ = 0;
+    std::uint64_t interpreted_[static_cast<std::size_t>(Op::Count)] = {};
+    std::uint64_t exits_[static_cast<std::size_t>(Exit::Count)] = {};
     std::uint64_t misses_ = 0;
     std::uint64_t fallbacks_ = 0;
     std::uint64_t exceptions_ = 0;

@@ -191,6 +191,7 @@ bool Dispatcher::serve_host_fault(Result& result, bool& leave) {
 }
 
 bool Dispatcher::serve(Exit why, Result& result, bool& leave) {
+    ++exits_[static_cast<std::size_t>(why)];
     switch (why) {
     case Exit::Miss: return serve_miss(result, leave);
     case Exit::StackMiss: return serve_stack_miss(result, leave);
@@ -208,6 +209,7 @@ bool Dispatcher::serve(Exit why, Result& result, bool& leave) {
     cx_.state.rip = site_rip(at);
     if (observed_)
         return false; // first compare what comes before it
+    ++interpreted_[at.extra];
     if ((at.bits & Site::kVector) != 0)
         vectors_.store();
     leave = !interpret(result);
