@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/verify.hpp"
+#include "cpu/x86/frontend/translator_vcpu.hpp"
 #include "cpu/x86/interpreter/vcpu/interpreter_vcpu.hpp"
 #include "description/cpu_model.hpp"
 #include "tests/oracle/xsave_image.hpp"
@@ -220,8 +221,10 @@ void load_segments(CpuState& state, Mode mode) {
 
 Outcome GuestCpu::run(const Case& test) {
     Parts& p = *parts_;
-    std::memset(p.host + kCodeFrame, 0xcc, area::kCodePages * area::kPage);
-    std::memcpy(p.host + kCodeFrame + test.code_offset, test.code.data(), test.code_length);
+    // Code is written as a device would: an engine may have translated what was there.
+    (void)p.ram->fill({kCodeFrame}, area::kCodePages * area::kPage, std::byte{0xcc});
+    (void)p.ram->write({kCodeFrame + test.code_offset},
+                       std::as_bytes(std::span{test.code.data(), test.code_length}));
     std::memcpy(p.host + kImageFrame, p.images[test.memory].data(), area::kImageBytes);
     for (std::size_t i = 0; i < test.poke_at.size(); ++i)
         if (test.poke_at[i] != 0)
@@ -243,7 +246,40 @@ Outcome GuestCpu::run(const Case& test) {
 
 const MemoryImage& GuestCpu::memory() const { return parts_->result; }
 
+namespace {
+
+/// The vCPU with what it shares with others: here it is alone.
+class LoneTranslator final : public Vcpu {
+public:
+    LoneTranslator(std::unique_ptr<TranslatorMachine> machine, std::unique_ptr<Vcpu> vcpu)
+        : machine_{std::move(machine)}, vcpu_{std::move(vcpu)} {}
+    std::string_view engine_name() const override { return vcpu_->engine_name(); }
+    cpu::VmExit run() override { return vcpu_->run(); }
+    void kick() noexcept override { vcpu_->kick(); }
+    void notify() noexcept override { vcpu_->notify(); }
+    void reset() override { vcpu_->reset(); }
+    void save(state::Encoder& to) const override { vcpu_->save(to); }
+    base::Result<void> load(state::Decoder& from) override { return vcpu_->load(from); }
+    cpu::VcpuStats stats() const override { return vcpu_->stats(); }
+    CpuState& state() override { return vcpu_->state(); }
+    void state_changed() override { vcpu_->state_changed(); }
+
+private:
+    std::unique_ptr<TranslatorMachine> machine_;
+    std::unique_ptr<Vcpu> vcpu_;
+};
+
+base::Result<std::unique_ptr<Vcpu>> create_translator(const VcpuWiring& wiring) {
+    auto machine = DOPPEL_TRY(TranslatorMachine::create(*wiring.memory, {.block_limit = 20'000}));
+    auto vcpu = DOPPEL_TRY(TranslatorVcpu::create(*machine, wiring, 1));
+    return std::make_unique<LoneTranslator>(std::move(machine), std::move(vcpu));
+}
+
+} // namespace
+
 base::Result<VcpuFactory> find_engine(std::string_view name) {
+    if (name == "translator")
+        return VcpuFactory{create_translator};
     if (name == "interpreter")
         return VcpuFactory{[](const VcpuWiring& wiring) -> base::Result<std::unique_ptr<Vcpu>> {
             auto vcpu = DOPPEL_TRY(InterpreterVcpu::create(wiring, 1));

@@ -13,8 +13,12 @@ using namespace doppel::oracle;
 
 namespace {
 
-std::unique_ptr<Comparison> compare_with_interpreter() {
-    auto engine = find_engine("interpreter");
+#ifndef DOPPEL_ORACLE_ENGINE
+#define DOPPEL_ORACLE_ENGINE "interpreter"
+#endif
+
+std::unique_ptr<Comparison> compare_with_engine() {
+    auto engine = find_engine(DOPPEL_ORACLE_ENGINE);
     REQUIRE(engine);
     auto comparison = Comparison::create(*engine);
     REQUIRE(comparison);
@@ -34,7 +38,7 @@ std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
 }
 
 void every_encoding(Mode mode, std::uint64_t rounds) {
-    auto comparison = compare_with_interpreter();
+    auto comparison = compare_with_engine();
     Random random{number_from("DOPPEL_SEED", 1)};
     Encodings encodings{mode};
     for (auto code = encodings.next(); !code.empty(); code = encodings.next())
@@ -47,7 +51,7 @@ void every_encoding(Mode mode, std::uint64_t rounds) {
 }
 
 void random_instructions(Mode mode, std::uint64_t count) {
-    auto comparison = compare_with_interpreter();
+    auto comparison = compare_with_engine();
     Random random{number_from("DOPPEL_SEED", 2)};
     while (comparison->cases() < count)
         if (const auto test = random_case(mode, random))

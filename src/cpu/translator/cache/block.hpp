@@ -48,6 +48,7 @@ struct Block {
     const std::uint8_t* native_entry = nullptr;
     FlagsWanted flags_wanted = FlagsWanted::Either;
     bool dead = false;
+    std::uint32_t table_slot = 0;
     std::uint16_t guest_bytes = 0;
     std::uint16_t instructions = 0;
     Link* incoming = nullptr;

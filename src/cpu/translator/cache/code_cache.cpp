@@ -16,7 +16,9 @@ Block*& next_of(Block& block, std::uint64_t gpa_page) {
 
 } // namespace
 
-CodeCache::CodeCache() : table_{std::make_unique<std::atomic<Block*>[]>(kTableSize)} {}
+CodeCache::CodeCache() : table_{std::make_unique<std::atomic<Block*>[]>(kTableSize)} {
+    tombstone_.dead = true;
+}
 
 base::Result<std::unique_ptr<CodeCache>> CodeCache::create(std::size_t code_bytes) {
     auto cache = std::unique_ptr<CodeCache>{new CodeCache};
@@ -36,10 +38,15 @@ Block& CodeCache::add_block(Block made) {
         Block*& second = pages_[block.key.second_page];
         block.next_in_second_page = std::exchange(second, &block);
     }
-    std::size_t i = hash(block.key);
-    while (table_[i & (kTableSize - 1)].load(std::memory_order_relaxed) != nullptr)
-        ++i;
-    table_[i & (kTableSize - 1)].store(&block, std::memory_order_release);
+    for (std::size_t i = hash(block.key);; ++i) {
+        auto& slot = table_[i & (kTableSize - 1)];
+        const Block* const there = slot.load(std::memory_order_relaxed);
+        if (there != nullptr && there != &tombstone_)
+            continue;
+        block.table_slot = static_cast<std::uint32_t>(i & (kTableSize - 1));
+        slot.store(&block, std::memory_order_release);
+        break;
+    }
     return block;
 }
 
@@ -55,6 +62,7 @@ void CodeCache::link(std::uint8_t* place, const std::uint8_t* unlinked, Block& t
 void CodeCache::kill(Block& block) {
     if (std::exchange(block.dead, true))
         return;
+    table_[block.table_slot].store(&tombstone_, std::memory_order_release);
     for (const Link* link = block.incoming; link != nullptr; link = link->next)
         memory_->patch32(link->place, static_cast<std::uint32_t>(link->unlinked - (link->place + 4)));
     block.incoming = nullptr;

@@ -94,6 +94,7 @@ private:
 
     std::unique_ptr<CodeMemory> memory_;
     std::unique_ptr<std::atomic<Block*>[]> table_;
+    Block tombstone_; // dead; takes the place of dropped blocks in table_
     base::Mutex mutex_;
     std::size_t used_ = 0;
     std::size_t reserved_ = 0;

@@ -90,6 +90,7 @@ public:
     void alu_imm(Alu op, HostReg to, std::int32_t value, bool wide = true);
     void alu_imm8_al(Alu op, std::uint8_t value); // op al, imm8
     void rorx(HostReg to, HostReg from, std::uint8_t count);
+    void sar(HostReg reg, std::uint8_t count) { rr(true, 0xc1, kRdi, reg), byte(count); } // C1 /7
     void lahf() { byte(0x9f); }
     void sahf() { byte(0x9e); }
     void seto_al() { byte(0x0f), byte(0x90), byte(0xc0); }

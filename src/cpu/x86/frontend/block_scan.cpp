@@ -173,7 +173,8 @@ bool may_signal(const Instruction& in) {
     case InstructionClass::Mmx: return true;
     case InstructionClass::Sse:
     case InstructionClass::Avx:
-        return in.has(attribute::kMxcsr | attribute::kAligned) || in.op == Op::Ldmxcsr;
+        return in.has(attribute::kMxcsr | attribute::kAligned | attribute::kX87State) ||
+               in.op == Op::Ldmxcsr;
     default: return false;
     }
 }

@@ -66,8 +66,29 @@ struct BlockScan {
 
 inline constexpr std::uint16_t kFlagBits = 0x8d5;
 
+/// Leaves flags that the manuals call undefined as they were, on some CPUs: the guest gets what
+/// the CPU does.
+constexpr bool keeps_undefined_flags(Op op) {
+    switch (op) {
+    case Op::Mul:
+    case Op::Imul:
+    case Op::ImulWide:
+    case Op::Div:
+    case Op::Idiv:
+    case Op::Bsf:
+    case Op::Bsr:
+    case Op::Lzcnt:
+    case Op::Tzcnt:
+    case Op::Shld:
+    case Op::Shrd: return true;
+    default: return false;
+    }
+}
+
 /// EFLAGS must be the guest's when the instruction executes.
 constexpr bool needs_flags(const Instruction& in) {
+    if (keeps_undefined_flags(in.op))
+        return true;
     const bool all = (in.flags_written & kFlagBits) == kFlagBits &&
                      !in.has(attribute::kFlagsConditional);
     return (in.flags_read & kFlagBits) != 0 || ((in.flags_written & kFlagBits) != 0 && !all);

@@ -84,6 +84,8 @@ private:
     void emit_counter_branch(const ScannedInstruction& at);
     void emit_call(const ScannedInstruction& at);
     void emit_indirect(const ScannedInstruction& at);
+    void load_target(const ScannedInstruction& at);
+    void check_canonical_target(const ScannedInstruction& at);
     void emit_return(const ScannedInstruction& at);
     void emit_push_return_address(const ScannedInstruction& at);
     void link_jump(const ScannedInstruction& at, std::int64_t target);

@@ -136,37 +136,44 @@ void BlockTranslator::emit_call(const ScannedInstruction& at) {
         far_jump(at, target, 8);
 }
 
-void BlockTranslator::emit_indirect(const ScannedInstruction& at) {
-    const Instruction& in = at.in;
-    if (in.has_memory())
+void BlockTranslator::load_target(const ScannedInstruction& at) {
+    const unsigned reg = at.in.operands[0].reg;
+    if (at.in.has_memory())
         a_.load(kScratch0, access(at, 8, false, false));
-    const unsigned reg = in.operands[0].reg;
-    const Mem target = in.has_memory() ? DOPPEL_FRAME(spare) : slot(reg);
-    if (at.treatment == Treatment::IndirectCall) {
-        if (in.has_memory()) {
-            a_.store(target, kScratch0);
-        } else if (reg == Rsp) { // the value before the push
-            a_.store(DOPPEL_FRAME(spare), kGuestRsp);
-        }
-        emit_push_return_address(at);
-        if (in.has_memory() || in_slot(reg))
-            a_.load(kScratch0, target);
-        else if (reg == Rsp)
-            a_.load(kScratch0, DOPPEL_FRAME(spare));
-        else
-            a_.mov(kScratch0, kHome[reg]);
-        save_flags();
-        branch_cache_jump(at, 8);
+    else if (in_slot(reg))
+        a_.load(kScratch0, slot(reg));
+    else
+        a_.mov(kScratch0, kHome[reg]);
+}
+
+/// A call to a non-canonical address faults before it pushes: the interpreter shall do that.
+void BlockTranslator::check_canonical_target(const ScannedInstruction& at) {
+    clobber_flags();
+    a_.mov(kScratch1, kScratch0);
+    a_.sar(kScratch1, 47);
+    a_.alu_imm(Alu::Add, kScratch1, 1, false);
+    a_.alu_imm(Alu::Cmp, kScratch1, 1, false);
+    Cold cold;
+    cold.place = a_.jump_if_later(Condition::Above);
+    cold.why = Exit::Interpret;
+    cold.site.page_offset = at.page_offset;
+    cold.site.length = at.in.length;
+    cold.site.extra = static_cast<std::uint16_t>(at.in.op);
+    cold_.push_back(cold);
+}
+
+void BlockTranslator::emit_indirect(const ScannedInstruction& at) {
+    load_target(at);
+    save_flags();
+    if (at.treatment == Treatment::IndirectJump) {
+        branch_cache_jump(at, 0);
         return;
     }
-    save_flags();
-    if (!in.has_memory()) {
-        if (in_slot(reg))
-            a_.load(kScratch0, slot(reg));
-        else
-            a_.mov(kScratch0, kHome[reg]);
-    }
-    branch_cache_jump(at, 0);
+    check_canonical_target(at);
+    a_.store(DOPPEL_FRAME(spare), kScratch0);
+    emit_push_return_address(at);
+    a_.load(kScratch0, DOPPEL_FRAME(spare));
+    branch_cache_jump(at, 8);
 }
 
 void BlockTranslator::emit_return(const ScannedInstruction& at) {

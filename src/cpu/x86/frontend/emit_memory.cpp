@@ -20,6 +20,12 @@ void emit_index(Assembler& a, HostReg address) {
     a.byte(static_cast<std::uint8_t>(0xc0 | (kScratch1 & 7) << 3 | (address & 7)));
 }
 
+/// Something else may come before a page fault: misalignment, a pending x87 exception.
+bool interpreter_decides(const Instruction& in) {
+    return in.has(attribute::kAligned | attribute::kX87State) ||
+           in.type == InstructionClass::X87 || in.type == InstructionClass::Mmx;
+}
+
 Mem tlb_entry(std::int32_t array) { return {kTlb, kScratch1, 8, array}; }
 
 } // namespace
@@ -123,8 +129,8 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
                                                    (at.in.type >= InstructionClass::X87
                                                         ? Site::kVector
                                                         : 0) |
-                                                   (at.in.has(attribute::kAligned)
-                                                        ? Site::kAligned
+                                                   (interpreter_decides(at.in)
+                                                        ? Site::kCareful
                                                         : 0)),
                  .size = static_cast<std::uint8_t>(size),
                  .extra = static_cast<std::uint16_t>(a_.here() - start)};

@@ -127,7 +127,7 @@ struct Site {
     static constexpr std::uint8_t kInSlot = 4;   // link: the flags are in the slot …
     static constexpr std::uint8_t kInRegister = 8; // … and/or in the register
     static constexpr std::uint8_t kBackward = 16; // link: must poll
-    static constexpr std::uint8_t kAligned = 16; // miss: misalignment comes before a page fault
+    static constexpr std::uint8_t kCareful = 16; // miss: the interpreter decides which fault
     static constexpr std::uint8_t kCall = 32;    // undo += 8, otherwise -=
     static constexpr std::uint8_t kSingle = 64;  // the access is at [r13], not [… + r14]
 };

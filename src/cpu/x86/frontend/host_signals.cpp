@@ -21,7 +21,7 @@ namespace {
 
 constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGFPE};
 struct sigaction g_previous[std::size(kSignals)];
-std::once_flag g_installed;
+std::mutex g_mutex; // of g_previous
 
 thread_local CodeCache* t_cache = nullptr;
 thread_local const Stubs* t_stubs = nullptr;
@@ -94,19 +94,27 @@ void on_signal(int signal, siginfo_t* info, void* context) {
     ::signal(signal, SIG_DFL); // the instruction is executed again, and kills us
 }
 
+/// Others (a test framework, for one) may have put theirs in place of ours since the last time.
 void install() {
+    struct sigaction current{};
+    ::sigaction(SIGSEGV, nullptr, &current);
+    if (current.sa_sigaction == on_signal)
+        return;
+    const std::scoped_lock lock{g_mutex};
     struct sigaction action{};
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     for (std::size_t i = 0; i < std::size(kSignals); ++i)
-        ::sigaction(kSignals[i], &action, &g_previous[i]);
+        if (struct sigaction old{}; ::sigaction(kSignals[i], &action, &old) == 0 &&
+                                    old.sa_sigaction != on_signal)
+            g_previous[i] = old;
 }
 
 } // namespace
 
 SignalScope::SignalScope(CodeCache& cache, const Stubs& stubs) {
     thread_local const AlternateStack stack;
-    std::call_once(g_installed, install);
+    install();
     t_cache = &cache;
     t_stubs = &stubs;
 }

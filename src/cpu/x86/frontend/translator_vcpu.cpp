@@ -87,6 +87,8 @@ struct TranslatorVcpu::Parts final : ColdPath {
           checker{system, interpreter, options.check_user_only} {
         if (options.check)
             dispatcher.set_observer(&checker);
+        if (options.block_limit != 0)
+            dispatcher.set_block_limit(options.block_limit);
         system.tlb_listener = &dispatcher;
         world.attach(dispatcher);
     }

@@ -16,6 +16,7 @@ class World;
 struct TranslatorOptions {
     bool check = false; // compare every block with the interpreter (slow; differences are logged)
     bool check_user_only = false; // not what runs at CPL 0
+    std::uint64_t block_limit = 0; // for tests: unlinked blocks after which run() returns
 };
 
 /// What the vCPUs of one VM share; outlives them.

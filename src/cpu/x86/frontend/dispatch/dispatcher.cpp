@@ -234,12 +234,12 @@ const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
     fault = false;
     const TlbInstance& tlb = *tlbs_.current();
     const std::size_t index = TlbInstance::branch_index(rip);
-    if (variant == 0 && observer_ == nullptr && tlb.branch_tag.data()[index] == rip)
+    if (variant == 0 && !unlinked_ && tlb.branch_tag.data()[index] == rip)
         return tlb.branch_host.data()[index];
     const Block* const block = find_block(rip, variant, fault);
     if (block == nullptr)
         return nullptr;
-    if (variant == 0 && observer_ == nullptr)
+    if (variant == 0 && !unlinked_)
         tlbs_.insert_branch(rip, block->far_entry);
     return block->far_entry;
 }
@@ -248,7 +248,7 @@ Dispatcher::Result Dispatcher::run() {
     Result result = Result::Kick;
     service_ = event_hint_ = true;
     cx_.changes |= change::kMode;
-    for (;;) {
+    for (std::uint64_t blocks = 0; block_limit_ == 0 || blocks < block_limit_; ++blocks) {
         if (!attend(result))
             break;
         if (!translatable_ || !step_free(cx_)) {

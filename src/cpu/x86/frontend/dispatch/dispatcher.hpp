@@ -67,7 +67,16 @@ public:
     }
     /// CpuState was written by somebody else.
     void state_changed();
-    void set_observer(BlockObserver* observer) { observer_ = observer; }
+    void set_observer(BlockObserver* observer) {
+        observer_ = observer;
+        unlinked_ = observer != nullptr;
+    }
+    /// For tests: no links, no branch caches, and run() returns after `blocks` blocks or
+    /// interpreted instructions (0: no limit).
+    void set_block_limit(std::uint64_t blocks) {
+        unlinked_ = true;
+        block_limit_ = blocks;
+    }
     void set_tsc(bool host_tsc, std::uint64_t host_offset) {
         host_tsc_ = host_tsc;
         host_tsc_offset_ = host_offset;
@@ -130,6 +139,8 @@ private:
     ColdPath& cold_;
     BlockObserver* observer_ = nullptr;
     bool observed_ = false; // this block
+    bool unlinked_ = false;
+    std::uint64_t block_limit_ = 0;
     std::atomic<bool> kicked_{false};
     std::atomic<bool> safepoint_{false};
     std::uint32_t mode_ = 0;

@@ -81,14 +81,14 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
     const bool crosses = (linear & kPageOffset) + at.size > 4096;
     bool fault = false;
     std::byte* host = nullptr;
-    const bool aligned = (at.bits & Site::kAligned) == 0 || linear % at.size == 0;
-    if (canonical && aligned && !crosses && fill(linear, write, host, fault))
+    const bool careful = (at.bits & Site::kCareful) != 0;
+    if (canonical && !crosses && fill(linear, write, host, fault))
         return resume_at(check);
-    if (fault) {
+    if (fault && !careful) {
         leave = !deliver(result);
         return false;
     }
-    if (canonical && aligned && !write) {
+    if (canonical && !write && !careful) {
         if (bounce(at, linear, check))
             return true;
         leave = !deliver(result);
@@ -145,7 +145,7 @@ bool Dispatcher::enter_rip(std::uint64_t rip, std::uint32_t variant, bool& leave
 bool Dispatcher::serve_link() {
     const Site at = site();
     cx_.state.rip = site_rip(at);
-    if (observer_ != nullptr)
+    if (unlinked_)
         return false;
     bool fault = false;
     const std::uint64_t resets = cache_.resets();
@@ -173,7 +173,7 @@ bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
     }
     if (why == Exit::Stale)
         tlbs_.drop_branch(target);
-    if (observer_ != nullptr) {
+    if (unlinked_) {
         cx_.state.rip = target;
         return false;
     }
