@@ -105,6 +105,12 @@ Result<std::uint64_t> ElfImage::load(memory::GuestMemory& memory,
         const auto s = DOPPEL_TRY(segment(i));
         if (s.type != PT_LOAD || s.memory_bytes == 0)
             continue;
+        if (LowArea::overlaps(s.physical, s.memory_bytes))
+            return base::fail(
+                Errc::OutOfRange,
+                fmt::format("the kernel's segment at {:#x} of {} bytes lies where the "
+                            "boot data goes",
+                            s.physical, s.memory_bytes));
         if (!is_ram(request.map, s.physical, s.memory_bytes) ||
             !memory.write({s.physical}, file_.subspan(s.offset, s.file_bytes)) ||
             !memory.fill({s.physical + s.file_bytes}, s.memory_bytes - s.file_bytes, std::byte{0}))

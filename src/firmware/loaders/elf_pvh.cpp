@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// PVH direct boot (Xen documentation "x86/HVM direct boot ABI"; start info of
 /// xen/include/public/arch-x86/hvm/start_info.h, version 1): 32-bit flat entry, ebx = start info.
+#include <algorithm>
 #include <array>
 
 #include "base/bytes.hpp"
@@ -48,7 +49,8 @@ Result<BootState> load_elf_pvh(memory::GuestMemory& memory, const BootRequest& r
         return base::fail(base::Errc::Unsupported, "the ELF file has no PVH entry");
     const auto end = DOPPEL_TRY(image.load(memory, request));
     LowArea low{memory};
-    const auto modules = DOPPEL_TRY(place_modules(memory, request, end, low));
+    const auto modules =
+        DOPPEL_TRY(place_modules(memory, request, std::max<std::uint64_t>(end, 1 << 20), low));
     std::array<std::byte, kStartBytes> start{};
     auto* p = start.data();
     store_le(p, kStartMagic);

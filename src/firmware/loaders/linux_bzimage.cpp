@@ -37,7 +37,7 @@ constexpr std::uint16_t kXlfKernel64 = 1, kXlfCanBeLoadedAbove4G = 2;
 constexpr std::uint64_t kEntry64 = 0x200;
 
 // Where our pieces stand below 640 KiB.
-constexpr std::uint64_t kZeroPage = 0x10000, kCommandLine = 0x20000;
+constexpr std::uint64_t kZeroPage = 0x10000, kCommandLine = 0x20000, kKernelFloor = 1 << 20;
 
 struct Header {
     std::size_t payload_offset;
@@ -66,6 +66,9 @@ Result<Header> parse_header(std::span<const std::byte> file) {
     sectors = sectors == 0 ? 4 : sectors; // for very old images, says the protocol
     header.payload_offset = (sectors + 1) * 512;
     header.payload_bytes = std::size_t{load_le<std::uint32_t>(p + kSyssize)} * 16;
+    if (header.payload_bytes == 0)
+        return base::fail(Errc::Corrupt, "the kernel image's header promises no kernel",
+                          "copy it again");
     if (header.payload_offset + header.payload_bytes > file.size())
         return base::fail(Errc::Corrupt,
                           fmt::format("the kernel image is cut off: its header promises {} bytes, "
@@ -98,14 +101,13 @@ Result<std::uint64_t> choose_kernel_address(const Header& header, const BootRequ
     const auto need = std::max<std::uint64_t>(header.init_size, header.payload_bytes);
     const auto fits = [&](std::uint64_t at) {
         const auto ram = ram_at(request, at);
-        return ram && need <= ram->size - (at - ram->base);
+        return at >= kKernelFloor && ram && need <= ram->size - (at - ram->base);
     };
     if (fits(header.preferred))
         return header.preferred;
     if (header.relocatable) {
         for (const auto& entry : request.map) {
-            const auto at =
-                base::align_up(std::max<std::uint64_t>(entry.base, 1 << 20), header.alignment);
+            const auto at = base::align_up(std::max(entry.base, kKernelFloor), header.alignment);
             if (entry.type == MemoryMapEntry::Type::Ram && fits(at))
                 return at;
         }

@@ -51,12 +51,12 @@ Result<Loaded> load_flat(memory::GuestMemory& memory, const BootRequest& request
         return base::fail(Errc::Corrupt, "the multiboot header promises more than the file has",
                           "copy it again");
     const auto end = std::max(bss_end, load + bytes);
-    if (!is_ram(request.map, load, end - load) ||
+    if (LowArea::overlaps(load, end - load) || !is_ram(request.map, load, end - load) ||
         !memory.write({load}, request.kernel.subspan(offset, bytes)) ||
         !memory.fill({load + bytes}, end - load - bytes, std::byte{0}))
         return base::fail(
             Errc::OutOfRange,
-            fmt::format("the kernel at {:#x} of {} bytes lies outside the VM's memory", load,
+            fmt::format("the kernel at {:#x} of {} bytes lies outside the VM's free memory", load,
                         end - load),
             "give the VM more memory");
     return Loaded{entry, end};

@@ -12,10 +12,6 @@ namespace doppel::firmware {
 using base::Errc;
 using base::Result;
 
-namespace {
-constexpr std::uint64_t kLowAreaEnd = 0x90000;
-}
-
 bool is_ram(std::span<const MemoryMapEntry> map, std::uint64_t address, std::uint64_t bytes) {
     for (const auto& entry : map)
         if (entry.type == MemoryMapEntry::Type::Ram && address - entry.base < entry.size)
@@ -23,9 +19,13 @@ bool is_ram(std::span<const MemoryMapEntry> map, std::uint64_t address, std::uin
     return false;
 }
 
+bool LowArea::overlaps(std::uint64_t address, std::uint64_t bytes) {
+    return address < kEnd && (address >= kStart || bytes > kStart - address);
+}
+
 Result<std::uint64_t> LowArea::reserve(std::uint64_t bytes) {
     const auto at = base::align_up(next_, 16);
-    if (bytes > kLowAreaEnd - at)
+    if (bytes > kEnd - at)
         return base::fail(Errc::OutOfRange, "the boot data does not fit below 576 KiB",
                           "give a shorter command line or fewer modules");
     next_ = at + bytes;

@@ -16,6 +16,8 @@ bool is_ram(std::span<const MemoryMapEntry> map, std::uint64_t address, std::uin
 class LowArea {
 public:
     explicit LowArea(memory::GuestMemory& memory) : memory_{memory} {}
+    /// Some of [address, address + bytes) is where boot data may be put.
+    static bool overlaps(std::uint64_t address, std::uint64_t bytes);
     /// Copies, 16-byte aligned, and returns the address. Errors: OutOfRange.
     base::Result<std::uint64_t> put(std::span<const std::byte> bytes);
     /// With a terminating NUL.
@@ -25,7 +27,8 @@ public:
 
 private:
     memory::GuestMemory& memory_;
-    std::uint64_t next_ = 0x10000;
+    static constexpr std::uint64_t kStart = 0x10000, kEnd = 0x90000;
+    std::uint64_t next_ = kStart;
 };
 
 /// Copies modules one after the other, page-aligned, from `from` upwards in RAM below 4 GiB.
