@@ -167,15 +167,22 @@ common:
     inc dword ptr [fault_count]
     cmp dword ptr [resume_ip], 0
     je unexpected_fault
-    add esp, 8
-    popad
-    mov [saved_eax], eax
+    test byte ptr [esp + F_CS], 3
+    jnz 2f
+    test byte ptr [esp + F_FLAGS + 2], FLAG_VM >> 16
+    jnz 2f
+    pop es /* CPL 0 keeps its data segments */
+    pop ds
+    jmp 3f
+2:  add esp, 8
+3:  popad
+    mov ss:[saved_eax], eax
     mov eax, KDATA
     mov ss, eax
-    mov esp, [resume_sp]
-    mov eax, [saved_eax]
-    push dword ptr [resume_ip]
-    mov dword ptr [resume_ip], 0
+    mov esp, ss:[resume_sp]
+    mov eax, ss:[saved_eax]
+    push dword ptr ss:[resume_ip]
+    mov dword ptr ss:[resume_ip], 0
     ret
 
     /* (label): exceptions go there from now on. Everything is preserved. */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Runtime of the 64-bit guests: multiboot entry, long mode, GDT, TSS, IDT with recording handlers.
- * Address space: identity for 0 … 4 GiB (2-MiB pages, supervisor by the PDEs), USER_BASE + 0 … 16 MiB the same
- * for CPL 3, WINDOW with 4-KiB pages of the cases' own. The guest supplies `main`; it returns or
- * jumps to `finish`. Intel SDM (June 2025) Vol. 3A §10.8.5 (initializing IA-32e mode). */
+ * Address space: identity for 0 … 4 GiB (2-MiB pages, supervisor by their PDEs), the same at
+ * USER_BASE + 0 … 16 MiB for CPL 3, WINDOW with 4-KiB pages of the cases' own. The guest supplies
+ * `main`; it returns or jumps to `finish`.
+ * Intel SDM (June 2025) Vol. 3A §10.8.5 (initializing IA-32e mode). */
 #include "guest.h"
 
     .section .multiboot, "a"
