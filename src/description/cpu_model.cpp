@@ -148,7 +148,7 @@ void add_extended(CpuModel& model, const Level& level) {
     auto brand = fmt::format("Doppel Virtual CPU {}", level.name);
     brand.resize(48, '\0');
     for (std::uint32_t i = 0; i < 3; ++i) {
-        const char* p = brand.data() + i * 16;
+        const char* p = brand.data() + std::size_t{i} * 16;
         all.push_back(
             {0x80000002 + i, 0, false, {four(p), four(p + 4), four(p + 8), four(p + 12)}});
     }

@@ -32,9 +32,9 @@ enum class MsrGate : std::uint8_t {
 
 struct MsrRow {
     std::uint32_t index;
-    const char* name;
     MsrKind kind;
     MsrGate gate;
+    const char* name;
     std::uint64_t CpuState::* member; // Plain and Address
     std::uint64_t mask;               // writable bits
     std::uint64_t value;              // what it reads, if constant

@@ -66,10 +66,10 @@ bool check_descriptor(SystemContext& cx, const TaskSwitch& request, Descriptor& 
 }
 
 bool read_image(SystemContext& cx, std::uint64_t base, const Layout& layout, Image& out) {
-    for (std::uint32_t i = 0; i < 8; ++i)
+    for (std::uint64_t i = 0; i < 8; ++i)
         if (!load_field(cx, base + layout.registers + i * layout.word, layout.word, out.gpr[i]))
             return false;
-    for (std::uint32_t i = 0; i < layout.segment_count; ++i)
+    for (std::uint64_t i = 0; i < layout.segment_count; ++i)
         if (!load_selector(cx, base + layout.segments + i * layout.word, out.segment[i]))
             return false;
     const bool wide = layout.word == 4;
@@ -90,10 +90,10 @@ bool save_old(SystemContext& cx, const TaskSwitch& request) {
     if (!store_field(cx, base + layout.rip, layout.word, request.return_rip) ||
         !store_field(cx, base + layout.flags, layout.word, flags))
         return false;
-    for (std::uint32_t i = 0; i < 8; ++i)
+    for (std::uint64_t i = 0; i < 8; ++i)
         if (!store_field(cx, base + layout.registers + i * layout.word, layout.word, state.gpr[i]))
             return false;
-    for (std::uint32_t i = 0; i < layout.segment_count; ++i)
+    for (std::uint64_t i = 0; i < layout.segment_count; ++i)
         if (!store_field(cx, base + layout.segments + i * layout.word, 2,
                          state.segment[i].selector))
             return false;

@@ -11,8 +11,8 @@ namespace doppel::cpu::x86 {
 namespace {
 
 constexpr std::uint64_t kX87 = 1, kSse = 2, kAvx = 4, kCompacted = std::uint64_t{1} << 63;
-constexpr std::uint32_t kFip = 8, kFdp = 16, kMxcsr = 24, kMxcsrMask = 28, kSt = 32, kXmm = 160,
-                        kXmmEnd = 416, kHeader = 512, kYmm = 576, kStEnd = 160;
+constexpr std::uint32_t kFip = 8, kFdp = 16, kMxcsr = 24, kSt = 32, kXmm = 160, kXmmEnd = 416,
+                        kHeader = 512, kYmm = 576, kStEnd = 160;
 constexpr std::uint32_t kMxcsrDefault = 0x1f80, kMxcsrDefined = 0xffff;
 constexpr std::uint16_t kFcwDefault = 0x37f;
 
