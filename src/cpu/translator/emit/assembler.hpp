@@ -91,6 +91,19 @@ public:
     void alu_imm8_al(Alu op, std::uint8_t value); // op al, imm8
     void rorx(HostReg to, HostReg from, std::uint8_t count);
     void sar(HostReg reg, std::uint8_t count) { rr(true, 0xc1, kRdi, reg), byte(count); } // C1 /7
+    void shr(HostReg reg, std::uint8_t count) { rr(true, 0xc1, kRbp, reg), byte(count); } // C1 /5
+    void shl(HostReg reg, std::uint8_t count) { rr(true, 0xc1, kRsp, reg), byte(count); } // C1 /4
+    /// op byte [mem], value
+    void alu_mem8_imm(Alu op, const Mem& to, std::uint8_t value) {
+        rm(false, 0x80, static_cast<HostReg>(op), to);
+        byte(value);
+    }
+    void cmp_mem32_imm8(const Mem& mem, std::uint8_t value) {
+        rm(false, 0x83, kRdi, mem);
+        byte(value);
+    }
+    void movsxd(HostReg to, HostReg from) { rr(true, 0x63, to, from); }
+    void movsxd(HostReg to, const Mem& from) { rm(true, 0x63, to, from); }
     void lahf() { byte(0x9f); }
     void sahf() { byte(0x9e); }
     void seto_al() { byte(0x0f), byte(0x90), byte(0xc0); }

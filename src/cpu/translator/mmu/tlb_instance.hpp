@@ -40,7 +40,7 @@ namespace doppel::cpu::translator {
 struct TlbInstance {
     static constexpr unsigned kPageBits = 12; // log2 of the number of entries
     static constexpr std::size_t kPages = std::size_t{1} << kPageBits;
-    static constexpr unsigned kBranchBits = 12;
+    static constexpr unsigned kBranchBits = 13;
     static constexpr std::size_t kBranches = std::size_t{1} << kBranchBits;
     /// r15 - address of the instance; instances are aligned to 64 KiB.
     static constexpr std::uint32_t kControl = kPageBits << 8 | 12;

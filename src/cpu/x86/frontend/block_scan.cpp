@@ -34,6 +34,7 @@ bool stack_access(const ScannedInstruction& at, std::int32_t& offset, std::int32
     const Instruction& in = at.in;
     switch (at.treatment) {
     case Treatment::Push:
+    case Treatment::Pushf:
     case Treatment::Call: offset = -8; size = 8; return true;
     case Treatment::IndirectCall:
         if (in.has_memory())
@@ -61,7 +62,7 @@ bool rsp_change(const ScannedInstruction& at, std::int64_t& change) {
     change = 0;
     if ((in.registers_written & kRspBit) == 0)
         return true;
-    if (at.treatment == Treatment::Push) {
+    if (at.treatment == Treatment::Push || at.treatment == Treatment::Pushf) {
         change = -8;
         return true;
     }
@@ -141,6 +142,7 @@ translator::FlagsWanted wanted_flags(const BlockScan& scan) {
         switch (at.treatment) {
         case Treatment::Nothing:
         case Treatment::Lea:
+        case Treatment::ReadSegment:
         case Treatment::Rdtsc: continue;
         case Treatment::Generic:
             if (checks)
@@ -151,6 +153,10 @@ translator::FlagsWanted wanted_flags(const BlockScan& scan) {
                 return FlagsWanted::Either;
             continue;
         case Treatment::Push:
+        case Treatment::Pushf:
+        case Treatment::Cli:
+        case Treatment::Sti:
+        case Treatment::BitString:
         case Treatment::Pop:
         case Treatment::Leave:
         case Treatment::Call:

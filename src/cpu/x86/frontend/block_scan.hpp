@@ -19,7 +19,12 @@ enum class Treatment : std::uint8_t {
     Push,
     Pop,
     Leave,
-    Rdtsc,
+    Rdtsc, // and RDTSCP
+    Cli,
+    Sti,
+    Pushf,
+    ReadSegment, // MOV r, sreg
+    BitString,   // BT and its like, register offset into memory
     Jump, // direct; likewise the following
     Conditional,
     CounterBranch, // LOOP, JrCXZ

@@ -119,7 +119,12 @@ void BlockTranslator::emit_instruction(const ScannedInstruction& at) {
     case Treatment::Push: emit_push(at); break;
     case Treatment::Pop: emit_pop(at); break;
     case Treatment::Leave: emit_leave(at); break;
-    case Treatment::Rdtsc: emit_rdtsc(); break;
+    case Treatment::Rdtsc: emit_rdtsc(at.in.op == Op::Rdtscp); break;
+    case Treatment::Cli:
+    case Treatment::Sti: emit_interrupt_flag(at); break;
+    case Treatment::Pushf: emit_pushf(at); break;
+    case Treatment::ReadSegment: emit_read_segment(at); break;
+    case Treatment::BitString: emit_bit_string(at); break;
     case Treatment::Jump: emit_jump(at); break;
     case Treatment::Conditional: emit_conditional(at); break;
     case Treatment::CounterBranch: emit_counter_branch(at); break;
@@ -129,6 +134,17 @@ void BlockTranslator::emit_instruction(const ScannedInstruction& at) {
     case Treatment::Return: emit_return(at); break;
     case Treatment::Interpret: emit_interpret(at); break;
     }
+}
+
+/// Out of line, flags in the slot.
+void BlockTranslator::interpret_if(Condition condition, const ScannedInstruction& at) {
+    Cold cold;
+    cold.place = a_.jump_if_later(condition);
+    cold.why = Exit::Interpret;
+    cold.site.page_offset = at.page_offset;
+    cold.site.length = at.in.length;
+    cold.site.extra = static_cast<std::uint16_t>(at.in.op);
+    cold_.push_back(cold);
 }
 
 void BlockTranslator::emit_interpret(const ScannedInstruction& at) {

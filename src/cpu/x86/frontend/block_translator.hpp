@@ -75,8 +75,17 @@ private:
     void emit_push(const ScannedInstruction& at);
     void emit_pop(const ScannedInstruction& at);
     void emit_leave(const ScannedInstruction& at);
-    void emit_rdtsc();
+    void emit_rdtsc(bool with_aux);
+
+    // --- emit_system.cpp ---
+    void emit_interrupt_flag(const ScannedInstruction& at);
+    void emit_pushf(const ScannedInstruction& at);
+    void emit_read_segment(const ScannedInstruction& at);
+    void emit_bit_string(const ScannedInstruction& at);
+    void add_bit_offset(const ScannedInstruction& at);
+
     void emit_interpret(const ScannedInstruction& at);
+    void interpret_if(translator::Condition condition, const ScannedInstruction& at);
 
     // --- branch.cpp ---
     void emit_jump(const ScannedInstruction& at);

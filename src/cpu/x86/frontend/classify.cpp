@@ -106,6 +106,7 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
         return Treatment::Interpret;
     if (!unit_enabled(in, mode) || !plain_memory(in))
         return Treatment::Interpret;
+    const bool kernel = (mode & mode::kUser) == 0;
     if (in.branch != BranchKind::None)
         return classify_branch(in);
     switch (in.op) {
@@ -115,10 +116,18 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     case Op::Push:
     case Op::Pop:
     case Op::Leave: return classify_stack(in);
-    case Op::Rdtsc: return (mode & mode::kTsc) != 0 ? Treatment::Rdtsc : Treatment::Interpret;
+    case Op::Rdtsc:
+    case Op::Rdtscp: return (mode & mode::kTsc) != 0 ? Treatment::Rdtsc : Treatment::Interpret;
+    case Op::Cli: return kernel ? Treatment::Cli : Treatment::Interpret;
+    case Op::Sti: return kernel ? Treatment::Sti : Treatment::Interpret;
+    case Op::Pushf: return in.operand_size == 8 ? Treatment::Pushf : Treatment::Interpret;
+    case Op::MovFromSegment:
+        return in.has_memory() ? Treatment::Interpret : Treatment::ReadSegment;
     default: break;
     }
-    if (is_bit_string(in) || is_awkward_high_byte(in))
+    if (is_bit_string(in))
+        return in.operand_size == 2 ? Treatment::Interpret : Treatment::BitString;
+    if ( is_awkward_high_byte(in))
         return Treatment::Interpret;
     return is_generic_integer(in.op) || is_generic_vector(in.op) ? Treatment::Generic
                                                                  : Treatment::Interpret;

@@ -153,13 +153,7 @@ void BlockTranslator::check_canonical_target(const ScannedInstruction& at) {
     a_.sar(kScratch1, 47);
     a_.alu_imm(Alu::Add, kScratch1, 1, false);
     a_.alu_imm(Alu::Cmp, kScratch1, 1, false);
-    Cold cold;
-    cold.place = a_.jump_if_later(Condition::Above);
-    cold.why = Exit::Interpret;
-    cold.site.page_offset = at.page_offset;
-    cold.site.length = at.in.length;
-    cold.site.extra = static_cast<std::uint16_t>(at.in.op);
-    cold_.push_back(cold);
+    interpret_if(Condition::Above, at);
 }
 
 void BlockTranslator::emit_indirect(const ScannedInstruction& at) {

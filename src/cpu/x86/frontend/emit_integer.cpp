@@ -220,7 +220,7 @@ void BlockTranslator::emit_leave(const ScannedInstruction& at) {
 }
 
 /// Flag-free: rdx:rax = host TSC + offset.
-void BlockTranslator::emit_rdtsc() {
+void BlockTranslator::emit_rdtsc(bool with_aux) {
     a_.byte(0x0f);
     a_.byte(0x31);
     a_.rorx(kRdx, kRdx, 32);
@@ -230,6 +230,8 @@ void BlockTranslator::emit_rdtsc() {
     a_.rorx(kRdx, kRax, 32);
     a_.mov32(kRdx, kRdx);
     a_.mov32(kRax, kRax);
+    if (with_aux)
+        a_.load32(kRcx, at_rsp(static_cast<std::int32_t>(offsetof(CpuState, tsc_aux))));
 }
 
 } // namespace doppel::cpu::x86::frontend

@@ -103,6 +103,8 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
             a_.lea(kScratch0, *simple);
         else
             compute_address(at);
+        if (at.treatment == Treatment::BitString)
+            add_bit_offset(at);
         emit_index(a_, kScratch0);
         a_.alu(Alu::Xor, kScratch0, tag);
     }

@@ -67,6 +67,7 @@ struct alignas(64) Frame {
     FrameHeader header;
     CpuState state;
     alignas(64) std::array<std::byte, 64> bounce{}; // operand of a load that is not plain RAM
+    std::uint32_t event_hint = 0; // the InterruptPort may have something: STI asks
 };
 static_assert(offsetof(Frame, state) == sizeof(FrameHeader));
 static_assert(offsetof(CpuState, gpr) == 0);

@@ -106,6 +106,7 @@ bool Dispatcher::attend(Result& result) {
     if (frame_.header.attention.load(std::memory_order_relaxed) != calm()) {
         frame_.header.attention = calm();
         event_hint_ = service_ = true;
+        frame_.event_hint = 1;
         if (safepoint_.exchange(false)) {
             vectors_.store();
             cold_.safepoint();
@@ -123,6 +124,7 @@ bool Dispatcher::attend(Result& result) {
     const Next next = service_events(cx_);
     vectors_.store();
     event_hint_ = cold_.has_event();
+    frame_.event_hint = event_hint_ ? 1 : 0;
     if (cx_.changes != 0)
         apply_changes();
     if (next == Next::Execute)
@@ -247,6 +249,7 @@ const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
 Dispatcher::Result Dispatcher::run() {
     Result result = Result::Kick;
     service_ = event_hint_ = true;
+    frame_.event_hint = 1;
     cx_.changes |= change::kMode;
     for (std::uint64_t blocks = 0; block_limit_ == 0 || blocks < block_limit_; ++blocks) {
         if (!attend(result))
