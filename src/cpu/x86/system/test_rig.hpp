@@ -113,7 +113,8 @@ struct Rig {
     }
 
     template <typename T> void put(std::uint64_t gpa, T value) {
-        CHECK(memory->store(memory::Gpa{gpa}, value));
+        if (!memory->store(memory::Gpa{gpa}, value))
+            FAIL("the test writes outside RAM");
     }
     template <typename T> T get(std::uint64_t gpa) {
         return memory->load<T>(memory::Gpa{gpa}).value();
