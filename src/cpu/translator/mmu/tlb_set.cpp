@@ -22,7 +22,8 @@ template <std::size_t N> void clear(std::array<std::uint64_t, N>& set) {
 }
 
 std::size_t region_hash(std::uint64_t linear) { return linear >> 21 & 1023; }
-std::size_t page_hash(std::uint64_t linear) { return linear >> 12 & 1023; }
+std::size_t gib_hash(std::uint64_t linear) { return linear >> 30 & 1023; }
+std::size_t page_hash(std::uint64_t linear) { return linear >> 12 & 0x7fff; }
 
 } // namespace
 
@@ -78,7 +79,7 @@ void TlbSet::insert(const Entry& entry) {
     else
         remove(instance.global, index);
     if (entry.page_shift > 21)
-        instance.huge = true;
+        add(instance.huge, gib_hash(page));
     else if (entry.page_shift > 12)
         add(instance.large, region_hash(page));
 }
@@ -90,6 +91,16 @@ void TlbSet::insert_branch(std::uint64_t rip, const std::uint8_t* host) {
     instance.tlb->branch_host[index] = host;
     instance.branches_used = true;
     add(instance.code_pages, page_hash(rip));
+    const std::size_t page = TlbInstance::index(rip);
+    if (instance.tlb->rtag[page] == (rip & kPage) && test(instance.global, page)) {
+        remove(instance.branch_is_local, index); // it may stay in the list
+    } else if (!test(instance.branch_is_local, index)) {
+        if (instance.local_branch_count == TlbInstance::kBranches)
+            empty_local_branches(instance); // full of entries that became global since
+        add(instance.branch_is_local, index);
+        instance.local_branches[instance.local_branch_count++] = static_cast<std::uint16_t>(index);
+        instance.tlb->branch_tag[index] = rip;
+    }
 }
 
 void TlbSet::drop_branch(std::uint64_t rip) {
@@ -109,6 +120,18 @@ void TlbSet::empty_branches(Instance& instance) {
         instance.tlb->branch_tag[i] = TlbInstance::empty_branch_tag(i);
     instance.branches_used = false;
     clear(instance.code_pages);
+    clear(instance.branch_is_local);
+    instance.local_branch_count = 0;
+}
+
+void TlbSet::empty_local_branches(Instance& instance) {
+    for (std::uint32_t i = 0; i < instance.local_branch_count; ++i) {
+        const std::uint16_t index = instance.local_branches[i];
+        if (test(instance.branch_is_local, index))
+            instance.tlb->branch_tag[index] = TlbInstance::empty_branch_tag(index);
+    }
+    clear(instance.branch_is_local);
+    instance.local_branch_count = 0;
 }
 
 void TlbSet::empty(Instance& instance, bool keep_global) {
@@ -126,22 +149,15 @@ void TlbSet::empty(Instance& instance, bool keep_global) {
     }
     instance.touched_count = kept;
     if (!keep_global || kept == 0) {
-        instance.huge = false;
+        clear(instance.huge);
         clear(instance.large);
     }
-    // A branch target in a global page survives; which those are is known by the page's entry.
     if (!instance.branches_used)
         return;
-    if (!keep_global) {
+    if (keep_global)
+        empty_local_branches(instance);
+    else
         empty_branches(instance);
-        return;
-    }
-    for (std::size_t i = 0; i < TlbInstance::kBranches; ++i) {
-        const std::uint64_t rip = instance.tlb->branch_tag[i];
-        const std::size_t page = TlbInstance::index(rip);
-        if (instance.tlb->rtag[page] != (rip & kPage) || !test(instance.global, page))
-            instance.tlb->branch_tag[i] = TlbInstance::empty_branch_tag(i);
-    }
 }
 
 void TlbSet::flush_all() {
@@ -196,7 +212,7 @@ void TlbSet::flush_page(std::uint16_t pcid, std::uint64_t linear) {
         for (auto& view : space.views) {
             if (view.tlb == nullptr || !space.used)
                 continue;
-            if (view.huge)
+            if (test(view.huge, gib_hash(linear)))
                 empty(view, false);
             else
                 flush_page_in(view, linear, space.pcid == pcid);

@@ -60,12 +60,16 @@ private:
         TlbInstance* tlb = nullptr; // null until first used
         std::uint32_t touched_count = 0;
         bool branches_used = false;
-        bool huge = false; // a translation of 1 GiB (or more than 2 MiB) was inserted
         std::array<std::uint16_t, TlbInstance::kPages> touched;
         std::array<std::uint64_t, TlbInstance::kPages / 64> in_list{};
         std::array<std::uint64_t, TlbInstance::kPages / 64> global{};
-        std::array<std::uint64_t, 16> large{};      // hash of 2 MiB regions with large pages
-        std::array<std::uint64_t, 16> code_pages{}; // hash of pages with branch targets
+        std::array<std::uint64_t, 16> large{}; // hash of 2 MiB regions with larger pages
+        std::array<std::uint64_t, 16> huge{};  // hash of 1 GiB regions with pages above 2 MiB
+        std::array<std::uint64_t, 512> code_pages{}; // hash of pages with branch targets
+        // Branch targets in pages that are not global.
+        std::uint32_t local_branch_count = 0;
+        std::array<std::uint16_t, TlbInstance::kBranches> local_branches;
+        std::array<std::uint64_t, TlbInstance::kBranches / 64> branch_is_local{};
     };
     struct Space {
         std::uint16_t pcid = 0;
@@ -77,6 +81,7 @@ private:
     void prepare(Instance& instance, std::size_t number);
     static void empty(Instance& instance, bool keep_global);
     static void empty_branches(Instance& instance);
+    static void empty_local_branches(Instance& instance);
     static void empty_entry(Instance& instance, std::size_t index);
     static void flush_page_in(Instance& instance, std::uint64_t linear, bool own);
 
