@@ -9,9 +9,9 @@ namespace doppel::cpu::translator {
 
 /// What a block's translation depends on besides the bytes: where they are and in which mode.
 struct BlockKey {
-    std::uint64_t gpa = 0;        // of the first byte
+    std::uint64_t gpa = 0;         // of the first byte
     std::uint64_t second_page = 0; // gpa of the page that holds the rest, if the block has two
-    std::uint32_t mode = 0;       // of the front end
+    std::uint32_t mode = 0;        // of the front end
     bool operator==(const BlockKey&) const = default;
 };
 

@@ -11,7 +11,7 @@ namespace {
 
 Block*& next_of(Block& block, std::uint64_t gpa_page) {
     return (block.key.gpa & ~std::uint64_t{0xfff}) == gpa_page ? block.next_in_page
-                                                              : block.next_in_second_page;
+                                                               : block.next_in_second_page;
 }
 
 } // namespace
@@ -64,7 +64,8 @@ void CodeCache::kill(Block& block) {
         return;
     table_[block.table_slot].store(&tombstone_, std::memory_order_release);
     for (const Link* link = block.incoming; link != nullptr; link = link->next)
-        memory_->patch32(link->place, static_cast<std::uint32_t>(link->unlinked - (link->place + 4)));
+        memory_->patch32(link->place,
+                         static_cast<std::uint32_t>(link->unlinked - (link->place + 4)));
     block.incoming = nullptr;
     // jmp stale_entry; the first instruction of a far entry is 7 bytes, byte 7 begins the next.
     std::uint64_t code = 0;

@@ -84,10 +84,12 @@ public:
 
 private:
     CodeCache();
+    /// Blocks of one page are neighbours: a lookup's cache line serves the next ones.
     static std::size_t hash(const BlockKey& key) {
-        const std::uint64_t mixed =
-            (key.gpa ^ std::uint64_t{key.mode} << 40) * 0x9e37'79b9'7f4a'7c15ull;
-        return static_cast<std::size_t>(mixed >> 40);
+        const std::uint64_t page =
+            (key.gpa >> 12 ^ std::uint64_t{key.mode} << 40) * 0x9e37'79b9'7f4a'7c15ull;
+        return static_cast<std::size_t>((page >> 40 & ~std::uint64_t{63}) |
+                                        ((key.gpa ^ key.gpa >> 6) & 63));
     }
     void clear();
     void kill(Block& block);
@@ -98,7 +100,7 @@ private:
     base::Mutex mutex_;
     std::size_t used_ = 0;
     std::size_t reserved_ = 0;
-    std::size_t count_ = 0; // in the table, dead ones included
+    std::size_t count_ = 0;    // in the table, dead ones included
     std::deque<Block> blocks_; // in order of host addresses
     std::deque<Link> links_;
     std::unordered_map<std::uint64_t, Block*> pages_; // gpa of page -> first block

@@ -23,8 +23,8 @@ public:
     std::uint8_t* write() const { return write_; }
     std::size_t size() const { return size_; }
     bool contains(const void* address) const {
-        const auto offset = reinterpret_cast<std::uintptr_t>(address) -
-                            reinterpret_cast<std::uintptr_t>(exec_);
+        const auto offset =
+            reinterpret_cast<std::uintptr_t>(address) - reinterpret_cast<std::uintptr_t>(exec_);
         return offset < size_;
     }
     /// Stores 4 or 8 bytes of code at once; `exec` must not straddle 8 aligned bytes. Other threads

@@ -11,14 +11,37 @@
 namespace doppel::cpu::translator {
 
 enum HostReg : std::uint8_t {
-    kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi, kR8, kR9, kR10, kR11, kR12, kR13, kR14, kR15,
+    kRax,
+    kRcx,
+    kRdx,
+    kRbx,
+    kRsp,
+    kRbp,
+    kRsi,
+    kRdi,
+    kR8,
+    kR9,
+    kR10,
+    kR11,
+    kR12,
+    kR13,
+    kR14,
+    kR15,
     kNoReg = 0xff
 };
 
 /// Condition codes as in the opcodes of Jcc, SETcc, CMOVcc.
 enum class Condition : std::uint8_t {
-    Overflow = 0, NotOverflow = 1, Below = 2, AboveEqual = 3, Equal = 4, NotEqual = 5,
-    BelowEqual = 6, Above = 7, Sign = 8, NotSign = 9
+    Overflow = 0,
+    NotOverflow = 1,
+    Below = 2,
+    AboveEqual = 3,
+    Equal = 4,
+    NotEqual = 5,
+    BelowEqual = 6,
+    Above = 7,
+    Sign = 8,
+    NotSign = 9
 };
 
 /// A host memory operand.
@@ -52,7 +75,7 @@ public:
     void u16(std::uint16_t value) { little_endian(value, 2); }
     void u32(std::uint32_t value) { little_endian(value, 4); }
     void u64(std::uint64_t value) { little_endian(value, 8); }
-    void align(std::size_t bytes);    // with NOPs
+    void align(std::size_t bytes);       // with NOPs
     void align_link(std::size_t before); // so that the rel32 `before` bytes on is inside 8 bytes
 
     // --- pieces of an instruction ---

@@ -57,12 +57,8 @@ struct TlbInstance {
     std::array<std::uint64_t, 40> gap4;
     std::array<const std::uint8_t*, kBranches> branch_host;
 
-    static constexpr std::size_t index(std::uint64_t linear) {
-        return linear >> 12 & (kPages - 1);
-    }
-    static constexpr std::uint64_t empty_tag(std::size_t index) {
-        return index == 0 ? 0x1000 : 0;
-    }
+    static constexpr std::size_t index(std::uint64_t linear) { return linear >> 12 & (kPages - 1); }
+    static constexpr std::uint64_t empty_tag(std::size_t index) { return index == 0 ? 0x1000 : 0; }
     /// The same hash as in translated code.
     static constexpr std::size_t branch_index(std::uint64_t rip) {
         return (rip ^ rip >> 12) & (kBranches - 1);

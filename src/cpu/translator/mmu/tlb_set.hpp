@@ -30,7 +30,7 @@ public:
     TlbInstance* current() const { return current_ == nullptr ? nullptr : current_->tlb; }
 
     struct Entry {
-        std::uint64_t linear = 0; // any address in the page
+        std::uint64_t linear = 0;  // any address in the page
         std::byte* host = nullptr; // of the page
         bool writable = false;     // without any ceremony
         bool global = false;
@@ -63,8 +63,8 @@ private:
         std::array<std::uint16_t, TlbInstance::kPages> touched;
         std::array<std::uint64_t, TlbInstance::kPages / 64> in_list{};
         std::array<std::uint64_t, TlbInstance::kPages / 64> global{};
-        std::array<std::uint64_t, 16> large{}; // hash of 2 MiB regions with larger pages
-        std::array<std::uint64_t, 16> huge{};  // hash of 1 GiB regions with pages above 2 MiB
+        std::array<std::uint64_t, 16> large{};       // hash of 2 MiB regions with larger pages
+        std::array<std::uint64_t, 16> huge{};        // hash of 1 GiB regions with pages above 2 MiB
         std::array<std::uint64_t, 512> code_pages{}; // hash of pages with branch targets
         // Branch targets in pages that are not global.
         std::uint32_t local_branch_count = 0;

@@ -35,13 +35,21 @@ bool stack_access(const ScannedInstruction& at, std::int32_t& offset, std::int32
     switch (at.treatment) {
     case Treatment::Push:
     case Treatment::Pushf:
-    case Treatment::Call: offset = -8; size = 8; return true;
+    case Treatment::Call:
+        offset = -8;
+        size = 8;
+        return true;
     case Treatment::IndirectCall:
         if (in.has_memory())
             return false; // two accesses: each is checked by itself
-        offset = -8; size = 8; return true;
+        offset = -8;
+        size = 8;
+        return true;
     case Treatment::Pop:
-    case Treatment::Return: offset = 0; size = 8; return true;
+    case Treatment::Return:
+        offset = 0;
+        size = 8;
+        return true;
     case Treatment::Generic:
     case Treatment::IndirectJump: break;
     default: return false;
@@ -72,8 +80,8 @@ bool rsp_change(const ScannedInstruction& at, std::int64_t& change) {
     }
     if (in.operand_size != 8)
         return false;
-    if (at.treatment == Treatment::Lea && in.memory_base == Rsp &&
-        in.memory_index == kNoRegister && in.address_size == 8) {
+    if (at.treatment == Treatment::Lea && in.memory_base == Rsp && in.memory_index == kNoRegister &&
+        in.address_size == 8) {
         change = in.displacement;
         return true;
     }
@@ -201,9 +209,9 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
     while (out.count < BlockScan::kMaxInstructions) {
         auto& entry = out.list[out.count];
         const std::size_t length = std::min<std::size_t>(15, available - at);
-        const auto status = length == 0 ? DecodeStatus::NeedMoreBytes
-                                        : decode({out.bytes.data() + at, length}, CodeSize::Bits64,
-                                                 entry.in);
+        const auto status =
+            length == 0 ? DecodeStatus::NeedMoreBytes
+                        : decode({out.bytes.data() + at, length}, CodeSize::Bits64, entry.in);
         if (status == DecodeStatus::NeedMoreBytes && out.count != 0)
             break; // the next block: it starts here and has two pages
         entry.page_offset = static_cast<std::uint16_t>(page_offset + at);

@@ -25,7 +25,7 @@ enum class Treatment : std::uint8_t {
     Pushf,
     ReadSegment, // MOV r, sreg
     BitString,   // BT and its like, register offset into memory
-    Jump, // direct; likewise the following
+    Jump,        // direct; likewise the following
     Conditional,
     CounterBranch, // LOOP, JrCXZ
     Call,
@@ -40,7 +40,7 @@ struct ScannedInstruction {
     std::uint16_t page_offset = 0;
     std::uint16_t buffer_offset = 0; // of its bytes in BlockScan::bytes
     Treatment treatment = Treatment::Interpret;
-    bool stack = false;          // accesses [rsp + stack_offset], in the range of stack group …
+    bool stack = false; // accesses [rsp + stack_offset], in the range of stack group …
     std::uint8_t stack_group = 0;
     std::int16_t stack_offset = 0; // from guest rsp before the instruction
     std::int16_t rsp_before = 0;   // guest rsp relative to the start of the group
@@ -53,8 +53,8 @@ struct StackGroup {
 };
 
 struct CodeBytes {
-    const std::byte* first = nullptr; // guest bytes at the block's start …
-    std::uint32_t first_count = 0;    // … to the end of the page
+    const std::byte* first = nullptr;  // guest bytes at the block's start …
+    std::uint32_t first_count = 0;     // … to the end of the page
     const std::byte* second = nullptr; // the next page, for a block of one crossing instruction
 };
 
@@ -94,8 +94,8 @@ constexpr bool keeps_undefined_flags(Op op) {
 constexpr bool needs_flags(const Instruction& in) {
     if (keeps_undefined_flags(in.op))
         return true;
-    const bool all = (in.flags_written & kFlagBits) == kFlagBits &&
-                     !in.has(attribute::kFlagsConditional);
+    const bool all =
+        (in.flags_written & kFlagBits) == kFlagBits && !in.has(attribute::kFlagsConditional);
     return (in.flags_read & kFlagBits) != 0 || ((in.flags_written & kFlagBits) != 0 && !all);
 }
 constexpr bool writes_flags(const Instruction& in) { return (in.flags_written & kFlagBits) != 0; }

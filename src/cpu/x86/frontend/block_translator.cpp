@@ -18,8 +18,7 @@ void BlockTranslator::translate(Block& out) {
     emit_cold();
     out.end = a_.here();
     out.flags_wanted = scan_.flags_wanted;
-    out.guest_bytes =
-        static_cast<std::uint16_t>(scan_.end_offset - scan_.list[0].page_offset);
+    out.guest_bytes = static_cast<std::uint16_t>(scan_.end_offset - scan_.list[0].page_offset);
     out.instructions = static_cast<std::uint16_t>(scan_.count);
     out.signal_sites = std::move(signals_);
 }
@@ -80,8 +79,8 @@ void BlockTranslator::emit_cold() {
 }
 
 void BlockTranslator::note_signal(const ScannedInstruction& at, bool poll) {
-    signals_.push_back({static_cast<std::uint32_t>(a_.here() - begin_), at.page_offset, saved_,
-                        poll});
+    signals_.push_back(
+        {static_cast<std::uint32_t>(a_.here() - begin_), at.page_offset, saved_, poll});
 }
 
 void BlockTranslator::save_flags() {

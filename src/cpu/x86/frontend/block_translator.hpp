@@ -126,8 +126,8 @@ private:
     std::vector<translator::SignalSite> signals_;
     const std::uint8_t* begin_ = nullptr;
     std::uint8_t* exit_place_ = nullptr; // of the far entry's poll
-    bool native_ = true; // the register holds the flags
-    bool saved_ = false; // the slot holds them
+    bool native_ = true;                 // the register holds the flags
+    bool saved_ = false;                 // the slot holds them
     std::array<bool, BlockScan::kMaxGroups> group_checked_{};
     bool ended_ = false;
 };

@@ -33,9 +33,12 @@ std::uint64_t effective_address(const CpuState& state, const Instruction& in) {
 
 bool ends_trace(Treatment treatment) {
     switch (treatment) {
-    case Treatment::Jump: case Treatment::CounterBranch: case Treatment::Call:
-    case Treatment::IndirectJump: case Treatment::IndirectCall: case Treatment::Return:
-        return true;
+    case Treatment::Jump:
+    case Treatment::CounterBranch:
+    case Treatment::Call:
+    case Treatment::IndirectJump:
+    case Treatment::IndirectCall:
+    case Treatment::Return: return true;
     default: return false;
     }
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// The checking mode: every block is executed twice, by the interpreter and by translated code, from
-/// the same state, and the results are compared modulo undefined flags.
+/// The checking mode: every block is executed twice, by the interpreter and by translated code,
+/// from the same state, and the results are compared modulo undefined flags.
 ///
-/// before() lets the interpreter run the block's instructions one by one, keeps the state after each
-/// of them and the bytes each of them overwrites; then everything is put back. Translated code runs
-/// (unlinked, so it comes back after one block at most), and after() looks for the interpreter's
-/// state at the same RIP. Instructions that touch devices end the interpreter's run; what lies
-/// behind them is not compared.
+/// before() lets the interpreter run the block's instructions one by one, keeps the state after
+/// each of them and the bytes each of them overwrites; then everything is put back. Translated code
+/// runs (unlinked, so it comes back after one block at most), and after() looks for the
+/// interpreter's state at the same RIP. Instructions that touch devices end the interpreter's run;
+/// what lies behind them is not compared.
 #include <array>
 #include <cstdint>
 #include <string>

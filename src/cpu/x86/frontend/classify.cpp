@@ -7,6 +7,7 @@ namespace doppel::cpu::x86::frontend {
 
 namespace {
 
+// clang-format off: one line per operation would say no more.
 bool is_generic_integer(Op op) {
     switch (op) {
     case Op::Add: case Op::Or: case Op::Adc: case Op::Sbb: case Op::And: case Op::Sub:
@@ -15,22 +16,35 @@ bool is_generic_integer(Op op) {
     case Op::Rol: case Op::Ror: case Op::Rcl: case Op::Rcr: case Op::Shl: case Op::Shr:
     case Op::Sar: case Op::Shld: case Op::Shrd: case Op::Bt: case Op::Bts: case Op::Btr:
     case Op::Btc: case Op::Bsf: case Op::Bsr: case Op::Lzcnt: case Op::Tzcnt: case Op::Popcnt:
-    case Op::Crc32: case Op::Bswap: case Op::Movbe: case Op::Mov: case Op::Movzx: case Op::Movsx:
-    case Op::Xchg: case Op::Xadd: case Op::Cmpxchg: case Op::Cmpxchg8b: case Op::Cmpxchg16b:
-    case Op::Cmov: case Op::Set: case Op::Cbw: case Op::Cwd: case Op::Lahf: case Op::Sahf:
-    case Op::Clc: case Op::Stc: case Op::Cmc: case Op::Movnti: case Op::Adcx: case Op::Adox:
-    case Op::Andn: case Op::Bextr: case Op::Blsi: case Op::Blsmsk: case Op::Blsr: case Op::Bzhi:
-    case Op::Mulx: case Op::Pdep: case Op::Pext: case Op::Rorx: case Op::Sarx: case Op::Shlx:
-    case Op::Shrx: case Op::Pause: case Op::Lfence: case Op::Mfence: case Op::Sfence: return true;
+    case Op::Crc32: case Op::Bswap: case Op::Movbe: case Op::Mov: case Op::Movzx:
+    case Op::Movsx: case Op::Xchg: case Op::Xadd: case Op::Cmpxchg: case Op::Cmpxchg8b:
+    case Op::Cmpxchg16b: case Op::Cmov: case Op::Set: case Op::Cbw: case Op::Cwd: case Op::Lahf:
+    case Op::Sahf: case Op::Clc: case Op::Stc: case Op::Cmc: case Op::Movnti: case Op::Adcx:
+    case Op::Adox: case Op::Andn: case Op::Bextr: case Op::Blsi: case Op::Blsmsk: case Op::Blsr:
+    case Op::Bzhi: case Op::Mulx: case Op::Pdep: case Op::Pext: case Op::Rorx: case Op::Sarx:
+    case Op::Shlx: case Op::Shrx: case Op::Pause: case Op::Lfence: case Op::Mfence:
+    case Op::Sfence: return true;
     default: return false;
     }
 }
+// clang-format on
 
 bool is_generic_vector(Op op) {
     switch (op) {
-    case Op::X87: case Op::Simd: case Op::Wait: case Op::Fninit: case Op::Fnclex: case Op::Fldcw:
-    case Op::Fnstcw: case Op::Fnstsw: case Op::FnstswAx: case Op::Emms: case Op::Ldmxcsr:
-    case Op::Stmxcsr: case Op::Pcmpestr: case Op::Pcmpistr: return true;
+    case Op::X87:
+    case Op::Simd:
+    case Op::Wait:
+    case Op::Fninit:
+    case Op::Fnclex:
+    case Op::Fldcw:
+    case Op::Fnstcw:
+    case Op::Fnstsw:
+    case Op::FnstswAx:
+    case Op::Emms:
+    case Op::Ldmxcsr:
+    case Op::Stmxcsr:
+    case Op::Pcmpestr:
+    case Op::Pcmpistr: return true;
     default: return false;
     }
 }
@@ -121,13 +135,12 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     case Op::Cli: return kernel ? Treatment::Cli : Treatment::Interpret;
     case Op::Sti: return kernel ? Treatment::Sti : Treatment::Interpret;
     case Op::Pushf: return in.operand_size == 8 ? Treatment::Pushf : Treatment::Interpret;
-    case Op::MovFromSegment:
-        return in.has_memory() ? Treatment::Interpret : Treatment::ReadSegment;
+    case Op::MovFromSegment: return in.has_memory() ? Treatment::Interpret : Treatment::ReadSegment;
     default: break;
     }
     if (is_bit_string(in))
         return in.operand_size == 2 ? Treatment::Interpret : Treatment::BitString;
-    if ( is_awkward_high_byte(in))
+    if (is_awkward_high_byte(in))
         return Treatment::Interpret;
     return is_generic_integer(in.op) || is_generic_vector(in.op) ? Treatment::Generic
                                                                  : Treatment::Interpret;

@@ -51,8 +51,14 @@ private:
         case 1: bytes[0] = 0x0f; break;
         case 2: bytes[0] = 0x66; break;
         case 3: bytes[0] = 0xc5; break;
-        case 4: bytes[0] = 0xc4; bytes[1] = static_cast<std::uint8_t>((bytes[1] & 0xe0) | (1 + below(3))); break;
-        case 5: bytes[0] = static_cast<std::uint8_t>(0x40 | (bytes[0] & 15)); bytes[1] = 0x0f; break;
+        case 4:
+            bytes[0] = 0xc4;
+            bytes[1] = static_cast<std::uint8_t>((bytes[1] & 0xe0) | (1 + below(3)));
+            break;
+        case 5:
+            bytes[0] = static_cast<std::uint8_t>(0x40 | (bytes[0] & 15));
+            bytes[1] = 0x0f;
+            break;
         default: bytes[0] = static_cast<std::uint8_t>(0x40 | (bytes[0] & 15)); break;
         }
     }
@@ -64,9 +70,12 @@ private:
         if (in.type != InstructionClass::Alu && in.op == Op::Ldmxcsr)
             return false;
         switch (treatment) {
-        case Treatment::Jump: case Treatment::Call: case Treatment::IndirectJump:
-        case Treatment::IndirectCall: case Treatment::Return: case Treatment::CounterBranch:
-            return false;
+        case Treatment::Jump:
+        case Treatment::Call:
+        case Treatment::IndirectJump:
+        case Treatment::IndirectCall:
+        case Treatment::Return:
+        case Treatment::CounterBranch: return false;
         default: break;
         }
         if (treatment == Treatment::Conditional)
@@ -116,8 +125,7 @@ Case make_case(Generator& generator, const FeatureSet& features) {
         if (!in.has(attribute::kFlagsConditional))
             made.undefined = static_cast<std::uint16_t>(made.undefined & ~in.flags_written);
         made.undefined = static_cast<std::uint16_t>(made.undefined | in.flags_undefined);
-        made.ever_undefined =
-            static_cast<std::uint16_t>(made.ever_undefined | in.flags_undefined);
+        made.ever_undefined = static_cast<std::uint16_t>(made.ever_undefined | in.flags_undefined);
         made.code.insert(made.code.end(), bytes.begin(), bytes.end());
     }
     made.code.push_back(0xf4);
@@ -196,12 +204,16 @@ TEST_CASE("random instructions do the same on both engines") {
             fmt::print(stderr, "case {} at {:#x} code {}\n", i, at, hex(test.code));
         const VmExit x = run(interpreter, test, at);
         const VmExit y = run(translator, test, at);
-        std::string text = x.index() != y.index() ? "different exit" : difference(
-                                                                   interpreter, translator, std::holds_alternative<HaltExit>(x) ? test.undefined : test.ever_undefined);
+        std::string text = x.index() != y.index() ? "different exit"
+                                                  : difference(interpreter, translator,
+                                                               std::holds_alternative<HaltExit>(x)
+                                                                   ? test.undefined
+                                                                   : test.ever_undefined);
         if (text.empty())
             continue;
         ++failures;
-        FAIL_CHECK(fmt::format("case {}: {} code {} at {:#x} flags {:#x}", i, text, hex(test.code), at, test.rflags));
+        FAIL_CHECK(fmt::format("case {}: {} code {} at {:#x} flags {:#x}", i, text, hex(test.code),
+                               at, test.rflags));
     }
 }
 

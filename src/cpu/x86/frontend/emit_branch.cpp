@@ -25,9 +25,9 @@ void BlockTranslator::cold_link(const ScannedInstruction& at, std::int64_t targe
     cold.why = Exit::Link;
     cold.flags = saved_ ? FlagPlace::Slot : FlagPlace::Register;
     cold.site.page_offset = static_cast<std::uint16_t>(target);
-    cold.site.bits = static_cast<std::uint8_t>((saved_ ? Site::kInSlot : 0) |
-                                               (native_ ? Site::kInRegister : 0) |
-                                               (target <= at.page_offset ? Site::kBackward : 0));
+    cold.site.bits =
+        static_cast<std::uint8_t>((saved_ ? Site::kInSlot : 0) | (native_ ? Site::kInRegister : 0) |
+                                  (target <= at.page_offset ? Site::kBackward : 0));
     cold_.push_back(cold);
 }
 

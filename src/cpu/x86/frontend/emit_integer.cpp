@@ -96,7 +96,11 @@ bool BlockTranslator::emit_slot_as_memory(const ScannedInstruction& at) {
     if (slots != bit(rm) || (!is_group(in) && reg == rm))
         return false;
     switch (in.op) {
-    case Op::Xchg: case Op::Bt: case Op::Bts: case Op::Btr: case Op::Btc: return false;
+    case Op::Xchg:
+    case Op::Bt:
+    case Op::Bts:
+    case Op::Btr:
+    case Op::Btc: return false;
     default: break;
     }
     // A 32-bit result must clear the upper half.

@@ -22,8 +22,8 @@ void emit_index(Assembler& a, HostReg address) {
 
 /// Something else may come before a page fault: misalignment, a pending x87 exception.
 bool interpreter_decides(const Instruction& in) {
-    return in.has(attribute::kAligned | attribute::kX87State) ||
-           in.type == InstructionClass::X87 || in.type == InstructionClass::Mmx;
+    return in.has(attribute::kAligned | attribute::kX87State) || in.type == InstructionClass::X87 ||
+           in.type == InstructionClass::Mmx;
 }
 
 Mem tlb_entry(std::int32_t array) { return {kTlb, kScratch1, 8, array}; }
@@ -126,14 +126,10 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
     miss.relative_to = start;
     miss.site = {.page_offset = at.page_offset,
                  .length = at.in.length,
-                 .bits = static_cast<std::uint8_t>((write ? Site::kWrite : 0) |
-                                                   (single ? Site::kSingle : 0) |
-                                                   (at.in.type >= InstructionClass::X87
-                                                        ? Site::kVector
-                                                        : 0) |
-                                                   (interpreter_decides(at.in)
-                                                        ? Site::kCareful
-                                                        : 0)),
+                 .bits = static_cast<std::uint8_t>(
+                     (write ? Site::kWrite : 0) | (single ? Site::kSingle : 0) |
+                     (at.in.type >= InstructionClass::X87 ? Site::kVector : 0) |
+                     (interpreter_decides(at.in) ? Site::kCareful : 0)),
                  .size = static_cast<std::uint8_t>(size),
                  .extra = static_cast<std::uint16_t>(a_.here() - start)};
     cold_.push_back(miss);

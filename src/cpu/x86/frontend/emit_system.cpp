@@ -50,9 +50,9 @@ void BlockTranslator::emit_pushf(const ScannedInstruction& at) {
 void BlockTranslator::emit_read_segment(const ScannedInstruction& at) {
     const unsigned reg = at.in.operands[0].reg;
     const unsigned segment = at.in.operands[1].reg;
-    a_.load16_zero_extended(kScratch0, state_at(offsetof(CpuState, segment) +
-                                                segment * sizeof(Segment) +
-                                                offsetof(Segment, selector)));
+    a_.load16_zero_extended(kScratch0,
+                            state_at(offsetof(CpuState, segment) + segment * sizeof(Segment) +
+                                     offsetof(Segment, selector)));
     if (in_slot(reg)) {
         if (at.in.operand_size == 2)
             a_.store16(slot(reg), kScratch0);

@@ -26,9 +26,9 @@ using translator::Mem;
 
 /// Home of each guest register; kNoReg = its slot in CpuState::gpr.
 inline constexpr std::array<HostReg, 16> kHome = {
-    translator::kRax, translator::kRcx, translator::kRdx, translator::kRbx,
-    translator::kR12, translator::kRbp, translator::kRsi, translator::kRdi,
-    translator::kR8,  translator::kR9,  translator::kR10, translator::kR11,
+    translator::kRax,   translator::kRcx,   translator::kRdx,   translator::kRbx,
+    translator::kR12,   translator::kRbp,   translator::kRsi,   translator::kRdi,
+    translator::kR8,    translator::kR9,    translator::kR10,   translator::kR11,
     translator::kNoReg, translator::kNoReg, translator::kNoReg, translator::kNoReg};
 inline constexpr HostReg kGuestRsp = translator::kR12;
 inline constexpr HostReg kScratch0 = translator::kR13;
@@ -52,8 +52,8 @@ struct FrameHeader {
     std::uint64_t page_va = 0; // linear address of the page the block in execution started in
     /// The frame's own address, or kAttention: leave at the next poll.
     std::atomic<std::uint64_t> attention{0};
-    std::uint64_t flags = 0;  // "the slot": lahf in bits 15:8, OF in bit 0
-    std::uint64_t resume = 0; // where to enter
+    std::uint64_t flags = 0;     // "the slot": lahf in bits 15:8, OF in bit 0
+    std::uint64_t resume = 0;    // where to enter
     std::uint64_t call_slot = 0; // the return address of calls to stubs passes through here
 
     /// No guest address is near it: an access there ends the VM, see the signal handler.
@@ -103,11 +103,11 @@ constexpr std::uint64_t unpack_flags(std::uint64_t rflags, std::uint64_t slot) {
 
 // --- mode bits of a block's key ---
 namespace mode {
-inline constexpr std::uint32_t kUser = 1;         // CPL 3
-inline constexpr std::uint32_t kX87 = 2;          // x87 and MMX do not fault
+inline constexpr std::uint32_t kUser = 1; // CPL 3
+inline constexpr std::uint32_t kX87 = 2;  // x87 and MMX do not fault
 inline constexpr std::uint32_t kSse = 4;
 inline constexpr std::uint32_t kAvx = 8;
-inline constexpr std::uint32_t kTsc = 16;         // RDTSC in line
+inline constexpr std::uint32_t kTsc = 16;          // RDTSC in line
 inline constexpr std::uint32_t kNoStackCache = 32; // variant: every stack access is checked
 } // namespace mode
 
@@ -116,21 +116,21 @@ struct Site {
     std::uint16_t page_offset = 0; // of the guest instruction (links: of the target)
     std::uint8_t length = 0;       // of the guest instruction
     std::uint8_t bits = 0;
-    std::int16_t low = 0;          // stack check: first byte of the range, from guest rsp
-    std::uint8_t size = 0;         // of the access (stack check: of the first one)
-    std::uint8_t undo = 0;         // a branch: how the instruction moved rsp, in bytes; see kCall
-    std::int32_t relative = 0;     // from here to: the check; a link's rel32
-    std::uint16_t extra = 0;       // from the check to the access; stack check: bytes of the range
-    std::int16_t first = 0;        // stack check: the first access, from guest rsp
+    std::int16_t low = 0;      // stack check: first byte of the range, from guest rsp
+    std::uint8_t size = 0;     // of the access (stack check: of the first one)
+    std::uint8_t undo = 0;     // a branch: how the instruction moved rsp, in bytes; see kCall
+    std::int32_t relative = 0; // from here to: the check; a link's rel32
+    std::uint16_t extra = 0;   // from the check to the access; stack check: bytes of the range
+    std::int16_t first = 0;    // stack check: the first access, from guest rsp
 
     static constexpr std::uint8_t kWrite = 1;
-    static constexpr std::uint8_t kVector = 2;   // the interpreter needs the vector state
-    static constexpr std::uint8_t kInSlot = 4;   // link: the flags are in the slot …
+    static constexpr std::uint8_t kVector = 2;     // the interpreter needs the vector state
+    static constexpr std::uint8_t kInSlot = 4;     // link: the flags are in the slot …
     static constexpr std::uint8_t kInRegister = 8; // … and/or in the register
-    static constexpr std::uint8_t kBackward = 16; // link: must poll
-    static constexpr std::uint8_t kCareful = 16; // miss: the interpreter decides which fault
-    static constexpr std::uint8_t kCall = 32;    // undo += 8, otherwise -=
-    static constexpr std::uint8_t kSingle = 64;  // the access is at [r13], not [… + r14]
+    static constexpr std::uint8_t kBackward = 16;  // link: must poll
+    static constexpr std::uint8_t kCareful = 16;   // miss: the interpreter decides which fault
+    static constexpr std::uint8_t kCall = 32;      // undo += 8, otherwise -=
+    static constexpr std::uint8_t kSingle = 64;    // the access is at [r13], not [… + r14]
 };
 static_assert(sizeof(Site) == 16);
 

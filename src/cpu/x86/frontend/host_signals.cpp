@@ -105,8 +105,8 @@ void install() {
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     for (std::size_t i = 0; i < std::size(kSignals); ++i)
-        if (struct sigaction old{}; ::sigaction(kSignals[i], &action, &old) == 0 &&
-                                    old.sa_sigaction != on_signal)
+        if (struct sigaction old{};
+            ::sigaction(kSignals[i], &action, &old) == 0 && old.sa_sigaction != on_signal)
             g_previous[i] = old;
 }
 

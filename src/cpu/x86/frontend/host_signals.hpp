@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// Host signals that arise inside translated code: SIGFPE of a guest's division or unmasked
-/// floating-point exception, SIGSEGV of a misaligned SSE operand or of a poll. The handler sends the
-/// thread to an exit stub; the dispatcher then lets the interpreter raise the guest's exception.
+/// floating-point exception, SIGSEGV of a misaligned SSE operand or of a poll. The handler sends
+/// the thread to an exit stub; the dispatcher then lets the interpreter raise the guest's
+/// exception.
 #include "base/result.hpp"
 #include "cpu/translator/cache/code_cache.hpp"
 #include "cpu/x86/frontend/stubs.hpp"

@@ -71,8 +71,8 @@ private:
         const auto b = static_cast<std::uint8_t>((in_.rex & 1) << 3);
         const bool vector = is_vector_class(in_);
         // PCMPxSTRx have theirs implicitly.
-        const bool general = in_.has(attribute::kGprOperand) && in_.op != Op::Pcmpestr &&
-                             in_.op != Op::Pcmpistr;
+        const bool general =
+            in_.has(attribute::kGprOperand) && in_.op != Op::Pcmpestr && in_.op != Op::Pcmpistr;
         const bool bytes = in_.operand_size == 1 && !vector;
         if (plus_register()) {
             const auto number = static_cast<std::uint8_t>((in_.opcode & 7) | b);
@@ -155,7 +155,8 @@ private:
             if (memory_form())
                 a_.modrm(fields_.reg, with_.mem);
             else
-                a_.byte(static_cast<std::uint8_t>(0xc0 | (fields_.reg & 7) << 3 | (fields_.rm & 7)));
+                a_.byte(
+                    static_cast<std::uint8_t>(0xc0 | (fields_.reg & 7) << 3 | (fields_.rm & 7)));
         }
         for (unsigned i = 0; i < in_.immediate_size; ++i)
             a_.byte(bytes_[in_.immediate_offset() + i]);

@@ -49,7 +49,7 @@ public:
         const memory::RamRegion region{{0}, kRamBytes};
         memory_ = std::move(*memory::GuestMemory::create({&region, 1}));
         model_ = *description::find_cpu_model("x86-64-v3");
-        const VcpuWiring wiring{0,         memory_.get(), &pio_, &mmio_, &interrupts_,
+        const VcpuWiring wiring{0,       memory_.get(), &pio_,  &mmio_, &interrupts_,
                                 nullptr, &tsc_,         &model_};
         if (kind == Kind::Interpreter) {
             vcpu_ = std::move(*InterpreterVcpu::create(wiring, 1));

@@ -78,12 +78,11 @@ TranslatorMachine::create(memory::GuestMemory& memory, TranslatorOptions options
 struct TranslatorVcpu::Parts final : ColdPath {
     Parts(World& shared, const VcpuWiring& wires, unsigned vcpu_count, TranslatorOptions options,
           std::unique_ptr<native::NativeUnit> native)
-        : world{shared}, wiring{wires}, vectors{frame.state.xsave}, board{wires, vectors},
-          native_unit{std::move(native)}, unit{*native_unit, vectors},
-          system{make_context(frame.state, board, wires, vcpu_count)},
-          interpreter{system, unit}, tlbs{tlb_memory.aligned()},
-          dispatcher{frame,        system,  interpreter, tlbs, world.cache(), world.stubs(),
-                     vectors, *this},
+        : world{shared}, wiring{wires}, vectors{frame.state.xsave}, wired{wires},
+          board{wired, vectors}, native_unit{std::move(native)}, unit{*native_unit, vectors},
+          system{make_context(frame.state, board, wires, vcpu_count)}, interpreter{system, unit},
+          tlbs{tlb_memory.aligned()}, dispatcher{frame,         system,        interpreter, tlbs,
+                                                 world.cache(), world.stubs(), vectors,     *this},
           checker{system, interpreter, options.check_user_only} {
         if (options.check)
             dispatcher.set_observer(&checker);
@@ -99,7 +98,8 @@ struct TranslatorVcpu::Parts final : ColdPath {
                 if (dispatcher.interpreted()[i] > 1000)
                     std::fprintf(stderr, "HIST op %u %lu\n", i, dispatcher.interpreted()[i]);
             for (unsigned i = 0; i < static_cast<unsigned>(Exit::Count); ++i)
-                std::fprintf(stderr, "HIST exit %u %lu\n", i, dispatcher.exits(static_cast<Exit>(i)));
+                std::fprintf(stderr, "HIST exit %u %lu\n", i,
+                             dispatcher.exits(static_cast<Exit>(i)));
         }
     }
     Parts(const Parts&) = delete;
@@ -119,6 +119,7 @@ struct TranslatorVcpu::Parts final : ColdPath {
     VcpuWiring wiring;
     Frame frame;
     VectorState vectors;
+    WiredBoard wired;
     VectorSavingBoard board;
     std::unique_ptr<native::NativeUnit> native_unit;
     StoringUnit unit;
@@ -133,8 +134,8 @@ struct TranslatorVcpu::Parts final : ColdPath {
 base::Result<std::unique_ptr<TranslatorVcpu>>
 TranslatorVcpu::create(TranslatorMachine& machine, const VcpuWiring& wiring, unsigned vcpu_count) {
     auto unit = DOPPEL_TRY(native::NativeUnit::create());
-    auto parts = std::make_unique<Parts>(*machine.world_, wiring, vcpu_count,
-                                         machine.options_, std::move(unit));
+    auto parts = std::make_unique<Parts>(*machine.world_, wiring, vcpu_count, machine.options_,
+                                         std::move(unit));
     std::unique_ptr<TranslatorVcpu> vcpu{new TranslatorVcpu{std::move(parts)}};
     vcpu->reset();
     return vcpu;

@@ -15,7 +15,7 @@ class World;
 
 struct TranslatorOptions {
     bool check = false; // compare every block with the interpreter (slow; differences are logged)
-    bool check_user_only = false; // not what runs at CPL 0
+    bool check_user_only = false;  // not what runs at CPL 0
     std::uint64_t block_limit = 0; // for tests: unlinked blocks after which run() returns
 };
 
@@ -37,8 +37,8 @@ private:
 /// vCPU thread only, except kick() and notify().
 class TranslatorVcpu final : public Vcpu {
 public:
-    /// What `wiring` names, and `machine`, outlive the vCPU. As after RESET; vCPU 0 is the bootstrap
-    /// processor, the others wait for a SIPI.
+    /// What `wiring` names, and `machine`, outlive the vCPU. As after RESET; vCPU 0 is the
+    /// bootstrap processor, the others wait for a SIPI.
     static base::Result<std::unique_ptr<TranslatorVcpu>>
     create(TranslatorMachine& machine, const VcpuWiring& wiring, unsigned vcpu_count);
     ~TranslatorVcpu() override;

@@ -17,9 +17,9 @@ namespace {
 constexpr std::uint64_t kPageOffset = 0xfff;
 
 const std::uint8_t* link_entry(const Site& at, const Block& target) {
-    const bool slot = (at.bits & Site::kInSlot) != 0 &&
-                      (target.flags_wanted != FlagsWanted::InRegister ||
-                       (at.bits & Site::kInRegister) == 0);
+    const bool slot =
+        (at.bits & Site::kInSlot) != 0 &&
+        (target.flags_wanted != FlagsWanted::InRegister || (at.bits & Site::kInRegister) == 0);
     if ((at.bits & Site::kBackward) != 0)
         return slot ? target.slot_poll_entry : target.native_poll_entry;
     return slot ? target.slot_entry : target.native_entry;
@@ -118,10 +118,9 @@ Block* World::translate(const BlockKey& key, const std::byte* host, const std::b
         if (second != nullptr)
             make_code_page(key.second_page);
         const base::MutexLock lock{cache_->mutex()};
-        const bool marked =
-            (memory_.page_state({page}) & GuestMemory::kPageCode) != 0 &&
-            (second == nullptr ||
-             (memory_.page_state({key.second_page}) & GuestMemory::kPageCode) != 0);
+        const bool marked = (memory_.page_state({page}) & GuestMemory::kPageCode) != 0 &&
+                            (second == nullptr ||
+                             (memory_.page_state({key.second_page}) & GuestMemory::kPageCode) != 0);
         if (!marked || cache_->nearly_full())
             continue; // written to, or full, in between
         if (Block* const block = cache_->find(key); block != nullptr)
@@ -148,8 +147,7 @@ void World::link(const Site& site, std::uint64_t site_address, Block& target) {
     const base::MutexLock lock{cache_->mutex()};
     auto* const behind = reinterpret_cast<std::uint8_t*>(site_address);
     const Block* const from = cache_->find_by_host(behind);
-    if (from == nullptr || from->dead ||
-        ((from->key.gpa ^ target.key.gpa) & ~kPageOffset) != 0)
+    if (from == nullptr || from->dead || ((from->key.gpa ^ target.key.gpa) & ~kPageOffset) != 0)
         return;
     cache_->link(behind + site.relative, behind - 5, target, link_entry(site, target));
 }

@@ -57,9 +57,8 @@ bool Dispatcher::translatable() const {
 void Dispatcher::update_mode() {
     const CpuState& state = cx_.state;
     translatable_ = translatable();
-    const std::uint64_t permission_bits = (state.cr0 & CR0_WP) |
-                                          (state.cr4 & (CR4_SMEP | CR4_SMAP)) |
-                                          (state.efer & EFER_NXE) << 32;
+    const std::uint64_t permission_bits =
+        (state.cr0 & CR0_WP) | (state.cr4 & (CR4_SMEP | CR4_SMAP)) | (state.efer & EFER_NXE) << 32;
     if (permission_bits != permission_bits_) {
         permission_bits_ = permission_bits;
         tlbs_.flush_all();
@@ -186,9 +185,8 @@ Exit Dispatcher::enter(const std::uint8_t* at) {
 Block* Dispatcher::block_in(std::uint64_t rip, const CodePage& page, std::uint32_t variant,
                             bool& fault) {
     const std::uint64_t offset = rip & kPageOffset;
-    BlockKey key{.gpa = (page.gpa.value & ~kPageOffset) | offset,
-                 .second_page = 0,
-                 .mode = mode_ | variant};
+    BlockKey key{
+        .gpa = (page.gpa.value & ~kPageOffset) | offset, .second_page = 0, .mode = mode_ | variant};
     if (Block* const block = cache_.find(key); block != nullptr)
         return block;
     const std::byte* second = nullptr;

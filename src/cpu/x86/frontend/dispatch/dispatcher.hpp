@@ -144,10 +144,10 @@ private:
     std::atomic<bool> kicked_{false};
     std::atomic<bool> safepoint_{false};
     std::uint32_t mode_ = 0;
-    std::uint32_t branch_mode_ = ~0u; // what the branch caches were filled for, but for kUser
+    std::uint32_t branch_mode_ = ~0u;   // what the branch caches were filled for, but for kUser
     std::uint64_t permission_bits_ = 0; // CR0.WP, CR4.SMEP, SMAP, EFER.NXE behind the TLBs' entries
-    bool event_hint_ = true;  // the InterruptPort may have something
-    bool service_ = true;     // look before the next instruction
+    bool event_hint_ = true;            // the InterruptPort may have something
+    bool service_ = true;               // look before the next instruction
     bool translatable_ = false;
     bool host_tsc_ = false;
     std::uint64_t host_tsc_offset_ = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// Who owns the host's vector registers, x87 and MXCSR: the guest, while translated code runs and in
-/// the general-registers-only C++ around it; ordinary C++ only after store().
+/// Who owns the host's vector registers, x87 and MXCSR: the guest, while translated code runs and
+/// in the general-registers-only C++ around it; ordinary C++ only after store().
 #include "cpu/x86/board_access.hpp"
 #include "cpu/x86/cpu_state.hpp"
 
@@ -34,8 +34,9 @@ private:
 /// BoardAccess for a caller that has guest vectors live.
 class VectorSavingBoard final : public BoardAccess {
 public:
-    VectorSavingBoard(const VcpuWiring& wiring, VectorState& vectors)
-        : board_{wiring}, vectors_{vectors} {}
+    /// `board` is ordinary C++.
+    VectorSavingBoard(BoardAccess& board, VectorState& vectors)
+        : board_{board}, vectors_{vectors} {}
 
     std::uint64_t mmio_read(std::uint64_t gpa, std::uint8_t size) noexcept override;
     void mmio_write(std::uint64_t gpa, std::uint8_t size, std::uint64_t value) noexcept override;
@@ -59,7 +60,7 @@ public:
     std::uint64_t interrupts() const { return interrupts_; }
 
 private:
-    WiredBoard board_;
+    BoardAccess& board_;
     VectorState& vectors_;
     std::uint64_t mmio_accesses_ = 0;
     std::uint64_t pio_accesses_ = 0;

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/translator/mmu/tlb_set.hpp"
+
+#include <cstdlib>
+#include <memory>
+
+#include <doctest/doctest.h>
+
+namespace doppel::cpu::translator {
+namespace {
+
+struct Free {
+    void operator()(std::byte* memory) const { std::free(memory); }
+};
+
+struct Rig {
+    Rig() {
+        auto* const zeros = static_cast<std::byte*>(
+            std::aligned_alloc(TlbInstance::kAlignment, TlbSet::kMemoryBytes));
+        std::fill_n(zeros, TlbSet::kMemoryBytes, std::byte{});
+        memory.reset(zeros);
+        tlbs = std::make_unique<TlbSet>(zeros);
+    }
+    /// What translated code finds.
+    static bool readable(const TlbInstance& tlb, std::uint64_t linear) {
+        return (tlb.rtag[TlbInstance::index(linear)] ^ linear) < 4096;
+    }
+    static bool writable(const TlbInstance& tlb, std::uint64_t linear) {
+        return (tlb.wtag[TlbInstance::index(linear)] ^ linear) < 4096;
+    }
+    static bool has_branch(const TlbInstance& tlb, std::uint64_t rip) {
+        return tlb.branch_tag[TlbInstance::branch_index(rip)] == rip;
+    }
+    std::byte* page() {
+        return ram.data() + (4096 - reinterpret_cast<std::uintptr_t>(ram.data()) % 4096);
+    }
+
+    std::unique_ptr<std::byte, Free> memory;
+    std::unique_ptr<TlbSet> tlbs;
+    std::array<std::byte, 8192> ram{};
+};
+
+constexpr std::uint64_t kAt = 0x7fff'1234'5678;
+
+TEST_CASE_FIXTURE(Rig, "an empty instance matches no address, page 0 and the last one included") {
+    const TlbInstance& tlb = *tlbs->select(0, View::User);
+    for (const std::uint64_t linear :
+         {std::uint64_t{0}, std::uint64_t{0x1000}, kAt, ~std::uint64_t{0}}) {
+        CHECK_FALSE(readable(tlb, linear));
+        CHECK_FALSE(writable(tlb, linear));
+        CHECK_FALSE(has_branch(tlb, linear));
+    }
+}
+
+TEST_CASE_FIXTURE(Rig,
+                  "an entry gives the host address; without permission there is no write tag") {
+    const TlbInstance& tlb = *tlbs->select(0, View::User);
+    tlbs->insert({.linear = kAt, .host = page(), .writable = false});
+    CHECK(readable(tlb, kAt));
+    CHECK_FALSE(writable(tlb, kAt));
+    CHECK(tlb.addend[TlbInstance::index(kAt)] + (kAt & ~std::uint64_t{0xfff}) ==
+          reinterpret_cast<std::uint64_t>(page()));
+}
+
+TEST_CASE_FIXTURE(Rig, "global entries survive a flush of the others, not a full one") {
+    const TlbInstance& tlb = *tlbs->select(3, View::Kernel);
+    tlbs->insert({.linear = kAt, .host = page(), .writable = true, .global = true});
+    tlbs->insert({.linear = kAt + 4096, .host = page(), .writable = true});
+    tlbs->flush_pcid(3);
+    CHECK(writable(tlb, kAt));
+    CHECK_FALSE(readable(tlb, kAt + 4096));
+    tlbs->flush_all();
+    CHECK_FALSE(readable(tlb, kAt));
+}
+
+TEST_CASE_FIXTURE(Rig, "a page is flushed for its PCID, a global one for all") {
+    const TlbInstance& one = *tlbs->select(1, View::Kernel);
+    tlbs->insert({.linear = kAt, .host = page()});
+    tlbs->insert({.linear = kAt + 4096, .host = page(), .global = true});
+    const TlbInstance& two = *tlbs->select(2, View::Kernel);
+    tlbs->insert({.linear = kAt, .host = page()});
+    tlbs->flush_page(2, kAt);
+    tlbs->flush_page(2, kAt + 4096);
+    CHECK(readable(one, kAt));
+    CHECK_FALSE(readable(two, kAt));
+    CHECK_FALSE(readable(one, kAt + 4096));
+}
+
+TEST_CASE_FIXTURE(Rig, "INVLPG inside a large page drops all of it, and branches into it") {
+    const TlbInstance& tlb = *tlbs->select(0, View::Kernel);
+    const std::uint64_t base = 0xffff'8000'0020'0000;
+    tlbs->insert({.linear = base + 0x5000, .host = page(), .page_shift = 21});
+    tlbs->insert_branch(base + 0x5010, reinterpret_cast<const std::uint8_t*>(page()));
+    tlbs->flush_page(0, base + 0x1f'f000);
+    CHECK_FALSE(readable(tlb, base + 0x5000));
+    CHECK_FALSE(has_branch(tlb, base + 0x5010));
+}
+
+TEST_CASE_FIXTURE(Rig, "branches go with their address space; those in global pages stay") {
+    const TlbInstance& tlb = *tlbs->select(0, View::Kernel);
+    const auto* const code = reinterpret_cast<const std::uint8_t*>(page());
+    tlbs->insert({.linear = kAt, .host = page(), .global = true});
+    tlbs->insert_branch(kAt, code);
+    tlbs->insert_branch(kAt + 4096, code);
+    tlbs->flush_non_global();
+    CHECK(has_branch(tlb, kAt));
+    CHECK_FALSE(has_branch(tlb, kAt + 4096));
+}
+
+TEST_CASE_FIXTURE(Rig, "a page that becomes code loses its write tags everywhere") {
+    const TlbInstance& user = *tlbs->select(0, View::User);
+    tlbs->insert({.linear = kAt, .host = page(), .writable = true});
+    const TlbInstance& kernel = *tlbs->select(5, View::Kernel);
+    tlbs->insert({.linear = 0x1000, .host = page(), .writable = true});
+    tlbs->drop_write(page());
+    CHECK_FALSE(writable(user, kAt));
+    CHECK_FALSE(writable(kernel, 0x1000));
+    CHECK(readable(user, kAt));
+}
+
+TEST_CASE_FIXTURE(Rig, "the least recently used address space is recycled empty") {
+    const TlbInstance* const first = tlbs->select(1, View::User);
+    tlbs->insert({.linear = kAt, .host = page()});
+    for (std::uint16_t pcid = 2; pcid < 2 + TlbSet::kSpaces; ++pcid)
+        tlbs->select(pcid, View::User);
+    const TlbInstance* const again = tlbs->select(1 + TlbSet::kSpaces, View::User);
+    CHECK(again == first);
+    CHECK_FALSE(readable(*again, kAt));
+}
+
+} // namespace
+} // namespace doppel::cpu::translator
