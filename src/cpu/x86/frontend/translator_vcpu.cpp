@@ -4,9 +4,8 @@
 #include <sys/mman.h>
 
 #include <cerrno>
-#include <cstdio>
-#include <cstdlib>
 
+#include "base/log.hpp"
 #include "base/verify.hpp"
 #include "cpu/x86/frontend/checker.hpp"
 #include "cpu/x86/frontend/host_signals.hpp"
@@ -93,14 +92,7 @@ struct TranslatorVcpu::Parts final : ColdPath {
     }
     ~Parts() {
         world.detach(dispatcher);
-        if (std::getenv("DOPPEL_HIST") != nullptr) {
-            for (unsigned i = 0; i < static_cast<unsigned>(Op::Count); ++i)
-                if (dispatcher.interpreted()[i] > 1000)
-                    std::fprintf(stderr, "HIST op %u %lu\n", i, dispatcher.interpreted()[i]);
-            for (unsigned i = 0; i < static_cast<unsigned>(Exit::Count); ++i)
-                std::fprintf(stderr, "HIST exit %u %lu\n", i,
-                             dispatcher.exits(static_cast<Exit>(i)));
-        }
+        report();
     }
     Parts(const Parts&) = delete;
     Parts& operator=(const Parts&) = delete;
@@ -114,6 +106,20 @@ struct TranslatorVcpu::Parts final : ColdPath {
     }
     bool has_event() override { return wiring.interrupts->has_event(); }
     void safepoint() override { world.safepoint(); }
+
+    /// For people who look for what is slow, or wrong.
+    void report() const {
+        for (unsigned op = 0; op < static_cast<unsigned>(Op::Count); ++op)
+            if (dispatcher.interpreted()[op] > 1000)
+                base::log_debug("vCPU {}: operation {} interpreted {} times", wiring.index, op,
+                                dispatcher.interpreted()[op]);
+        for (unsigned why = 0; why < static_cast<unsigned>(Exit::Count); ++why)
+            base::log_debug("vCPU {}: {} exits for reason {}", wiring.index,
+                            dispatcher.exits(static_cast<Exit>(why)), why);
+        if (checker.compared() != 0)
+            base::log_warning("vCPU {}: {} blocks checked, {} differences", wiring.index,
+                              checker.compared(), checker.differences());
+    }
 
     World& world;
     VcpuWiring wiring;
@@ -176,10 +182,12 @@ void TranslatorVcpu::state_changed() { parts_->dispatcher.state_changed(); }
 VcpuStats TranslatorVcpu::stats() const {
     VcpuStats stats = counts_;
     parts_->dispatcher.count(stats);
-    auto& cache = parts_->world.cache();
-    stats.translations = cache.blocks_made();
-    stats.translated_guest_bytes = cache.guest_bytes();
-    stats.code_cache_bytes = cache.code_bytes();
+    if (parts_->wiring.index == 0) { // of the whole VM: whoever adds up counts it once
+        auto& cache = parts_->world.cache();
+        stats.translations = cache.blocks_made();
+        stats.translated_guest_bytes = cache.guest_bytes();
+        stats.code_cache_bytes = cache.code_bytes();
+    }
     stats.interrupts = parts_->board.interrupts();
     stats.mmio_accesses = parts_->board.mmio_accesses();
     stats.pio_accesses = parts_->board.pio_accesses();
