@@ -4,6 +4,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 import resource
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 CPUS = os.cpu_count()
+MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
 LIMIT = 0.05  # of the host's CPUs, for other load and for steal
 
 
@@ -97,18 +99,32 @@ def execute(command, timeout, marked=(b"clock ", b"bench ", b"skip ", b"wrong ",
     return run
 
 
+def descendants(pid):
+    """The process and all below it."""
+    found = [pid]
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += descendants(int(child))
+    return found
+
+
 def memory_kib(pid, guest_mib):
-    """(resident memory besides guest RAM, resident guest RAM). Guest RAM is known by its size."""
-    own = guest = size = 0
-    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if line.startswith("Size:"):
-            size = int(line.split()[1])
-        elif line.startswith("Rss:"):
-            rss = int(line.split()[1])
-            if size == guest_mib << 10:
-                guest += rss
-            else:
-                own += rss
+    """(resident memory besides guest RAM, resident guest RAM) of a process and its children. Guest
+    RAM is known by its size or its name. Pss: what is mapped twice or shared counts once."""
+    own = guest = 0
+    for process in descendants(pid):
+        is_guest = False
+        size = 0
+        for line in pathlib.Path(f"/proc/{process}/smaps").read_text().splitlines():
+            if MAPPING.match(line):
+                is_guest = "doppel-ram" in line
+            elif line.startswith("Size:"):
+                size = int(line.split()[1])
+            elif line.startswith("Pss:"):
+                if is_guest or size == guest_mib << 10:
+                    guest += int(line.split()[1])
+                else:
+                    own += int(line.split()[1])
     return own, guest
 
 

@@ -31,6 +31,11 @@ Result<MappedFile> MappedFile::open(const std::string& path) {
     return file;
 }
 
+void MappedFile::drop_pages() const {
+    if (!bytes_.empty())
+        ::madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() {
     if (!bytes_.empty())
         ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());

@@ -23,6 +23,8 @@ public:
     ~MappedFile();
 
     std::span<const std::byte> bytes() const { return bytes_; }
+    /// Gives the memory back until the bytes are read again.
+    void drop_pages() const;
 
 private:
     std::span<const std::byte> bytes_;

@@ -166,6 +166,8 @@ Result<void> Vm::Impl::load() {
     if (!booted)
         return std::unexpected(in_kernel(std::move(booted).error()));
     first.state_changed();
+    files.kernel.drop_pages(); // a reset reads them again
+    files.initrd.drop_pages();
     return {};
 }
 
