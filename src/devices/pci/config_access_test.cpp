@@ -103,6 +103,7 @@ TEST_CASE_FIXTURE(Rig, "pci: function 0 is multifunction when there are others")
 TEST_CASE_FIXTURE(Rig, "pci: places are given once, and only those that exist") {
     PciBridge other{PciBridge::kIsa};
     CHECK(bus.add({0, 0, 0}, other).error().code == base::Errc::AlreadyExists);
+    CHECK(bus.add({0, 3, 0}, host).error().code == base::Errc::AlreadyExists);
     CHECK(bus.add({1, 0, 0}, other).error().code == base::Errc::InvalidArgument);
     CHECK(bus.add({0, 32, 0}, other).error().code == base::Errc::InvalidArgument);
     CHECK(bus.add({0, 1, 8}, other).error().code == base::Errc::InvalidArgument);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/pci/pci_bus.hpp"
 
+#include <algorithm>
+
 #include <fmt/core.h>
 
 #include "devices/pci/pci_device.hpp"
@@ -28,6 +30,8 @@ base::Result<void> PciBus::add(PciAddress address, PciDevice& device) {
                                       address.device, address.function));
     const base::MutexLock lock{mutex_};
     auto& place = functions_[index_of(address)];
+    if (std::ranges::find(functions_, &device) != functions_.end())
+        return base::fail(base::Errc::AlreadyExists, "PCI function sits elsewhere on this bus");
     if (place != nullptr)
         return base::fail(base::Errc::AlreadyExists,
                           fmt::format("PCI address {:02x}:{:02x}.{} is taken", address.bus,

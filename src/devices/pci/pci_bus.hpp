@@ -36,7 +36,8 @@ public:
     PciBus(const PciBus&) = delete;
     PciBus& operator=(const PciBus&) = delete;
 
-    /// Errors: InvalidArgument (no such place), AlreadyExists. The device outlives its stay.
+    /// Errors: InvalidArgument (no such place), AlreadyExists (one is there, or the device is
+    /// somewhere else). The device outlives its stay.
     base::Result<void> add(PciAddress address, PciDevice& device);
     /// Afterwards nothing of the device is mapped, its interrupt wire is low and no configuration
     /// cycle is inside; accesses to its BARs that had begun may be: destroy it while paused.
