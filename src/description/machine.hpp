@@ -51,9 +51,9 @@ struct Machine {
     Console console;
     /// Port of the isa-debug-exit device; none when empty.
     std::optional<std::uint16_t> debug_exit_port;
-    bool reboot = true;        // false: the guest's reset ends the VM
-    bool checking = false;     // every code block of the translator is repeated by the interpreter
-    bool stats = false;        // print counters at exit
+    bool reboot = true;    // false: the guest's reset ends the VM
+    bool checking = false; // every code block of the translator is repeated by the interpreter
+    bool stats = false;    // print counters at exit
 };
 
 /// Checks ranges and names (not files). Errors: InvalidArgument with `field` set.
