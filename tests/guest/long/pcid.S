@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* PCIDs: what CR3 with and without bit 63, INVPCID of each type, INVLPG and CR4 must forget; faults.
+/* PCIDs: what CR3 with or without bit 63, INVPCID of each type, INVLPG and CR4 must forget; faults.
  * Intel SDM (June 2025) Vol. 3A §5.10.1 (PCIDs), §5.10.4 (invalidation), Vol. 2A INVPCID.
  * Cases check only what must be forgotten; what may be kept is not asked.
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Finds RSDP, XSDT or RSDT, FADT, DSDT as firmware leaves them, checks their sums, looks up \_S5 and
- * powers off through PM1a control. ACPI 6.5 §5.2.5 (RSDP), §5.2.7, §5.2.9 (FADT), §4.8.3.2 (PM1_CNT),
+/* Finds RSDP, XSDT or RSDT, FADT, DSDT as firmware leaves them, checks their sums, finds \_S5 and
+ * powers off through PM1a control. ACPI 6.5 §5.2.5 (RSDP), §5.2.7, §5.2.9 (FADT), §4.8.3.2 (PM1),
  * §7.4.2.6 (S5).
  *
  * expect: exit 0

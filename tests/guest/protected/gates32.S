@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Call gates of 16 and 32 bits with parameters, interrupt and trap gates, task gates; stack switches
+/* Call gates of 16 and 32 bits with parameters; interrupt, trap, task gates; stack switches
  * and their faults. Intel SDM (June 2025) Vol. 3A §6.8 (privilege levels), §7.12 (exception and
  * interrupt handling).
  *

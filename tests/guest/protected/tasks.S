@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Task switches by jmp, call, task gate, interrupt and iret: state saved and loaded, busy bits, back
+/* Task switches by jmp, call, task gate, interrupt and iret: state saved, loaded, busy bits, back
  * link, NT, CR0.TS, debug trap bit; faults of the new task.
  * Intel SDM (June 2025) Vol. 3A §8.2 (structures), §8.3 (switching, table 8-2), §8.4 (linking).
  *

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A boot sector in real mode, 512 bytes: segments and wrapping, interrupts through the vector table,
+/* A boot sector in real mode, 512 bytes: segments and wrapping, interrupts by the vector table,
  * limits of 64 KiB, unreal mode, protected mode and back.
  * Intel SDM (June 2025) Vol. 3B §22.1 (real-address mode), Vol. 3A §10.9 (mode switching).
  *
