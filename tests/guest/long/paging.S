@@ -14,6 +14,8 @@
  * qemu deviates: addresses that are not canonical: across the edge -- checks the first byte only
  * qemu deviates: addresses that are not canonical: by rbp -- #GP, §7.15 says #SS
  * qemu deviates: addresses that are not canonical: push -- likewise
+ * qemu deviates: control registers: -- accepts every value
+ * qemu dies: of the values it accepts
  */
 #include "guest.h"
 
