@@ -77,6 +77,11 @@ struct Outcome {
 constexpr std::uint64_t initial_rip(const Case& test) {
     return test.mode == Mode::Bits16 ? test.code_offset : area::kCode + test.code_offset;
 }
+/// What of the code lies in the code pages: it may be placed across their end.
+constexpr std::size_t code_bytes(const Case& test) {
+    const std::size_t room = area::kCodePages * area::kPage - test.code_offset;
+    return test.code_length < room ? test.code_length : room;
+}
 inline constexpr std::uint8_t kHung = 0xfe; // did not end, or killed its process
 
 /// Bits of RFLAGS that are compared: arithmetic, DF, AC, IF. (Linux restores neither NT nor ID from

@@ -227,9 +227,22 @@ bool is_testable(const Instruction& in, Mode mode) {
     }
 }
 
+namespace {
+/// In the first half of the first page (branches go to the second half); now and then across the
+/// end of the first page or into the unmapped one behind the second.
+std::uint16_t place_code(Random& random) {
+    switch (random.below(64)) {
+    case 0: return static_cast<std::uint16_t>(area::kPage - 1 - random.below(12));
+    case 1: return static_cast<std::uint16_t>(2 * area::kPage - 1 - random.below(12));
+    default: return static_cast<std::uint16_t>(0x100 + random.below(0x700));
+    }
+}
+} // namespace
+
 std::optional<Case> make_case(std::span<const std::uint8_t> code, Mode mode, Random& random) {
     Case made;
     made.mode = mode;
+    made.code_offset = place_code(random);
     Instruction in;
     std::memcpy(made.code.data(), code.data(), std::min<std::size_t>(code.size(), 15));
     const auto decoded = [&] {

@@ -49,6 +49,7 @@ constexpr std::uint64_t kKernel = 0xffff'8000'0000'0000;
 constexpr std::uint64_t kCodeFrame = kFrames,
                         kImageFrame = kFrames + area::kCodePages * area::kPage;
 constexpr std::uint64_t kHandlerStride = 16;
+constexpr std::uint8_t kInt3 = 0xcc;
 constexpr std::uint64_t kP = 1, kRw = 2, kUs = 4, kA = 0x20, kD = 0x40, kNx = 1ull << 63;
 
 // --- selectors as Linux has them ---
@@ -86,6 +87,8 @@ struct GuestCpu::Parts {
     std::byte* host = nullptr; // of guest-physical 0
     CpuState initial;
     MemoryImage result;
+    std::uint64_t last_code = 0; // offset of the code of the last case
+    std::size_t last_bytes = 0;
 
     template <typename T> void put(std::uint64_t gpa, T value) {
         std::memcpy(host + gpa, &value, sizeof value);
@@ -99,6 +102,18 @@ struct GuestCpu::Parts {
                   std::uint64_t bits) {
         for (std::uint64_t i = 0; i < pages; ++i)
             put(kPtUser + ((linear >> 12) + i) % 512 * 8, (gpa + i * area::kPage) | bits);
+    }
+    void write_code(std::uint64_t offset, std::span<const std::uint8_t> bytes) {
+        DOPPEL_VERIFY(ram->write({kCodeFrame + offset}, std::as_bytes(bytes)), "code is in RAM");
+    }
+    /// As a device would: an engine may have translated what was there.
+    void put_code(const Case& test) {
+        std::array<std::uint8_t, sizeof(Case::code)> nothing;
+        nothing.fill(kInt3);
+        write_code(last_code, {nothing.data(), last_bytes});
+        last_code = test.code_offset;
+        last_bytes = code_bytes(test);
+        write_code(last_code, {test.code.data(), last_bytes});
     }
     void build_page_tables();
     void build_descriptors();
@@ -179,6 +194,7 @@ base::Result<std::unique_ptr<GuestCpu>> GuestCpu::create(const VcpuFactory& fact
     wiring.tsc = &parts->tsc;
     wiring.model = &parts->model;
     parts->vcpu = DOPPEL_TRY(factory(wiring));
+    std::memset(parts->host + kCodeFrame, kInt3, area::kCodePages * area::kPage);
     parts->build_page_tables();
     parts->build_descriptors();
     parts->build_state();
@@ -221,10 +237,7 @@ void load_segments(CpuState& state, Mode mode) {
 
 Outcome GuestCpu::run(const Case& test) {
     Parts& p = *parts_;
-    // Code is written as a device would: an engine may have translated what was there.
-    (void)p.ram->fill({kCodeFrame}, area::kCodePages * area::kPage, std::byte{0xcc});
-    (void)p.ram->write({kCodeFrame + test.code_offset},
-                       std::as_bytes(std::span{test.code.data(), test.code_length}));
+    p.put_code(test);
     std::memcpy(p.host + kImageFrame, p.images[test.memory].data(), area::kImageBytes);
     for (std::size_t i = 0; i < test.poke_at.size(); ++i)
         if (test.poke_at[i] != 0)

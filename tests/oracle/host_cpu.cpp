@@ -96,7 +96,7 @@ void load_selectors(ucontext_t& context, Mode mode) {
 void load_case(ucontext_t& context, const Case& next) {
     auto& registers = context.uc_mcontext.gregs;
     std::memset(code, 0xcc, area::kCodePages * area::kPage);
-    std::memcpy(code + next.code_offset, next.code.data(), next.code_length);
+    std::memcpy(code + next.code_offset, next.code.data(), code_bytes(next));
     std::memcpy(memory, images[next.memory].data(), area::kImageBytes);
     for (std::size_t i = 0; i < next.poke_at.size(); ++i)
         if (next.poke_at[i] != 0)
