@@ -139,7 +139,8 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     default: break;
     }
     if (is_bit_string(in))
-        return in.operand_size == 2 ? Treatment::Interpret : Treatment::BitString;
+        return in.operand_size == 2 || in.address_size != 8 ? Treatment::Interpret
+                                                            : Treatment::BitString;
     if (is_awkward_high_byte(in))
         return Treatment::Interpret;
     return is_generic_integer(in.op) || is_generic_vector(in.op) ? Treatment::Generic
