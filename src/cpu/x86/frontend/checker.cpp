@@ -26,6 +26,12 @@ std::uint64_t effective_address(const CpuState& state, const Instruction& in) {
         address += state.gpr[in.memory_base];
     if (in.memory_index != kNoRegister)
         address += state.gpr[in.memory_index] * in.memory_scale;
+    if (is_bit_string(in)) { // the offset in a register reaches beyond the operand
+        const std::uint64_t offset = state.gpr[in.operands[1].reg];
+        address += in.operand_size == 8
+                       ? static_cast<std::uint64_t>(static_cast<std::int64_t>(offset) >> 6) * 8
+                       : static_cast<std::uint64_t>(static_cast<std::int32_t>(offset) >> 5) * 4;
+    }
     if (in.address_size == 4)
         address &= 0xffff'ffff;
     return in.memory_segment >= Fs ? address + state.segment[in.memory_segment].base : address;

@@ -86,12 +86,6 @@ Treatment classify_branch(const Instruction& in) {
     }
 }
 
-/// Bit-string addressing (register offset, memory operand) reaches beyond the operand.
-bool is_bit_string(const Instruction& in) {
-    return (in.op == Op::Bt || in.op == Op::Bts || in.op == Op::Btr || in.op == Op::Btc) &&
-           in.has_memory() && in.operands[1].kind == OperandKind::Gpr;
-}
-
 /// ah and its like, where a REX prefix or a change of places with al would be in the way.
 bool is_awkward_high_byte(const Instruction& in) {
     bool high = false;
@@ -114,6 +108,12 @@ Treatment classify_stack(const Instruction& in) {
 }
 
 } // namespace
+
+/// Bit-string addressing (register offset, memory operand) reaches beyond the operand.
+bool is_bit_string(const Instruction& in) {
+    return (in.op == Op::Bt || in.op == Op::Bts || in.op == Op::Btr || in.op == Op::Btc) &&
+           in.has_memory() && in.operands[1].kind == OperandKind::Gpr;
+}
 
 Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& features) {
     if (in.feature != IsaFeature::None && !features.has(in.feature))

@@ -7,4 +7,7 @@ namespace doppel::cpu::x86::frontend {
 
 Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& features);
 
+/// BT and its like with a register offset into memory.
+bool is_bit_string(const Instruction& in);
+
 } // namespace doppel::cpu::x86::frontend

@@ -56,7 +56,7 @@ struct FrameHeader {
     std::uint64_t resume = 0;    // where to enter
     std::uint64_t call_slot = 0; // the return address of calls to stubs passes through here
 
-    /// No guest address is near it: an access there ends the VM, see the signal handler.
+    /// Not a canonical address. A guest that uses it all the same reaches Frame::nowhere.
     static constexpr std::uint64_t kNoStackPage = 0x4000'0000'0000'0000;
     /// Not an address: a poll that follows it is a SIGSEGV, which is how tight loops notice.
     static constexpr std::uint64_t kAttention = 0x4000'0000'0000'0000;
@@ -67,6 +67,7 @@ struct alignas(64) Frame {
     FrameHeader header;
     CpuState state;
     alignas(64) std::array<std::byte, 64> bounce{}; // operand of a load that is not plain RAM
+    std::array<std::byte, 4096> nowhere{};          // the host page behind kNoStackPage
     std::uint32_t event_hint = 0; // the InterruptPort may have something: STI asks
 };
 static_assert(offsetof(Frame, state) == sizeof(FrameHeader));

@@ -70,7 +70,7 @@ TranslatorMachine::create(memory::GuestMemory& memory, TranslatorOptions options
         return base::fail(base::Errc::Unsupported,
                           "the translator needs a host CPU with BMI1, BMI2 and AVX",
                           "use the engine 'interpreter'");
-    auto world = DOPPEL_TRY(World::create(memory));
+    auto world = DOPPEL_TRY(World::create(memory, options.code_bytes));
     return std::unique_ptr<TranslatorMachine>{new TranslatorMachine{std::move(world), options}};
 }
 

@@ -15,7 +15,8 @@ class World;
 
 struct TranslatorOptions {
     bool check = false; // compare every block with the interpreter (slow; differences are logged)
-    bool check_user_only = false;  // not what runs at CPL 0
+    bool check_user_only = false;                       // not what runs at CPL 0
+    std::uint64_t code_bytes = std::uint64_t{32} << 20; // size of the code cache
     std::uint64_t block_limit = 0; // for tests: unlinked blocks after which run() returns
 };
 

@@ -27,9 +27,9 @@ const std::uint8_t* link_entry(const Site& at, const Block& target) {
 
 } // namespace
 
-base::Result<std::unique_ptr<World>> World::create(GuestMemory& memory) {
+base::Result<std::unique_ptr<World>> World::create(GuestMemory& memory, std::size_t code_bytes) {
     auto world = std::unique_ptr<World>{new World{memory}};
-    world->cache_ = DOPPEL_TRY(CodeCache::create(kCodeBytes));
+    world->cache_ = DOPPEL_TRY(CodeCache::create(code_bytes));
     CodeMemory& code = world->cache_->memory();
     Assembler assembler{code.write(), code.exec(), code.size()};
     world->stubs_ = emit_stubs(assembler);

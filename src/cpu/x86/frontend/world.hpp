@@ -29,10 +29,9 @@ namespace doppel::cpu::x86::frontend {
 
 class World final : public memory::CodeWatcher {
 public:
-    static constexpr std::size_t kCodeBytes = std::size_t{32} << 20;
-
     /// Errors: OutOfMemory. Becomes the CodeWatcher of `memory`, which outlives it.
-    static base::Result<std::unique_ptr<World>> create(memory::GuestMemory& memory);
+    static base::Result<std::unique_ptr<World>> create(memory::GuestMemory& memory,
+                                                       std::size_t code_bytes);
     ~World() override;
 
     translator::CodeCache& cache() { return *cache_; }

@@ -27,11 +27,12 @@ View view_of(const SystemContext& cx) {
 void Dispatcher::state_changed() {
     x86::state_changed(cx_);
     tlbs_.flush_all();
+    drop_stack_page();
     service_ = event_hint_ = true;
 }
 
 void Dispatcher::flush_tlb(const TlbFlush& flush) noexcept {
-    frame_.header.stack_page = FrameHeader::kNoStackPage;
+    drop_stack_page();
     switch (flush.kind) {
     case TlbFlush::Kind::All: tlbs_.flush_all(); break;
     case TlbFlush::Kind::NonGlobal: tlbs_.flush_non_global(); break;
@@ -42,7 +43,7 @@ void Dispatcher::flush_tlb(const TlbFlush& flush) noexcept {
 
 void Dispatcher::drop_write(const std::byte* host_page) {
     tlbs_.drop_write(host_page);
-    frame_.header.stack_page = FrameHeader::kNoStackPage;
+    drop_stack_page();
 }
 
 bool Dispatcher::translatable() const {
@@ -62,6 +63,7 @@ void Dispatcher::update_mode() {
     if (permission_bits != permission_bits_) {
         permission_bits_ = permission_bits;
         tlbs_.flush_all();
+        drop_stack_page();
     }
     if (!translatable_)
         return;
@@ -85,7 +87,7 @@ void Dispatcher::update_mode() {
     const auto value = reinterpret_cast<std::uint64_t>(tlb) + TlbInstance::kControl;
     if (value != frame_.header.tlb_register) {
         frame_.header.tlb_register = value;
-        frame_.header.stack_page = FrameHeader::kNoStackPage;
+        drop_stack_page();
     }
 }
 

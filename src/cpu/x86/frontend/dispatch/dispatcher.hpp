@@ -56,6 +56,7 @@ public:
         : frame_{frame}, cx_{cx}, interpreter_{interpreter}, tlbs_{tlbs}, cache_{cache},
           stubs_{stubs}, vectors_{vectors}, cold_{cold} {
         frame_.header.attention = calm();
+        drop_stack_page();
     }
 
     Result run();
@@ -98,6 +99,11 @@ public:
     std::uint64_t exits(Exit why) const { return exits_[static_cast<std::size_t>(why)]; }
 
 private:
+    void drop_stack_page() {
+        frame_.header.stack_page = FrameHeader::kNoStackPage;
+        frame_.header.stack_addend =
+            reinterpret_cast<std::uint64_t>(&frame_.nowhere) - FrameHeader::kNoStackPage;
+    }
     std::uint64_t calm() const { return reinterpret_cast<std::uint64_t>(&frame_.state); }
     Site site() const;
     std::uint64_t site_rip(const Site& at) const { return frame_.header.page_va + at.page_offset; }
