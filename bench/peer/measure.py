@@ -47,10 +47,23 @@ def host_ticks():
     return user + nice + system + irq + softirq, steal
 
 
+def descendants(pid):
+    """The process and all below it."""
+    found = [pid]
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += descendants(int(child))
+    return found
+
+
 def cpu_ns_of(pid):
-    """User and system time of a process and the children it has waited for (proc(5), stat)."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(int(x) for x in fields[11:15]) * TICK_NS
+    """User and system time of a process, its children and what they have waited for (proc(5),
+    stat)."""
+    ticks = 0
+    for process in descendants(pid):
+        fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(int(x) for x in fields[11:15])
+    return ticks * TICK_NS
 
 
 def own_cpu_ns():
@@ -97,15 +110,6 @@ def execute(command, timeout, marked=(b"clock ", b"bench ", b"skip ", b"wrong ",
     run.other_load = max(0.0, other / (run.wall_ns * CPUS))
     run.steal = (steal - steal_before) * TICK_NS / (run.wall_ns * CPUS)
     return run
-
-
-def descendants(pid):
-    """The process and all below it."""
-    found = [pid]
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += descendants(int(child))
-    return found
 
 
 def memory_kib(pid, guest_mib):
