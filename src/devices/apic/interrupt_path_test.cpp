@@ -151,6 +151,7 @@ TEST_CASE("many senders: no vector is lost and every request is notified") {
     constexpr std::size_t kSenders = 3;
     std::array<std::atomic<int>, kSenders> received{}; // a sender waits for its last one
     std::vector<std::jthread> senders;
+    senders.reserve(kSenders);
     for (std::size_t s = 0; s < kSenders; ++s)
         senders.emplace_back([&, s] {
             const auto vector = static_cast<std::uint32_t>(0x40 + 0x10 * s + s);

@@ -92,7 +92,7 @@ TEST_CASE_FIXTURE(Rig, "rtc: the guest sets the clock under SET and it runs on f
     ms(29'900);
     CHECK(get(0x00) == 0x59);
     CHECK(get(0x02) == 0x15);
-    ms(16ull * 3600 * 1000 + 44 * 60 * 1000 + 1000);
+    ms(16ull * 3600 * 1000 + 44ull * 60 * 1000 + 1000);
     CHECK(get(0x04) == 0x00);
     CHECK(get(0x07) == 0x01);
     CHECK(get(0x08) == 0x01);

@@ -37,7 +37,7 @@ struct Rig {
         REQUIRE(memory->write({0x1000}, request));
         fw.io_write({4, 4}, 0);
         fw.io_write({8, 4}, std::byteswap(0x1000u));
-        return std::byteswap(*memory->load<std::uint32_t>({0x1000}));
+        return std::byteswap(memory->load<std::uint32_t>({0x1000}).value_or(~0u));
     }
 };
 
@@ -80,9 +80,9 @@ TEST_CASE_FIXTURE(Rig, "fw_cfg: DMA selects, skips and reads into guest memory")
     REQUIRE(memory->store<std::uint64_t>({0x2000}, ~0ull));
     CHECK(dma(0x20u << 16 | kSelect | kSkip, 4, 0) == 0);
     CHECK(dma(kRead, 4, 0x2000) == 0);
-    CHECK(*memory->load<std::uint64_t>({0x2000}) == 0xffff'ffff'3736'3534);
+    CHECK(memory->load<std::uint64_t>({0x2000}).value_or(0) == 0xffff'ffff'3736'3534);
     CHECK(dma(kRead, 4, 0x2000) == 0); // two bytes left, then zeros
-    CHECK(*memory->load<std::uint64_t>({0x2000}) == 0xffff'ffff'0000'3938);
+    CHECK(memory->load<std::uint64_t>({0x2000}).value_or(0) == 0xffff'ffff'0000'3938);
 }
 
 TEST_CASE_FIXTURE(Rig, "fw_cfg: DMA outside RAM and writes report the error bit") {
