@@ -215,6 +215,7 @@ TEST_CASE("random instructions do the same on both engines") {
         FAIL_CHECK(fmt::format("case {}: {} code {} at {:#x} flags {:#x}", i, text, hex(test.code),
                                at, test.rflags));
     }
+    CHECK(failures == 0);
 }
 
 } // namespace
