@@ -370,4 +370,24 @@
     call set_descriptor
     .endm
 
+#ifdef __x86_64__
+#define APIC 0xfee00000
+
+    /* The second CPU (lib/second_cpu.S) runs `label`, wait_ap waits for it. */
+    .macro ORDER label
+    mov qword ptr [ap_work], offset \label
+    inc dword ptr [order]
+    .endm
+    .macro WAIT_FOR location, value
+    mov ecx, 400000000
+.Lwait\@:
+    pause
+    cmp dword ptr [\location], \value
+    je .Ldone\@
+    dec ecx
+    jnz .Lwait\@
+.Ldone\@:
+    .endm
+#endif
+
 #endif

@@ -5,7 +5,6 @@
  */
 #include "guest.h"
 
-#define APIC 0xfee00000
 #define TICK 0x51
 #define IA32_APIC_BASE 0x1b
 #define TSC_DEADLINE 0x6e0

@@ -9,7 +9,6 @@
  */
 #include "guest.h"
 
-#define APIC 0xfee00000
 #define SELF 0x40000
 #define LOW 0x41
 #define HIGH 0x61

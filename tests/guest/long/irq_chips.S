@@ -5,7 +5,6 @@
  */
 #include "guest.h"
 
-#define APIC 0xfee00000
 #define IOAPIC 0xfec00000
 #define HPET 0xfed00000
 #define PIC_BASE 0x30

@@ -8,105 +8,20 @@
  */
 #include "guest.h"
 
-#define APIC 0xfee00000
 #define ROUNDS 20000
 #define IPI 0x51
 
-    .section .low_code, "ax"
-    .code16
-low_start:
-    cli
-    xor ax, ax
-    mov ds, ax
-    mov ax, cs
-    mov [LOW_CODE + 0xff0], ax
-    lgdtd cs:[low_gdt_pointer - low_start]
-    mov eax, cr0
-    or al, 1
-    mov cr0, eax
-    ljmpd KCODE32, offset ap_start
-    .balign 4
-low_gdt_pointer:
-    .word GDT_LAST + 7
-    .long gdt
-low_end:
-
     .text
-    .code32
-ap_start:
-    mov eax, KDATA
-    mov ds, eax
-    mov es, eax
-    mov ss, eax
-    mov esp, offset ap_stack_top
-    call enter_long_mode
-    .code64
-    mov dword ptr [ap_alive], 1
-    mov ebp, APIC
-    mov dword ptr [rbp + 0xf0], 0x1ff
-    mov eax, [rbp + 0x20]
-    shr eax, 24
-    mov [ap_id], eax
-    /* Works through the orders of the first CPU. */
-orders:
-    pause
-    mov eax, [order]
-    cmp eax, [obeyed]
-    je orders
-    mov rbx, [ap_work]
-    call rbx
-    inc dword ptr [obeyed]
-    jmp orders
-
-    /* The other CPU runs `label`; wait_ap: until it is through (or a long time has passed). */
-    .macro ORDER label
-    mov qword ptr [ap_work], offset \label
-    inc dword ptr [order]
-    .endm
-wait_ap:
-    mov ecx, 400000000
-1:  pause
-    mov eax, [order]
-    cmp eax, [obeyed]
-    je 2f
-    dec ecx
-    jnz 1b
-    FAIL "the second CPU does not answer"
-    jmp finish
-2:  ret
-
-    .macro WAIT_FOR location, value
-    mov ecx, 400000000
-.Lwait\@:
-    pause
-    cmp dword ptr [\location], \value
-    je .Ldone\@
-    dec ecx
-    jnz .Lwait\@
-.Ldone\@:
-    .endm
-
     .globl main
 main:
-    OUTB 0x21, 0xff
-    OUTB 0xa1, 0xff
     BEGIN "INIT and SIPI"
-    mov esi, offset low_start
-    mov edi, LOW_CODE
-    mov ecx, offset low_end - low_start
-    rep movsb
-    mov ebp, APIC
-    mov dword ptr [rbp + 0xf0], 0x1ff
     mov eax, 1
     cpuid
     bt edx, 9
     setc al
     movzx eax, al
     CHECK "CPUID: APIC", rax, 1
-    mov dword ptr [rbp + 0x300], 0xc4500 /* INIT to all but self */
-    mov eax, [rbp + 0x300]
-    mov dword ptr [rbp + 0x300], 0xc4600 + LOW_CODE / 4096
-    WAIT_FOR ap_alive, 1
+    call start_second_cpu
     movzx rax, word ptr [LOW_CODE + 0xff0]
     CHECK "cs is the vector's page", rax, LOW_CODE/16
     mov eax, [ap_alive]
@@ -337,14 +252,6 @@ flag_first: .skip 4
     .balign 64
 flag_second: .skip 4
     .balign 8
-ap_work: .skip 8
-order: .skip 8
-obeyed: .skip 8
-ap_alive: .skip 8
-ap_id: .skip 8
 sleeping: .skip 8
 ipis: .skip 8
 ran: .skip 8
-    .skip 8192
-    .balign 16
-ap_stack_top:

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Computations under a storm of timer interrupts give what they give in peace: registers, flags,
- * vector registers, REP strings, calls, indirect jumps, CPL 3 and system calls; and no loop keeps an
+ * vector registers, REP strings, calls, indirect jumps, CPL 3 and system calls; no loop keeps an
  * interrupt out. Intel SDM (June 2025) Vol. 3A §7.5, §12.5.4.
  */
 #include "guest.h"
 
-#define APIC 0xfee00000
 #define TICK 0x51
 #define PERIODIC 0x20000
 #define PERIOD 20000
