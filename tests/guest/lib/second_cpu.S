@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A second CPU for 64-bit guests: start_second_cpu brings it into long mode with rbp = APIC, then it
- * works through ORDERs. Intel SDM (June 2025) Vol. 3A §10.4.4 (MP initialization example). */
+/* A second CPU for 64-bit guests: start_second_cpu brings it into long mode with rbp = APIC, then
+ * it works through ORDERs. Intel SDM (June 2025) Vol. 3A §10.4.4 (MP initialization example). */
 #include "guest.h"
 
     .section .low_code, "ax"

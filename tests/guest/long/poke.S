@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Code that one CPU changes while the other runs it: an aligned immediate is seen old or new, never
- * torn; the int3 protocol (breakpoint, tail, first byte, each with an IPI that serializes) never lets
- * a wrong instruction run. Intel SDM (June 2025) Vol. 3A §9.1.3, §9.3.
+ * torn; the int3 protocol (breakpoint, tail, first byte, each with an IPI that serializes) lets no
+ * wrong instruction run. Intel SDM (June 2025) Vol. 3A §9.1.3, §9.3.
  *
  * qemu: -smp 2
  * doppel: --cpus 2
