@@ -31,6 +31,7 @@ Comparison& comparison() {
 
 } // namespace
 
+// NOLINTNEXTLINE(readability-identifier-naming): the name is the fuzzer's.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     std::uint64_t seed = size;
     std::memcpy(&seed, data, size < 8 ? size : 8);

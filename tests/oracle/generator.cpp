@@ -293,55 +293,80 @@ std::optional<Case> random_case(Mode mode, Random& random) {
 
 // --- all encodings ---
 
+namespace {
+
+constexpr std::uint8_t kForms[][2] = {
+    // ModRM without reg, and the byte behind it
+    {0xc0, 0}, {0xc9, 0}, {0x03, 0}, {0x46, 0x10}, {0x84, 0x5e}, {0x05, 0},
+};
+
+/// A number's digits, from the innermost choice outwards.
+struct Choices {
+    explicit Choices(std::uint64_t index) : rest{index} {}
+    std::uint64_t rest;
+    std::uint64_t take(std::uint64_t ways) {
+        const std::uint64_t digit = rest % ways;
+        rest /= ways;
+        return digit;
+    }
+    std::uint64_t form = take(std::size(kForms));
+    std::uint64_t reg = take(8);
+    std::uint64_t wide = take(2);
+    std::uint64_t length = take(2); // VEX.L
+    std::uint64_t prefix = take(4);
+    std::uint64_t map = take(7); // 4 legacy, 3 VEX
+    std::uint64_t opcode = take(256);
+};
+
+class Bytes {
+public:
+    explicit Bytes(std::array<std::uint8_t, 24>& to) : to_{to} {}
+    void put(std::uint64_t byte) { to_[at_++] = static_cast<std::uint8_t>(byte); }
+
+private:
+    std::array<std::uint8_t, 24>& to_;
+    std::size_t at_ = 0;
+};
+
+void put_legacy(Bytes& to, const Choices& choices) {
+    constexpr std::uint8_t kPrefixes[] = {0, 0x66, 0xf3, 0xf2};
+    if (choices.prefix != 0)
+        to.put(kPrefixes[choices.prefix]);
+    if (choices.wide != 0)
+        to.put(0x48 | (choices.reg & 5)); // sometimes R and B, too
+    if (choices.map != 0)
+        to.put(0x0f);
+    if (choices.map >= 2)
+        to.put(choices.map == 2 ? 0x38 : 0x3a);
+}
+
+void put_vex(Bytes& to, const Choices& choices, std::uint64_t vvvv) {
+    to.put(0xc4);
+    to.put(0xe0 | (choices.map - 3));
+    to.put(choices.wide << 7 | (~vvvv & 7) << 3 | 0x40 | choices.length << 2 | choices.prefix);
+}
+
+} // namespace
+
 std::span<const std::uint8_t> Encodings::next() {
     while (advance()) {
         const std::uint64_t index = index_++;
-        // From the innermost outwards: ModRM form, W, prefix, map, opcode.
-        constexpr std::uint8_t kForms[][2] = {
-            {0xc0, 0}, {0xc9, 0}, {0x03, 0}, {0x46, 0x10}, {0x84, 0x5e}, {0x05, 0},
-        };
-        std::uint64_t rest = index;
-        const auto take = [&](std::uint64_t ways) {
-            const std::uint64_t digit = rest % ways;
-            rest /= ways;
-            return digit;
-        };
-        const auto form = take(std::size(kForms));
-        const auto reg = take(8);
-        const auto wide = take(2);
-        const auto length = take(2); // VEX.L
-        const auto prefix = take(4);
-        const auto map = take(7); // 4 legacy, 3 VEX
-        const auto opcode = take(256);
+        const Choices choices{index};
+        const bool legacy = choices.map < 4;
+        // No second copies: L is VEX's, and W there is none in legacy 16- and 32-bit code.
+        if (legacy && (choices.length != 0 || (choices.wide != 0 && mode_ != Mode::Bits64)))
+            continue;
         bytes_ = {};
-        std::size_t at = 0;
-        const auto put = [&](std::uint64_t byte) {
-            bytes_[at++] = static_cast<std::uint8_t>(byte);
-        };
-        if (map < 4) {
-            if (length != 0) // instead: no second copy
-                continue;
-            constexpr std::uint8_t kPrefixes[] = {0, 0x66, 0xf3, 0xf2};
-            if (prefix != 0)
-                put(kPrefixes[prefix]);
-            if (wide != 0 && mode_ == Mode::Bits64)
-                put(0x48 | (reg & 5)); // sometimes R and B, too
-            else if (wide != 0)
-                continue;
-            if (map != 0)
-                put(0x0f);
-            if (map >= 2)
-                put(map == 2 ? 0x38 : 0x3a);
-        } else {
-            put(0xc4);
-            put(0xe0 | (map - 3));
-            put(wide << 7 | (~(index * 7) & 7) << 3 | 0x40 | length << 2 | prefix);
-        }
-        put(opcode);
-        put(kForms[form][0] | reg << 3);
-        put(kForms[form][1]);
+        Bytes to{bytes_};
+        if (legacy)
+            put_legacy(to, choices);
+        else
+            put_vex(to, choices, index * 7);
+        to.put(choices.opcode);
+        to.put(kForms[choices.form][0] | choices.reg << 3);
+        to.put(kForms[choices.form][1]);
         for (unsigned i = 0; i < 8; ++i)
-            put(0x10 + i);
+            to.put(0x10 + i);
         return bytes_;
     }
     return {};

@@ -131,7 +131,7 @@ void GuestCpu::Parts::build_page_tables() {
     map_user(area::kData, kImageFrame, 2, kP | kUs | kRw | kA | kD | kNx);
     map_user(area::kReadOnly, kImageFrame + 2 * area::kPage, 1, kP | kUs | kA | kD | kNx);
     map_user(area::kStack, kImageFrame + 3 * area::kPage, 1, kP | kUs | kRw | kA | kD | kNx);
-    put(kPml4 + 256 * 8, kPdptKernel | kTable);
+    put(kPml4 + std::uint64_t{256} * 8, kPdptKernel | kTable);
     put(kPdptKernel, kPdKernel | kTable);
     put(kPdKernel, kPtKernel | kTable);
     for (std::uint64_t page = 0; page < 16; ++page)

@@ -29,7 +29,7 @@ struct HostCpu::Arena {
 
 namespace {
 
-constexpr std::size_t kStackBytes = 128 * 1024;
+constexpr std::size_t kStackBytes = std::size_t{128} * 1024;
 constexpr std::uint64_t kCs64 = 0x33, kCs32 = 0x23;
 constexpr std::uint16_t kFlatData = 0x2b;
 constexpr unsigned long kStrictRestoreSs = 4; // UC_STRICT_RESTORE_SS
