@@ -102,6 +102,16 @@ void Dispatcher::apply_changes() {
         service_ = true;
 }
 
+/// A guest that is observed runs a hundred times slower than its timers: were each interrupt
+/// delivered at once, it would do nothing else.
+bool Dispatcher::defer_events() {
+    constexpr std::uint32_t kBlocksBetween = 8192;
+    if (observer_ == nullptr || cx_.state.activity != Activity::Running ||
+        cx_.state.pending_debug != 0)
+        return false;
+    return ++deferred_ % kBlocksBetween != 0;
+}
+
 /// Between two blocks: pause, kick, events. False: run() returns `result`.
 bool Dispatcher::attend(Result& result) {
     if (frame_.header.attention.load(std::memory_order_relaxed) != calm()) {
@@ -119,7 +129,7 @@ bool Dispatcher::attend(Result& result) {
     }
     if (cx_.changes != 0)
         apply_changes();
-    if (!service_)
+    if (!service_ || defer_events())
         return true;
     service_ = false;
     const Next next = service_events(cx_);

@@ -109,6 +109,7 @@ private:
     std::uint64_t site_rip(const Site& at) const { return frame_.header.page_va + at.page_offset; }
 
     bool attend(Result& result);
+    bool defer_events();
     void apply_changes();
     void update_mode();
     bool translatable() const;
@@ -144,7 +145,8 @@ private:
     VectorState& vectors_;
     ColdPath& cold_;
     BlockObserver* observer_ = nullptr;
-    bool observed_ = false; // this block
+    std::uint32_t deferred_ = 0; // looks at events put off while observed
+    bool observed_ = false;      // this block
     bool unlinked_ = false;
     std::uint64_t block_limit_ = 0;
     std::atomic<bool> kicked_{false};
