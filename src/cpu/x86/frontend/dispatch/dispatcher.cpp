@@ -105,7 +105,7 @@ void Dispatcher::apply_changes() {
 /// A guest that is observed runs a hundred times slower than its timers: were each interrupt
 /// delivered at once, it would do nothing else.
 bool Dispatcher::defer_events() {
-    constexpr std::uint32_t kBlocksBetween = 8192;
+    constexpr std::uint32_t kBlocksBetween = 1024;
     if (observer_ == nullptr || cx_.state.activity != Activity::Running ||
         cx_.state.pending_debug != 0)
         return false;
