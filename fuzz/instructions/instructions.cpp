@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Endless instruction tests against the real CPU: an input is a seed of a batch of random cases,
 /// or, from nine bytes on, also an instruction that is tried with many register contents. What
-/// differs is printed with its bytes and registers; the kept input repeats it.
+/// differs is printed with its bytes and registers; the kept input repeats it. DOPPEL_ENGINE names
+/// the engine, the interpreter unless given.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -18,7 +19,12 @@ constexpr unsigned kRounds = 128;
 
 Comparison& comparison() {
     static const auto kept = [] {
-        const auto engine = find_engine("interpreter");
+        const char* const name = std::getenv("DOPPEL_ENGINE");
+        const auto engine = find_engine(name != nullptr ? name : "interpreter");
+        if (!engine) {
+            std::fprintf(stderr, "%s\n", engine.error().message().c_str());
+            std::abort();
+        }
         auto made = Comparison::create(*engine);
         if (!made) {
             std::fprintf(stderr, "%s\n", made.error().message().c_str());
