@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The checking mode over a boot: every code block of the translator, repeated by the interpreter.
+
+    tests/system/check_test.py --build DIR --blocks N     a stretch of at least N blocks
+    tests/system/check_test.py --build DIR --whole        to power-off
+"""
+
+import argparse
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+SOURCE = pathlib.Path(__file__).resolve().parents[2]
+ASSETS = SOURCE / "build" / "assets"
+STRETCH_SECONDS = 20  # first try; doubled until the stretch is long enough
+WHOLE_SECONDS = 3600
+
+
+def boot(build, seconds):
+    """Boots under --check for at most `seconds`; (exit status or None when stopped, all output)."""
+    vm = subprocess.Popen(
+        [build / "bin" / "doppel", "run", "--check", "--stats", "--memory", "256M",
+         "--kernel", ASSETS / "vmlinuz", "--initrd", ASSETS / "initrd-busybox.cpio.gz",
+         "--append", "console=ttyS0 earlyprintk=ttyS0 doppel.run=poweroff"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        output, _ = vm.communicate(timeout=seconds)
+        return vm.returncode, output.decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        vm.send_signal(signal.SIGTERM)  # ends in order, with the counters
+        output, _ = vm.communicate()
+        return None, output.decode(errors="replace")
+
+
+def complaint(output):
+    """The first difference the checker has reported, or None."""
+    found = re.search(r"check: .*(?:\n  .*)*", output)
+    return found.group(0) if found else None
+
+
+def checked(output):
+    """Blocks compared, as the engine says at its end."""
+    return sum(int(n) for n in re.findall(r"(\d+) blocks checked, 0 differences", output))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=pathlib.Path, required=True)
+    parser.add_argument("--blocks", type=int, default=0)
+    parser.add_argument("--whole", action="store_true")
+    options = parser.parse_args()
+    seconds = WHOLE_SECONDS if options.whole else STRETCH_SECONDS
+    while True:
+        status, output = boot(options.build, seconds)
+        if complaint(output):
+            sys.exit(f"the engines differ:\n{complaint(output)}")
+        if options.whole and status != 0:
+            sys.exit(f"the guest did not power off (status {status}):\n{output[-2000:]}")
+        blocks = checked(output)
+        if options.whole or blocks >= options.blocks:
+            print(f"{blocks} blocks, no difference")
+            return
+        if blocks == 0:
+            sys.exit(f"no block was checked:\n{output[-2000:]}")
+        seconds *= 2
+
+
+main()
