@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/x86/frontend/translator_vcpu.hpp"
+#include "cpu/x86/cpu_state_schema.hpp"
 
 #include <sys/mman.h>
 
@@ -194,10 +195,12 @@ VcpuStats TranslatorVcpu::stats() const {
     return stats;
 }
 
-void TranslatorVcpu::save(state::Encoder&) const {}
+void TranslatorVcpu::save(state::Encoder& to) const { save_cpu_state(to, parts_->frame.state); }
 
-base::Result<void> TranslatorVcpu::load(state::Decoder&) {
-    return base::fail(base::Errc::Unsupported, "loading a vCPU's state");
+base::Result<void> TranslatorVcpu::load(state::Decoder& from) {
+    DOPPEL_TRY_VOID(load_cpu_state(from, parts_->frame.state));
+    state_changed();
+    return {};
 }
 
 } // namespace doppel::cpu::x86
