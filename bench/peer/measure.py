@@ -50,9 +50,12 @@ def host_ticks():
 def descendants(pid):
     """The process and all below it."""
     found = [pid]
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += descendants(int(child))
+    try:
+        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += descendants(int(child))
+    except OSError:
+        pass  # it has just ended
     return found
 
 
@@ -61,7 +64,10 @@ def cpu_ns_of(pid):
     stat)."""
     ticks = 0
     for process in descendants(pid):
-        fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        try:
+            fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended, and its parent counts it
         ticks += sum(int(x) for x in fields[11:15])
     return ticks * TICK_NS
 
