@@ -42,7 +42,7 @@ class Shell(unittest.TestCase):
             console.expect(r"^flags\s*: .*\bsse2\b")
             console.expect(PROMPT)
             console.type("free -m | grep Mem\r")
-            total = int(console.expect(r"^Mem:\s+(\d+)").group(1))
+            total = int(console.expect(r"^Mem:\s+(\d+)\s").group(1))
             self.assertTrue(150 < total < 256, f"{total} MiB of memory")
             console.expect(PROMPT)
             console.type("sleep 1; echo $((6 * 7)) done\r")
