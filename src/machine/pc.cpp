@@ -222,13 +222,11 @@ struct Pc::Impl final : bus::IrqSink {
 };
 
 void Pc::Impl::build_apics() {
-    apic_bus.add(io_apic);
     for (unsigned i = 0; i < config.cpus; ++i) {
         const devices::LocalApic::Config settings{
             .id = i, .is_boot_cpu = i == 0, .physical_address_bits = host.model.physical_bits};
         local_apics.push_back(
             std::make_unique<devices::LocalApic>(settings, apic_bus, host.timers, &tsc, &pic));
-        apic_bus.add(*local_apics.back());
     }
     local_apics.front()->enter_virtual_wire_mode();
 }

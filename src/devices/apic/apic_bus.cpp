@@ -47,7 +47,8 @@ void ApicBus::broadcast_eoi(std::uint8_t vector) noexcept {
         listener->end_of_interrupt(vector);
 }
 
-/// Address feexxxxxh: destination in bits 19:12, RH bit 3, DM bit 2; data as §11.11.2 says.
+/// Address fee00000h to feefffffh: destination in bits 19:12, RH bit 3, DM bit 2; data as §11.11.2
+/// says.
 void ApicBus::send_msi(bus::MsiMessage message) noexcept {
     if ((message.address & ~0xf'ffffull) != 0xfee0'0000)
         return;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// Every model-specific register that lives in CpuState or has a constant answer, as data.
-/// Intel SDM (June 2025) Vol. 4 table 2-2; AMD APM Vol. 2 appendix A; BKDG/PPR for 0xc001xxxx.
+/// Intel SDM (June 2025) Vol. 4 table 2-2; AMD APM Vol. 2 appendix A; BKDG/PPR for those from
+/// 0xc0010000.
 #include <cstdint>
 
 #include "cpu/x86/cpu_state.hpp"
