@@ -5,7 +5,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <unordered_map>
 #include <vector>
@@ -23,6 +25,13 @@ struct EventLoop::Impl {
     Mutex mutex;
     std::vector<std::function<void()>> tasks DOPPEL_GUARDED_BY(mutex);
     bool stopping DOPPEL_GUARDED_BY(mutex) = false;
+    std::atomic<bool> news = false; // tasks or stopping changed since run_tasks() looked
+    struct Poller {
+        std::uint64_t number;
+        Poll poll;
+    };
+    std::vector<Poller> pollers;
+    std::uint64_t next_poller = 1;
 
     void ring() const {
         const std::uint64_t one = 1;
@@ -31,18 +40,46 @@ struct EventLoop::Impl {
 
     /// Runs what was posted; false once stop() was called.
     bool run_tasks() {
-        std::uint64_t count = 0;
-        [[maybe_unused]] const auto drained = ::read(wake.get(), &count, sizeof count);
+        if (!news.exchange(false, std::memory_order_acquire))
+            return true;
         std::vector<std::function<void()>> due;
         bool go_on = true;
         {
             const MutexLock lock{mutex};
             due.swap(tasks);
             go_on = !stopping;
+            if (stopping)
+                news.store(true, std::memory_order_relaxed); // for the next run() too
         }
         for (auto& task : due)
             task();
         return go_on;
+    }
+
+    bool run_pollers() {
+        bool worked = false;
+        for (std::size_t i = 0; i < pollers.size(); ++i) // a poller may add another
+            worked = pollers[i].poll() || worked;
+        return worked;
+    }
+
+    void wait_and_dispatch() {
+        std::array<epoll_event, 16> ready{};
+        const bool look_only = run_pollers() || news.load(std::memory_order_acquire);
+        const int count = ::epoll_wait(epoll.get(), ready.data(), ready.size(), look_only ? 0 : -1);
+        for (int i = 0; i < count; ++i) {
+            const auto& event = ready[static_cast<std::size_t>(i)];
+            if (event.data.fd == wake.get()) {
+                std::uint64_t rings = 0;
+                [[maybe_unused]] const auto drained = ::read(wake.get(), &rings, sizeof rings);
+                continue;
+            }
+            const auto found = callbacks.find(event.data.fd);
+            if (found == callbacks.end())
+                continue; // removed by an earlier callback of this round
+            const auto keep_alive = found->second;
+            (*keep_alive)(event.events);
+        }
     }
 };
 
@@ -87,19 +124,23 @@ void EventLoop::remove(int fd) {
     impl_->callbacks.erase(fd);
 }
 
+std::uint64_t EventLoop::add_poll(Poll poll) {
+    impl_->pollers.push_back({impl_->next_poller, std::move(poll)});
+    return impl_->next_poller++;
+}
+
+void EventLoop::remove_poll(std::uint64_t number) {
+    std::erase_if(impl_->pollers, [&](const auto& poller) { return poller.number == number; });
+}
+
 void EventLoop::run() {
-    std::array<epoll_event, 16> ready{};
-    while (impl_->run_tasks()) {
-        const int count = ::epoll_wait(impl_->epoll.get(), ready.data(), ready.size(), -1);
-        for (int i = 0; i < count; ++i) {
-            const auto& event = ready[static_cast<std::size_t>(i)];
-            const auto found = impl_->callbacks.find(event.data.fd);
-            if (found == impl_->callbacks.end())
-                continue; // the wake descriptor, or removed by an earlier callback of this round
-            const auto keep_alive = found->second;
-            (*keep_alive)(event.events);
-        }
-    }
+    while (impl_->run_tasks())
+        impl_->wait_and_dispatch();
+}
+
+void EventLoop::run_until(const std::function<bool()>& done) {
+    while (!done() && impl_->run_tasks() && !done())
+        impl_->wait_and_dispatch();
 }
 
 void EventLoop::post(std::function<void()> task) {
@@ -107,7 +148,9 @@ void EventLoop::post(std::function<void()> task) {
         const MutexLock lock{impl_->mutex};
         impl_->tasks.push_back(std::move(task));
     }
-    impl_->ring();
+    // Only the first of a batch rings: the loop clears `news` before it takes the tasks.
+    if (!impl_->news.exchange(true, std::memory_order_acq_rel))
+        impl_->ring();
 }
 
 void EventLoop::stop() {
@@ -115,7 +158,8 @@ void EventLoop::stop() {
         const MutexLock lock{impl_->mutex};
         impl_->stopping = true;
     }
-    impl_->ring();
+    if (!impl_->news.exchange(true, std::memory_order_acq_rel))
+        impl_->ring();
 }
 
 } // namespace doppel::base

@@ -24,8 +24,16 @@ public:
     Result<void> modify(int fd, std::uint32_t events);
     void remove(int fd);
 
+    /// Asked before each wait; returns whether it did work, and then the loop looks again before
+    /// it sleeps. This is how a queue of requests is submitted as one batch. The number removes it.
+    using Poll = std::function<bool()>;
+    std::uint64_t add_poll(Poll poll);
+    void remove_poll(std::uint64_t number);
+
     /// Runs until stop(). A stop() before run() is not lost.
     void run();
+    /// Runs until `done` answers true (asked after each callback round) or stop().
+    void run_until(const std::function<bool()>& done);
     /// Any thread: runs `task` on the loop's thread soon.
     void post(std::function<void()> task);
     /// Any thread.

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// What a format is to the rest: a row of functions and tables. block/image/formats.cpp lists the
+/// rows; everything else (probing, opening, the tool, the test matrix) goes through them.
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "block/file/file_node.hpp"
+#include "block/image_node.hpp"
+#include "block/io/io_context.hpp"
+
+namespace doppel::block {
+
+/// How deep a chain of backing files may be: a loop ends here.
+constexpr unsigned kMaxChainDepth = 64;
+
+struct ImageOptions {
+    std::string format; // empty: guess from the content
+    Access access = Access::ReadOnly;
+    CacheMode cache = CacheMode::WriteBack;
+    Sharing sharing = Sharing::Locked;
+    bool backing = true;       // follow the backing chain; else what lies in it reads as zeroes
+    bool repair_later = false; // open even an image that must be repaired first: for check
+    /// Whether `format` empty may yield a format other than raw that names further files. A guest
+    /// that owns a raw disk could have written such a header, and make us read the host's files.
+    bool trust_probe = true;
+    unsigned depth = 0; // of this image in its chain
+};
+
+/// How a format opens the other files that its image names.
+class ImageOpener {
+public:
+    virtual ~ImageOpener() = default;
+    /// `written`: the name as it stands in the image; relative ones start at `image`'s folder.
+    /// `format` empty: guessed. Errors name both files.
+    virtual Task<std::unique_ptr<Node>> open_backing(std::string written, std::string format,
+                                                     std::string image, ImageOptions like) = 0;
+    /// An extent or data file beside the image. Only names inside the image's folder are followed.
+    virtual Result<std::unique_ptr<Node>>
+    open_part(const std::string& written, const std::string& image, const ImageOptions& like) = 0;
+};
+
+struct OpenRequest {
+    IoContext* context = nullptr;
+    std::unique_ptr<Node> file; // the protocol node
+    ImageOptions options;
+    ImageOpener* opener = nullptr; // valid during the call
+};
+
+enum class OptionKind : std::uint8_t { Size, Number, Switch, Text };
+
+/// A creation option (-o name=value).
+struct OptionSpec {
+    std::string_view name;
+    OptionKind kind = OptionKind::Text;
+    std::string_view standard; // its value when not given; empty: none
+    std::string_view help;
+};
+
+/// Options as given, names known to the format.
+using OptionValues = std::map<std::string, std::string, std::less<>>;
+
+struct CreateRequest {
+    IoContext* context = nullptr;
+    std::unique_ptr<Node> file; // empty
+    std::uint64_t size_bytes = 0;
+    OptionValues options;
+    ImageOpener* opener = nullptr;
+};
+
+struct Format {
+    std::string_view name;
+    std::string_view description;
+    /// How surely the first bytes are this format's: 0 no, 100 its magic number.
+    int (*probe)(std::span<const std::byte> head, std::uint64_t file_bytes) = nullptr;
+    Task<std::unique_ptr<ImageNode>> (*open)(OpenRequest request) = nullptr;
+    /// Null: the format is read only.
+    Task<void> (*create)(CreateRequest request) = nullptr;
+    std::span<const OptionSpec> options;
+};
+
+} // namespace doppel::block

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "block/image/formats.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include <fmt/core.h>
+
+#include "block/raw/raw_node.hpp"
+
+namespace doppel::block {
+
+std::span<const Format* const> formats() {
+    static const std::array kAll{&raw::format()};
+    return kAll;
+}
+
+Result<const Format*> find_format(std::string_view name) {
+    std::string names;
+    for (const auto* format : formats()) {
+        if (format->name == name)
+            return format;
+        names += (names.empty() ? "" : ", ") + std::string{format->name};
+    }
+    return base::fail(Errc::InvalidArgument, fmt::format("image format '{}' is unknown", name),
+                      fmt::format("Known are: {}.", names));
+}
+
+const Format& probe_format(std::span<const std::byte> head, std::uint64_t file_bytes) {
+    return **std::ranges::max_element(
+        formats(), {}, [&](const Format* format) { return format->probe(head, file_bytes); });
+}
+
+} // namespace doppel::block

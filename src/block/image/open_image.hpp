@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// From a path to a node: opens the file, settles the format, follows the chain. Runs on the
+/// context's loop; at start-up: context.wait(open_image(…)).
+#include "block/drive.hpp"
+#include "block/image/formats.hpp"
+
+namespace doppel::block {
+
+struct OpenedImage {
+    std::unique_ptr<ImageNode> node;
+    const Format* format = nullptr;
+    bool probed = false; // the format was guessed, not named
+};
+
+/// Errors: what FileNode::open says; the format is unknown, or the file is not of it; what the
+/// format finds wrong; a backing file of the chain cannot be opened, and which.
+Task<OpenedImage> open_image(IoContext& context, std::string path, ImageOptions options);
+
+/// The image as a device sees it. The format must be named unless the image is read only: a guest
+/// that can write a disk whose format is guessed chooses what we take it for next time.
+Result<std::unique_ptr<Drive>> open_drive(IoContext& context, const std::string& path,
+                                          const ImageOptions& options);
+
+} // namespace doppel::block
