@@ -15,11 +15,12 @@ public:
     explicit InterpreterFactory(unsigned cpus) : cpus_{cpus} {}
     Result<std::unique_ptr<cpu::x86::Vcpu>>
     create_vcpu(const cpu::x86::VcpuWiring& wiring) override {
-        return DOPPEL_TRY(cpu::x86::InterpreterVcpu::create(wiring, cpus_));
+        return DOPPEL_TRY(cpu::x86::InterpreterVcpu::create(wiring, cpus_, &rendezvous_));
     }
 
 private:
     const unsigned cpus_;
+    cpu::Rendezvous rendezvous_;
 };
 
 class TranslatorFactory final : public EngineFactory {

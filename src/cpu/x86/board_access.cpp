@@ -2,6 +2,7 @@
 #include "cpu/x86/board_access.hpp"
 
 #include "base/verify.hpp"
+#include "cpu/rendezvous.hpp"
 
 namespace doppel::cpu::x86 {
 
@@ -59,6 +60,12 @@ bool WiredBoard::prepare_ram_write(std::uint64_t gpa, std::uint64_t bytes) noexc
 
 void WiredBoard::finish_ram_write(std::uint64_t gpa, std::uint64_t bytes) noexcept {
     wiring_.memory->finish_engine_write({gpa}, bytes);
+}
+
+void WiredBoard::exclusive(void (*work)(void*), void* argument) noexcept {
+    if (others_ == nullptr)
+        return work(argument);
+    others_->exclusive([=] { work(argument); });
 }
 
 bool WiredBoard::read_msr(std::uint32_t index, std::uint64_t& value) noexcept {

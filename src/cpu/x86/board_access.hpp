@@ -10,6 +10,10 @@
 
 #include "cpu/x86/board_ports.hpp"
 
+namespace doppel::cpu {
+class Rendezvous;
+}
+
 namespace doppel::cpu::x86 {
 
 /// vCPU thread only.
@@ -24,6 +28,8 @@ public:
     /// GuestMemory::prepare_engine_write() and finish_engine_write().
     virtual bool prepare_ram_write(std::uint64_t gpa, std::uint64_t bytes) noexcept = 0;
     virtual void finish_ram_write(std::uint64_t gpa, std::uint64_t bytes) noexcept = 0;
+    /// Calls work(argument) while no other vCPU of the VM executes anything.
+    virtual void exclusive(void (*work)(void*), void* argument) noexcept = 0;
 
     /// MSRs of the interrupt controller, then those of the board; false is #GP(0).
     virtual bool read_msr(std::uint32_t index, std::uint64_t& value) noexcept = 0;
@@ -77,7 +83,9 @@ RamView view_of(const memory::GuestMemory& memory);
 /// BoardAccess straight to what the vCPU is wired to.
 class WiredBoard final : public BoardAccess {
 public:
-    explicit WiredBoard(const VcpuWiring& wiring) : wiring_{wiring} {}
+    /// `others` is where this vCPU meets the VM's other ones; nullptr when there are none.
+    explicit WiredBoard(const VcpuWiring& wiring, Rendezvous* others = nullptr)
+        : wiring_{wiring}, others_{others} {}
 
     std::uint64_t mmio_read(std::uint64_t gpa, std::uint8_t size) noexcept override;
     void mmio_write(std::uint64_t gpa, std::uint8_t size, std::uint64_t value) noexcept override;
@@ -85,6 +93,7 @@ public:
     void pio_write(std::uint16_t port, std::uint8_t size, std::uint64_t value) noexcept override;
     bool prepare_ram_write(std::uint64_t gpa, std::uint64_t bytes) noexcept override;
     void finish_ram_write(std::uint64_t gpa, std::uint64_t bytes) noexcept override;
+    void exclusive(void (*work)(void*), void* argument) noexcept override;
     bool read_msr(std::uint32_t index, std::uint64_t& value) noexcept override;
     bool write_msr(std::uint32_t index, std::uint64_t value) noexcept override;
     std::uint8_t cr8() noexcept override;
@@ -97,7 +106,8 @@ public:
     std::uint64_t tsc() noexcept override;
 
 private:
-    VcpuWiring wiring_; // what it points to is owned by the Machine
+    VcpuWiring wiring_;  // what it points to is owned by the Machine
+    Rendezvous* others_; // owned by the engine
 };
 
 } // namespace doppel::cpu::x86

@@ -54,6 +54,8 @@ bool stack_access(const ScannedInstruction& at, std::int32_t& offset, std::int32
     case Treatment::IndirectJump: break;
     default: return false;
     }
+    if (is_locked(in)) // needs a check of its alignment, too
+        return false;
     if (!in.has_memory() || in.memory_access == Access::Address || in.memory_base != Rsp ||
         in.memory_index != kNoRegister || in.memory_segment >= Fs || in.address_size != 8)
         return false;

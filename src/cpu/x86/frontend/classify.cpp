@@ -109,6 +109,10 @@ Treatment classify_stack(const Instruction& in) {
 
 } // namespace
 
+bool is_locked(const Instruction& in) {
+    return in.has_memory() && (in.lock() || in.op == Op::Xchg);
+}
+
 /// Bit-string addressing (register offset, memory operand) reaches beyond the operand.
 bool is_bit_string(const Instruction& in) {
     return (in.op == Op::Bt || in.op == Op::Bts || in.op == Op::Btr || in.op == Op::Btc) &&

@@ -7,6 +7,9 @@ namespace doppel::cpu::x86::frontend {
 
 Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& features);
 
+/// A locked memory operand: by the prefix, or XCHG.
+bool is_locked(const Instruction& in);
+
 /// BT and its like with a register offset into memory.
 bool is_bit_string(const Instruction& in);
 

@@ -3,6 +3,10 @@
 /// are those of docs/decisions/002.
 #include "cpu/x86/frontend/block_translator.hpp"
 
+#include <bit>
+
+#include "cpu/x86/frontend/classify.hpp"
+
 namespace doppel::cpu::x86::frontend {
 
 using namespace translator;
@@ -90,6 +94,8 @@ Mem BlockTranslator::access(const ScannedInstruction& at, std::uint32_t size, bo
     return checked(at, simple_address(at.in, simple) ? &simple : nullptr, size, write, single);
 }
 
+/// A locked operand that is not aligned may lie in two cache lines: rotating the offset in the page
+/// brings the low bits to the top, so that one compare sees them with everything else.
 Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size,
                              bool write, bool single) {
     std::uint8_t* const start = a_.here();
@@ -108,7 +114,10 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
         emit_index(a_, kScratch0);
         a_.alu(Alu::Xor, kScratch0, tag);
     }
-    a_.alu_imm(Alu::Cmp, kScratch0, static_cast<std::int32_t>(4096 - size));
+    const unsigned turn = is_locked(at.in) ? static_cast<unsigned>(std::countr_zero(size)) : 0;
+    if (turn != 0)
+        a_.rorx(kScratch0, kScratch0, static_cast<std::uint8_t>(turn));
+    a_.alu_imm(Alu::Cmp, kScratch0, static_cast<std::int32_t>((4096 - size) >> turn));
     Cold miss;
     miss.place = a_.jump_if_later(Condition::Above);
     Mem result;
@@ -116,6 +125,8 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
         a_.load(kScratch1, tlb_entry(DOPPEL_TLB(addend)));
         result = {simple->base, kScratch1, 1, simple->displacement};
     } else {
+        if (turn != 0)
+            a_.rorx(kScratch0, kScratch0, static_cast<std::uint8_t>(64 - turn));
         a_.alu(Alu::Xor, kScratch0, tag); // the address again
         if (single)
             a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(addend)));
@@ -128,6 +139,7 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
                  .length = at.in.length,
                  .bits = static_cast<std::uint8_t>(
                      (write ? Site::kWrite : 0) | (single ? Site::kSingle : 0) |
+                     (turn != 0 ? Site::kTurned : 0) |
                      (at.in.type >= InstructionClass::X87 ? Site::kVector : 0) |
                      (interpreter_decides(at.in) ? Site::kCareful : 0)),
                  .size = static_cast<std::uint8_t>(size),

@@ -132,6 +132,8 @@ struct Site {
     static constexpr std::uint8_t kCareful = 16;   // miss: the interpreter decides which fault
     static constexpr std::uint8_t kCall = 32;      // undo += 8, otherwise -=
     static constexpr std::uint8_t kSingle = 64;    // the access is at [r13], not [… + r14]
+    static constexpr std::uint8_t kTurned = 128;   // miss of a locked access: r13 is rotated right
+                                                   // by log2(size)
 };
 static_assert(sizeof(Site) == 16);
 

@@ -75,14 +75,15 @@ TranslatorMachine::create(memory::GuestMemory& memory, TranslatorOptions options
     return std::unique_ptr<TranslatorMachine>{new TranslatorMachine{std::move(world), options}};
 }
 
-struct TranslatorVcpu::Parts final : ColdPath {
+struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
     Parts(World& shared, const VcpuWiring& wires, unsigned vcpu_count, TranslatorOptions options,
           std::unique_ptr<native::NativeUnit> native)
-        : world{shared}, wiring{wires}, vectors{frame.state.xsave}, wired{wires},
-          board{wired, vectors}, native_unit{std::move(native)}, unit{*native_unit, vectors},
-          system{make_context(frame.state, board, wires, vcpu_count)}, interpreter{system, unit},
-          tlbs{tlb_memory.aligned()}, dispatcher{frame,         system,        interpreter, tlbs,
-                                                 world.cache(), world.stubs(), vectors,     *this},
+        : world{shared}, wiring{wires}, vectors{frame.state.xsave},
+          wired{wires, &shared.rendezvous()}, board{wired, vectors}, native_unit{std::move(native)},
+          unit{*native_unit, vectors}, system{make_context(frame.state, board, wires, vcpu_count)},
+          interpreter{system, unit}, tlbs{tlb_memory.aligned()},
+          dispatcher{frame,         system,        interpreter, tlbs,
+                     world.cache(), world.stubs(), vectors,     *this},
           checker{system, interpreter, options.check_user_only} {
         if (options.check)
             dispatcher.set_observer(&checker);
@@ -90,8 +91,10 @@ struct TranslatorVcpu::Parts final : ColdPath {
             dispatcher.set_block_limit(options.block_limit);
         system.tlb_listener = &dispatcher;
         world.attach(dispatcher);
+        world.rendezvous().attach(*this);
     }
     ~Parts() {
+        world.rendezvous().detach(*this);
         world.detach(dispatcher);
         report();
     }
@@ -106,7 +109,8 @@ struct TranslatorVcpu::Parts final : ColdPath {
         world.link(site, address, target);
     }
     bool has_event() override { return wiring.interrupts->has_event(); }
-    void safepoint() override { world.safepoint(); }
+    void safepoint() override { world.rendezvous().safepoint(); }
+    void request_safepoint() noexcept override { dispatcher.request_safepoint(); }
 
     /// For people who look for what is slow, or wrong.
     void report() const {
@@ -156,9 +160,9 @@ VmExit TranslatorVcpu::run() {
     std::uint64_t host_offset = 0;
     const bool host_tsc = parts_->wiring.tsc->is_host_tsc(host_offset);
     parts_->dispatcher.set_tsc(host_tsc, host_offset);
-    parts_->world.enter_run();
+    parts_->world.rendezvous().enter_run();
     const auto result = parts_->dispatcher.run();
-    parts_->world.leave_run();
+    parts_->world.rendezvous().leave_run();
     switch (result) {
     case Dispatcher::Result::Kick: ++counts_.kicks; return KickExit{};
     case Dispatcher::Result::Halted: ++counts_.halts; return HaltExit{};

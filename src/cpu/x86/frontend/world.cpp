@@ -51,58 +51,25 @@ void World::detach(Dispatcher& vcpu) {
     std::erase(vcpus_, &vcpu);
 }
 
-void World::enter_run() {
-    std::unique_lock lock{mutex_};
-    changed_.wait(lock, [this] { return !stop_; });
-    ++running_;
-}
-
-void World::leave_run() {
-    const std::scoped_lock lock{mutex_};
-    --running_;
-    changed_.notify_all();
-}
-
-void World::safepoint() {
-    leave_run();
-    enter_run();
-}
-
-/// Runs `work` while no other vCPU runs. The caller is a running vCPU.
-void World::exclusive(const std::function<void()>& work) {
-    std::unique_lock lock{mutex_};
-    --running_; // whoever stops the others may count on us
-    changed_.notify_all();
-    changed_.wait(lock, [this] { return !stop_; });
-    if (running_ != 0) {
-        stop_ = true;
-        for (Dispatcher* const vcpu : vcpus_)
-            vcpu->request_safepoint();
-        changed_.wait(lock, [this] { return running_ == 0; });
-    }
-    work();
-    stop_ = false;
-    ++running_;
-    changed_.notify_all();
-}
-
 void World::make_code_page(std::uint64_t gpa_page) {
     if ((memory_.page_state({gpa_page}) & GuestMemory::kPageCode) != 0)
         return;
-    exclusive([&] {
+    rendezvous_.exclusive([&] {
         memory_.set_code_page({gpa_page}, true);
         const std::byte* const host = memory_.engine_page({gpa_page});
+        const std::scoped_lock lock{mutex_};
         for (Dispatcher* const vcpu : vcpus_)
             vcpu->drop_write(host);
     });
 }
 
 void World::drop_all_code() {
-    exclusive([this] {
+    rendezvous_.exclusive([this] {
         const base::MutexLock lock{cache_->mutex()};
         if (!cache_->nearly_full())
             return; // somebody else was faster
         cache_->reset([this](std::uint64_t page) { memory_.set_code_page({page}, false); });
+        const std::scoped_lock among{mutex_};
         for (Dispatcher* const vcpu : vcpus_)
             vcpu->drop_code();
     });

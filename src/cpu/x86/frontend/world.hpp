@@ -8,18 +8,12 @@
 /// on each write to it takes a slow path that ends in GuestMemory, which tells us before and after
 /// the bytes change: blocks that overlap the write die both times, so that a block made in between
 /// from half-changed bytes dies as well.
-///
-/// Standing still. A vCPU counts as running while it is inside run(), except at safepoints (top of
-/// the dispatcher's loop) and while it waits here itself. exclusive() raises stop_, makes everybody
-/// look, waits until no other vCPU is running.
-#include <atomic>
-#include <condition_variable>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "base/result.hpp"
+#include "cpu/rendezvous.hpp"
 #include "cpu/translator/cache/code_cache.hpp"
 #include "cpu/x86/frontend/block_scan.hpp"
 #include "cpu/x86/frontend/dispatch/dispatcher.hpp"
@@ -36,13 +30,12 @@ public:
 
     translator::CodeCache& cache() { return *cache_; }
     const Stubs& stubs() const { return stubs_; }
+    /// Where the vCPUs stand still; safepoints are at the top of the dispatcher's loop.
+    cpu::Rendezvous& rendezvous() { return rendezvous_; }
 
     // --- vCPU threads ---
     void attach(Dispatcher& vcpu);
     void detach(Dispatcher& vcpu);
-    void enter_run();
-    void leave_run();
-    void safepoint();
     translator::Block* translate(const translator::BlockKey& key, const std::byte* host,
                                  const std::byte* second, const FeatureSet& features);
     void link(const Site& site, std::uint64_t site_address, translator::Block& target);
@@ -53,7 +46,6 @@ public:
 
 private:
     explicit World(memory::GuestMemory& memory) : memory_{memory} {}
-    void exclusive(const std::function<void()>& work);
     void make_code_page(std::uint64_t gpa_page);
     void drop_all_code();
     translator::Block* make_block(const translator::BlockKey& key, const std::byte* host,
@@ -62,11 +54,9 @@ private:
     memory::GuestMemory& memory_;
     std::unique_ptr<translator::CodeCache> cache_;
     Stubs stubs_;
+    cpu::Rendezvous rendezvous_;
     std::mutex mutex_; // of all below
-    std::condition_variable changed_;
     std::vector<Dispatcher*> vcpus_;
-    int running_ = 0;
-    bool stop_ = false;
 };
 
 } // namespace doppel::cpu::x86::frontend

@@ -187,39 +187,37 @@ bool native_exchange(std::byte* host, std::uint32_t bytes, Wide& expected, const
     }
 }
 
-/// Serialises locked accesses that no host instruction can do at once (two pages, MMIO). Not atomic
-/// against native ones to the same bytes; real systems fault on these (split lock) or are as slow.
-class SplitLock {
-public:
-    SplitLock() {
-        while (__atomic_exchange_n(&taken, true, __ATOMIC_ACQUIRE))
-            __builtin_ia32_pause();
+/// A locked access that no host instruction does at once, or that would cost the whole host a bus
+/// lock: a bus lock holds up every CPU of the machine, and kernels and hypervisors punish it with
+/// milliseconds of sleep (Intel SDM Vol. 3A §10.1.2.3, bus-lock detection).
+struct SplitExchange {
+    SystemContext& cx;
+    const Pieces& pieces;
+    std::uint32_t bytes;
+    Wide& expected;
+    const Wide& desired;
+    bool swapped = false;
+
+    void run() {
+        Wide old;
+        auto* to = reinterpret_cast<std::byte*>(&old);
+        const auto* from = reinterpret_cast<const std::byte*>(&desired);
+        for (unsigned i = 0; i < pieces.count; to += pieces.part[i++].bytes)
+            read_piece(cx, pieces.part[i], to);
+        const std::uint64_t mask =
+            bytes >= 8 ? ~std::uint64_t{0} : (std::uint64_t{1} << bytes * 8) - 1;
+        swapped =
+            ((old.low ^ expected.low) & mask) == 0 && (bytes < 16 || old.high == expected.high);
+        if (swapped)
+            for (unsigned i = 0; i < pieces.count; from += pieces.part[i++].bytes)
+                write_piece(cx, pieces.part[i], from);
+        expected = old;
     }
-    ~SplitLock() { __atomic_store_n(&taken, false, __ATOMIC_RELEASE); }
-    SplitLock(const SplitLock&) = delete;
-    SplitLock& operator=(const SplitLock&) = delete;
-
-private:
-    static bool taken;
 };
-bool SplitLock::taken = false;
 
-bool split_exchange(SystemContext& cx, const Pieces& pieces, std::uint32_t bytes, Wide& expected,
-                    const Wide& desired) {
-    const SplitLock lock;
-    Wide old;
-    auto* to = reinterpret_cast<std::byte*>(&old);
-    const auto* from = reinterpret_cast<const std::byte*>(&desired);
-    for (unsigned i = 0; i < pieces.count; to += pieces.part[i++].bytes)
-        read_piece(cx, pieces.part[i], to);
-    const std::uint64_t mask = bytes >= 8 ? ~std::uint64_t{0} : (std::uint64_t{1} << bytes * 8) - 1;
-    const bool swapped =
-        ((old.low ^ expected.low) & mask) == 0 && (bytes < 16 || old.high == expected.high);
-    if (swapped)
-        for (unsigned i = 0; i < pieces.count; from += pieces.part[i++].bytes)
-            write_piece(cx, pieces.part[i], from);
-    expected = old;
-    return swapped;
+bool crosses_cache_line(std::uint64_t linear, std::uint32_t bytes) {
+    constexpr std::uint64_t kLine = 64;
+    return linear % kLine + bytes > kLine;
 }
 
 } // namespace
@@ -262,8 +260,11 @@ bool compare_exchange_linear(SystemContext& cx, std::uint64_t linear, std::uint3
         return false;
     watch(cx, linear, bytes, AccessType::Write);
     const Piece& piece = pieces.part[0];
-    if (pieces.count != 1 || piece.host == nullptr || (bytes == 16 && (linear & 15) != 0)) {
-        swapped = split_exchange(cx, pieces, bytes, expected, desired);
+    if (pieces.count != 1 || piece.host == nullptr || crosses_cache_line(linear, bytes) ||
+        (bytes == 16 && (linear & 15) != 0)) {
+        SplitExchange exchange{cx, pieces, bytes, expected, desired};
+        cx.board.exclusive([](void* self) { static_cast<SplitExchange*>(self)->run(); }, &exchange);
+        swapped = exchange.swapped;
         return true;
     }
     const WriteGuard guard{cx, piece};

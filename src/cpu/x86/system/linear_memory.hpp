@@ -30,7 +30,7 @@ struct Wide {
 
 /// Locked compare-and-exchange of 1, 2, 4, 8 or 16 bytes: if memory equals `expected` it becomes
 /// `desired`; `expected` gets what was there, `swapped` whether it was equal. Atomic against every
-/// vCPU: natively within a cache line or page, across pages under one lock for all VMs' vCPUs.
+/// vCPU: natively within a cache line, otherwise while the other vCPUs stand still.
 /// Like the CPU it demands write permission even when nothing is swapped.
 [[nodiscard]] bool compare_exchange_linear(SystemContext& cx, std::uint64_t linear,
                                            std::uint32_t bytes, Wide& expected, Wide desired,

@@ -196,6 +196,21 @@ TEST_CASE_FIXTURE(MemoryRig, "a locked access that swaps nothing still needs the
                   Vector::PF, 7));
 }
 
+TEST_CASE_FIXTURE(MemoryRig, "a locked access to two cache lines stops the other vCPUs") {
+    const auto exchange_at = [&](std::uint64_t linear, std::uint32_t bytes) {
+        Wide expected{};
+        bool swapped = false;
+        CHECK(compare_exchange_linear(*cx, linear, bytes, expected, {}, swapped, kUser));
+        CHECK(swapped);
+        return std::exchange(board.exclusives, 0u);
+    };
+    CHECK(exchange_at(0x30038, 8) == 0);
+    CHECK(exchange_at(0x30001, 8) == 0);
+    CHECK(exchange_at(0x30039, 8) == 1);
+    CHECK(exchange_at(0x3003f, 2) == 1);
+    CHECK(exchange_at(0x30030, 16) == 0);
+}
+
 TEST_CASE_FIXTURE(MemoryRig, "instruction fetch stops at the page and faults on the next") {
     map(0x31, 0x31000 | P | US | NX);
     std::uint8_t bytes[15];

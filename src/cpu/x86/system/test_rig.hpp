@@ -31,6 +31,10 @@ public:
     void finish_ram_write(std::uint64_t gpa, std::uint64_t bytes) noexcept override {
         memory_.finish_engine_write({gpa}, bytes);
     }
+    void exclusive(void (*work)(void*), void* argument) noexcept override {
+        ++exclusives;
+        work(argument);
+    }
     bool read_msr(std::uint32_t index, std::uint64_t& value) noexcept override {
         value = 0xfee00900;
         return index == 0x1b;
@@ -51,7 +55,7 @@ public:
 
     std::map<std::uint64_t, std::uint64_t> mmio;
     std::map<std::uint16_t, std::uint64_t> pio;
-    unsigned mmio_reads = 0, inits = 0;
+    unsigned mmio_reads = 0, inits = 0, exclusives = 0;
     int vector = -1;
     CpuEvent event = CpuEvent::None;
     std::uint8_t tpr = 0, sipi_vector = 0;

@@ -4,6 +4,8 @@
 /// over at state.rip, unless `leave` is set.
 #include "cpu/x86/frontend/dispatch/dispatcher.hpp"
 
+#include <bit>
+
 namespace doppel::cpu::x86::frontend {
 
 using translator::Block;
@@ -72,8 +74,11 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
     const TlbInstance& tlb = *tlbs_.current();
     const bool write = (at.bits & Site::kWrite) != 0;
     const std::size_t index = frame_.header.exit_r14;
-    const std::uint64_t linear =
-        frame_.header.exit_r13 ^ (write ? tlb.wtag.data() : tlb.rtag.data())[index];
+    const bool locked = (at.bits & Site::kTurned) != 0;
+    const std::uint64_t difference =
+        locked ? std::rotl(frame_.header.exit_r13, std::countr_zero(unsigned{at.size}))
+               : frame_.header.exit_r13;
+    const std::uint64_t linear = difference ^ (write ? tlb.wtag.data() : tlb.rtag.data())[index];
     const std::uint64_t check =
         frame_.header.exit_site + static_cast<std::uint64_t>(std::int64_t{at.relative});
     cx_.state.rip = site_rip(at);
@@ -82,6 +87,11 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
     bool fault = false;
     std::byte* host = nullptr;
     const bool careful = (at.bits & Site::kCareful) != 0;
+    const bool misaligned = locked && (linear & (at.size - 1u)) != 0;
+    if (misaligned) { // perhaps in two cache lines
+        leave = !interpret(result);
+        return false;
+    }
     if (canonical && !crosses && fill(linear, write, host, fault))
         return resume_at(check);
     if (fault && !careful) {

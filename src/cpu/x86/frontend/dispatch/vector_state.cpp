@@ -71,6 +71,11 @@ void VectorSavingBoard::finish_ram_write(std::uint64_t gpa, std::uint64_t bytes)
     board_.finish_ram_write(gpa, bytes);
 }
 
+void VectorSavingBoard::exclusive(void (*work)(void*), void* argument) noexcept {
+    vectors_.store();
+    board_.exclusive(work, argument);
+}
+
 bool VectorSavingBoard::read_msr(std::uint32_t index, std::uint64_t& value) noexcept {
     vectors_.store();
     return board_.read_msr(index, value);

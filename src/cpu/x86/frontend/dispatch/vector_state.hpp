@@ -44,6 +44,7 @@ public:
     void pio_write(std::uint16_t port, std::uint8_t size, std::uint64_t value) noexcept override;
     bool prepare_ram_write(std::uint64_t gpa, std::uint64_t bytes) noexcept override;
     void finish_ram_write(std::uint64_t gpa, std::uint64_t bytes) noexcept override;
+    void exclusive(void (*work)(void*), void* argument) noexcept override;
     bool read_msr(std::uint32_t index, std::uint64_t& value) noexcept override;
     bool write_msr(std::uint32_t index, std::uint64_t value) noexcept override;
     std::uint8_t cr8() noexcept override;

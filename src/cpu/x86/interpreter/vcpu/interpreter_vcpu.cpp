@@ -9,8 +9,9 @@
 namespace doppel::cpu::x86 {
 
 struct InterpreterVcpu::Parts {
-    Parts(const VcpuWiring& wiring, unsigned vcpu_count, std::unique_ptr<native::NativeUnit> unit)
-        : index{wiring.index}, board{wiring}, vectors{std::move(unit)},
+    Parts(const VcpuWiring& wiring, unsigned vcpu_count, Rendezvous* others,
+          std::unique_ptr<native::NativeUnit> unit)
+        : index{wiring.index}, board{wiring, others}, vectors{std::move(unit)},
           system{make_context(state, board, wiring, vcpu_count)}, interpreter{system, *vectors} {}
 
     unsigned index;
@@ -21,25 +22,44 @@ struct InterpreterVcpu::Parts {
     Interpreter interpreter;
 };
 
-base::Result<std::unique_ptr<InterpreterVcpu>> InterpreterVcpu::create(const VcpuWiring& wiring,
-                                                                       unsigned vcpu_count) {
+base::Result<std::unique_ptr<InterpreterVcpu>>
+InterpreterVcpu::create(const VcpuWiring& wiring, unsigned vcpu_count, Rendezvous* others) {
     auto unit = DOPPEL_TRY(native::NativeUnit::create());
-    auto parts = std::make_unique<Parts>(wiring, vcpu_count, std::move(unit));
-    std::unique_ptr<InterpreterVcpu> vcpu{new InterpreterVcpu{std::move(parts)}};
+    auto parts = std::make_unique<Parts>(wiring, vcpu_count, others, std::move(unit));
+    std::unique_ptr<InterpreterVcpu> vcpu{new InterpreterVcpu{std::move(parts), others}};
     vcpu->reset();
     return vcpu;
 }
 
-InterpreterVcpu::InterpreterVcpu(std::unique_ptr<Parts> parts) : parts_{std::move(parts)} {}
-InterpreterVcpu::~InterpreterVcpu() = default;
+InterpreterVcpu::InterpreterVcpu(std::unique_ptr<Parts> parts, Rendezvous* others)
+    : parts_{std::move(parts)}, others_{others} {
+    if (others_ != nullptr)
+        others_->attach(*this);
+}
+
+InterpreterVcpu::~InterpreterVcpu() {
+    if (others_ != nullptr)
+        others_->detach(*this);
+}
 
 VmExit InterpreterVcpu::run() {
+    if (others_ == nullptr)
+        return run_loop();
+    others_->enter_run();
+    VmExit exit = run_loop();
+    others_->leave_run();
+    return exit;
+}
+
+VmExit InterpreterVcpu::run_loop() {
     SystemContext& cx = parts_->system;
     Interpreter& interpreter = parts_->interpreter;
     attention_.store(true, std::memory_order_relaxed); // the caller may have changed anything
     for (std::uint64_t steps = 0; step_limit_ == 0 || steps < step_limit_; ++steps) {
         if (attention_.load(std::memory_order_relaxed) || needs_service(cx)) [[unlikely]] {
             attention_.store(false);
+            if (safepoint_.exchange(false))
+                others_->safepoint();
             if (kicked_.exchange(false)) {
                 attention_.store(true);
                 ++counts_.kicks;
@@ -59,6 +79,11 @@ VmExit InterpreterVcpu::run() {
 
 void InterpreterVcpu::kick() noexcept {
     kicked_.store(true);
+    attention_.store(true);
+}
+
+void InterpreterVcpu::request_safepoint() noexcept {
+    safepoint_.store(true);
     attention_.store(true);
 }
 

@@ -4,18 +4,20 @@
 #include <atomic>
 #include <memory>
 
+#include "cpu/rendezvous.hpp"
 #include "cpu/x86/board_ports.hpp"
 #include "cpu/x86/vcpu.hpp"
 
 namespace doppel::cpu::x86 {
 
 /// vCPU thread only, except kick() and notify().
-class InterpreterVcpu final : public Vcpu {
+class InterpreterVcpu final : public Vcpu, private Rendezvous::Participant {
 public:
     /// What `wiring` names outlives the vCPU. The vCPU is as after RESET; vCPU 0 is the bootstrap
     /// processor, the others wait for a SIPI.
-    static base::Result<std::unique_ptr<InterpreterVcpu>> create(const VcpuWiring& wiring,
-                                                                 unsigned vcpu_count);
+    /// `others` is where the VM's vCPUs meet, nullptr when this is the only one.
+    static base::Result<std::unique_ptr<InterpreterVcpu>>
+    create(const VcpuWiring& wiring, unsigned vcpu_count, Rendezvous* others = nullptr);
     ~InterpreterVcpu() override;
 
     std::string_view engine_name() const override { return "interpreter"; }
@@ -35,11 +37,15 @@ public:
 
 private:
     struct Parts; // state, system context, interpreter, vector unit
-    explicit InterpreterVcpu(std::unique_ptr<Parts> parts);
+    InterpreterVcpu(std::unique_ptr<Parts> parts, Rendezvous* others);
+    void request_safepoint() noexcept override;
+    VmExit run_loop();
 
     std::unique_ptr<Parts> parts_;
+    Rendezvous* others_;                // owned by the engine's factory, outlives us; may be null
     std::atomic<bool> attention_{true}; // kicked, or the InterruptPort wants a look
     std::atomic<bool> kicked_{false};
+    std::atomic<bool> safepoint_{false};
     std::uint64_t step_limit_ = 0;
     VcpuStats counts_;
 };

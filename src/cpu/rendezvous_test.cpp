@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/rendezvous.hpp"
+
+#include <atomic>
+#include <thread>
+
+#include <doctest/doctest.h>
+
+using namespace doppel::cpu;
+
+namespace {
+
+/// A vCPU that adds to `count` in two steps, as a guest would without a lock.
+class Walker final : public Rendezvous::Participant {
+public:
+    Walker(Rendezvous& others, std::uint64_t& count) : others_{others}, count_{count} {
+        others_.attach(*this);
+    }
+    ~Walker() { others_.detach(*this); }
+    void request_safepoint() noexcept override { asked_ = true; }
+
+    void run(unsigned rounds) {
+        others_.enter_run();
+        for (unsigned i = 0; i < rounds; ++i) {
+            if (asked_.exchange(false))
+                others_.safepoint();
+            others_.exclusive([this] { ++count_; });
+        }
+        others_.leave_run();
+    }
+
+private:
+    Rendezvous& others_;
+    std::uint64_t& count_;
+    std::atomic<bool> asked_{false};
+};
+
+} // namespace
+
+TEST_CASE("what runs exclusively runs alone") {
+    constexpr unsigned kRounds = 2000;
+    Rendezvous rendezvous;
+    std::uint64_t count = 0;
+    Walker first{rendezvous, count};
+    Walker second{rendezvous, count};
+    std::jthread other{[&] { second.run(kRounds); }};
+    first.run(kRounds);
+    other.join();
+    CHECK(count == 2 * kRounds);
+}
+
+TEST_CASE("a vCPU that has left run() holds nobody up") {
+    Rendezvous rendezvous;
+    std::uint64_t count = 0;
+    Walker idle{rendezvous, count};
+    Walker busy{rendezvous, count};
+    idle.run(0);
+    busy.run(3);
+    CHECK(count == 3);
+}
