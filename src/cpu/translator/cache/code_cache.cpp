@@ -16,9 +16,7 @@ Block*& next_of(Block& block, std::uint64_t gpa_page) {
 
 } // namespace
 
-CodeCache::CodeCache() : table_{std::make_unique<std::atomic<Block*>[]>(kTableSize)} {
-    tombstone_.dead = true;
-}
+CodeCache::CodeCache() : table_{std::make_unique<std::atomic<Word>[]>(kTableSize)} {}
 
 base::Result<std::unique_ptr<CodeCache>> CodeCache::create(std::size_t code_bytes) {
     auto cache = std::unique_ptr<CodeCache>{new CodeCache};
@@ -38,13 +36,14 @@ Block& CodeCache::add_block(Block made) {
         Block*& second = pages_[block.key.second_page];
         block.next_in_second_page = std::exchange(second, &block);
     }
-    for (std::size_t i = hash(block.key);; ++i) {
+    const std::uint64_t code = hash(block.key);
+    for (std::size_t i = code;; ++i) {
         auto& slot = table_[i & (kTableSize - 1)];
-        const Block* const there = slot.load(std::memory_order_relaxed);
-        if (there != nullptr && there != &tombstone_)
+        if (slot.load(std::memory_order_relaxed) > kTombstone)
             continue;
         block.table_slot = static_cast<std::uint32_t>(i & (kTableSize - 1));
-        slot.store(&block, std::memory_order_release);
+        slot.store(reinterpret_cast<Word>(&block) | code >> kTagShift << kTagShift,
+                   std::memory_order_release);
         break;
     }
     return block;
@@ -62,7 +61,7 @@ void CodeCache::link(std::uint8_t* place, const std::uint8_t* unlinked, Block& t
 void CodeCache::kill(Block& block) {
     if (std::exchange(block.dead, true))
         return;
-    table_[block.table_slot].store(&tombstone_, std::memory_order_release);
+    table_[block.table_slot].store(kTombstone, std::memory_order_release);
     for (const Link* link = block.incoming; link != nullptr; link = link->next)
         memory_->patch32(link->place,
                          static_cast<std::uint32_t>(link->unlinked - (link->place + 4)));
@@ -107,7 +106,7 @@ bool CodeCache::overlaps(std::uint64_t gpa, std::uint64_t length_bytes) const {
 
 void CodeCache::clear() {
     for (std::size_t i = 0; i < kTableSize; ++i)
-        table_[i].store(nullptr, std::memory_order_relaxed);
+        table_[i].store(kFree, std::memory_order_relaxed);
     blocks_.clear();
     links_.clear();
     pages_.clear();

@@ -7,7 +7,7 @@
 /// millions of times a second by threads that must not wait for each other.
 ///
 /// Design. Code memory is filled front to back and emptied as a whole (reset()) when it is full.
-/// Blocks are found through an open hash table of atomic pointers: find() takes no lock; insert(),
+/// Blocks are found through an open hash table of atomic words: find() takes no lock; insert(),
 /// link() and invalidate() hold `mutex_`. A block belongs to one guest page, or to two when its
 /// only instruction crosses. Blocks of one page jump to each other directly (Link); everything
 /// else goes through the branch caches of the vCPUs, which hold far entries.
@@ -41,9 +41,15 @@ public:
 
     // --- any thread, no lock, general registers only ---
     Block* find(const BlockKey& key) const {
-        for (std::size_t i = hash(key);; ++i) {
-            Block* const block = table_[i & (kTableSize - 1)].load(std::memory_order_acquire);
-            if (block == nullptr || (block->key == key && !block->dead))
+        const std::uint64_t code = hash(key);
+        for (std::size_t i = code;; ++i) {
+            const Word word = table_[i & (kTableSize - 1)].load(std::memory_order_acquire);
+            if (word == kFree)
+                return nullptr;
+            if ((word ^ code) >> kTagShift != 0 || word == kTombstone)
+                continue;
+            Block* const block = block_of(word);
+            if (block->key == key && !block->dead)
                 return block;
         }
     }
@@ -84,19 +90,28 @@ public:
 
 private:
     CodeCache();
-    /// Blocks of one page are neighbours: a lookup's cache line serves the next ones.
-    static std::size_t hash(const BlockKey& key) {
+    /// Entry of table_: the block's address, and above it 16 bits of its key's hash, so that
+    /// looking for a block touches hardly any other.
+    using Word = std::uint64_t;
+    static constexpr Word kFree = 0, kTombstone = 1; // of a dropped block
+    static constexpr unsigned kTagShift = 48;
+    static Block* block_of(Word word) {
+        return reinterpret_cast<Block*>(word & ((Word{1} << kTagShift) - 1));
+    }
+    /// Low bits: where in the table; blocks of one page are neighbours, so that a lookup's cache
+    /// line serves the next ones. Bits from kTagShift up: the tag.
+    static std::uint64_t hash(const BlockKey& key) {
         const std::uint64_t page =
             (key.gpa >> 12 ^ std::uint64_t{key.mode} << 40) * 0x9e37'79b9'7f4a'7c15ull;
-        return static_cast<std::size_t>((page >> 40 & ~std::uint64_t{63}) |
-                                        ((key.gpa ^ key.gpa >> 6) & 63));
+        const std::uint64_t tag = page ^ key.gpa * 0xd6e8'feb8'6659'fd93ull;
+        return (page >> 40 & ~std::uint64_t{63}) | ((key.gpa ^ key.gpa >> 6) & 63) |
+               (tag >> kTagShift << kTagShift);
     }
     void clear();
     void kill(Block& block);
 
     std::unique_ptr<CodeMemory> memory_;
-    std::unique_ptr<std::atomic<Block*>[]> table_;
-    Block tombstone_; // dead; takes the place of dropped blocks in table_
+    std::unique_ptr<std::atomic<Word>[]> table_;
     base::Mutex mutex_;
     std::size_t used_ = 0;
     std::size_t reserved_ = 0;

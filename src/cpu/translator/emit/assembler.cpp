@@ -87,6 +87,11 @@ void Assembler::store_imm32(const Mem& to, std::int32_t value) {
     u32(static_cast<std::uint32_t>(value));
 }
 
+void Assembler::store32_imm(const Mem& to, std::uint32_t value) {
+    rm(false, 0xc7, kRax, to);
+    u32(value);
+}
+
 void Assembler::mov_imm(HostReg to, std::uint64_t value) {
     if (value <= 0xffff'ffff) {
         rex(false, (to & 8) >> 3);

@@ -96,7 +96,8 @@ public:
     void store32(const Mem& to, HostReg from) { rm(false, 0x89, from, to); }
     void store16(const Mem& to, HostReg from);
     void store_imm32(const Mem& to, std::int32_t value); // 64-bit store, sign-extended
-    void mov_imm(HostReg to, std::uint64_t value);       // shortest of the three forms
+    void store32_imm(const Mem& to, std::uint32_t value);
+    void mov_imm(HostReg to, std::uint64_t value); // shortest of the three forms
     void lea(HostReg to, const Mem& address) { rm(true, 0x8d, to, address); }
     void lea32(HostReg to, const Mem& address) { rm(false, 0x8d, to, address); }
 
@@ -116,10 +117,10 @@ public:
     void sar(HostReg reg, std::uint8_t count) { rr(true, 0xc1, kRdi, reg), byte(count); } // C1 /7
     void shr(HostReg reg, std::uint8_t count) { rr(true, 0xc1, kRbp, reg), byte(count); } // C1 /5
     void shl(HostReg reg, std::uint8_t count) { rr(true, 0xc1, kRsp, reg), byte(count); } // C1 /4
-    /// op byte [mem], value
-    void alu_mem8_imm(Alu op, const Mem& to, std::uint8_t value) {
-        rm(false, 0x80, static_cast<HostReg>(op), to);
-        byte(value);
+    /// op qword [mem], value sign-extended
+    void alu_mem_imm32(Alu op, const Mem& to, std::int32_t value) {
+        rm(true, 0x81, static_cast<HostReg>(op), to);
+        u32(static_cast<std::uint32_t>(value));
     }
     void cmp_mem32_imm8(const Mem& mem, std::uint8_t value) {
         rm(false, 0x83, kRdi, mem);

@@ -21,8 +21,10 @@ template <std::size_t N> void clear(std::array<std::uint64_t, N>& set) {
         word = 0;
 }
 
-std::size_t region_hash(std::uint64_t linear) { return linear >> 21 & 1023; }
-std::size_t gib_hash(std::uint64_t linear) { return linear >> 30 & 1023; }
+// The halves of the address space do not share bits: one is full of large pages in every kernel.
+std::size_t half(std::uint64_t linear) { return linear >> 63; }
+std::size_t region_hash(std::uint64_t linear) { return (linear >> 21 & 1023) | half(linear) << 10; }
+std::size_t gib_hash(std::uint64_t linear) { return (linear >> 30 & 1023) | half(linear) << 10; }
 std::size_t page_hash(std::uint64_t linear) { return linear >> 12 & 0x7fff; }
 
 } // namespace
@@ -74,25 +76,33 @@ void TlbSet::insert(const Entry& entry) {
         add(instance.in_list, index);
         instance.touched[instance.touched_count++] = static_cast<std::uint16_t>(index);
     }
-    if (entry.global)
+    if (entry.global) {
         add(instance.global, index);
-    else
+        global_in_half_.data()[half(page)] = true;
+    } else {
         remove(instance.global, index);
-    if (entry.page_shift > 21)
-        add(instance.huge, gib_hash(page));
-    else if (entry.page_shift > 12)
-        add(instance.large, region_hash(page));
+    }
+    note_size(instance, page, entry.page_shift);
 }
 
-void TlbSet::insert_branch(std::uint64_t rip, const std::uint8_t* host) {
+void TlbSet::note_size(Instance& instance, std::uint64_t linear, std::uint8_t page_shift) {
+    if (page_shift > 21)
+        add(instance.huge, gib_hash(linear));
+    else if (page_shift > 12)
+        add(instance.large, region_hash(linear));
+}
+
+void TlbSet::insert_branch(const Branch& branch) {
+    const std::uint64_t rip = branch.rip;
     Instance& instance = *current_;
     const std::size_t index = TlbInstance::branch_index(rip);
     instance.tlb->branch_tag[index] = rip;
-    instance.tlb->branch_host[index] = host;
+    instance.tlb->branch_host[index] = branch.host;
     instance.branches_used = true;
     add(instance.code_pages, page_hash(rip));
-    const std::size_t page = TlbInstance::index(rip);
-    if (instance.tlb->rtag[page] == (rip & kPage) && test(instance.global, page)) {
+    note_size(instance, rip, branch.page_shift);
+    if (branch.global) {
+        global_in_half_.data()[half(rip)] = true;
         remove(instance.branch_is_local, index); // it may stay in the list
     } else if (!test(instance.branch_is_local, index)) {
         if (instance.local_branch_count == TlbInstance::kBranches)
@@ -208,9 +218,12 @@ void TlbSet::flush_page_in(Instance& instance, std::uint64_t linear, bool own) {
 
 void TlbSet::flush_page(std::uint16_t pcid, std::uint64_t linear) {
     ++flushes_;
+    const bool maybe_global = global_in_half_.data()[half(linear)];
     for (auto& space : spaces_) {
+        if (!space.used || (space.pcid != pcid && !maybe_global))
+            continue;
         for (auto& view : space.views) {
-            if (view.tlb == nullptr || !space.used)
+            if (view.tlb == nullptr)
                 continue;
             if (test(view.huge, gib_hash(linear)))
                 empty(view, false);

@@ -38,7 +38,13 @@ public:
     };
     /// Into the current instance.
     void insert(const Entry& entry);
-    void insert_branch(std::uint64_t rip, const std::uint8_t* host);
+    struct Branch {
+        std::uint64_t rip = 0;
+        const std::uint8_t* host = nullptr;
+        bool global = false; // the page of rip is, so the entry outlives a change of address space
+        std::uint8_t page_shift = 12;
+    };
+    void insert_branch(const Branch& branch);
     void drop_branch(std::uint64_t rip); // of the current instance
 
     // --- flushes of all views ---
@@ -63,8 +69,8 @@ private:
         std::array<std::uint16_t, TlbInstance::kPages> touched;
         std::array<std::uint64_t, TlbInstance::kPages / 64> in_list{};
         std::array<std::uint64_t, TlbInstance::kPages / 64> global{};
-        std::array<std::uint64_t, 16> large{};       // hash of 2 MiB regions with larger pages
-        std::array<std::uint64_t, 16> huge{};        // hash of 1 GiB regions with pages above 2 MiB
+        std::array<std::uint64_t, 32> large{};       // hash of 2 MiB regions with larger pages
+        std::array<std::uint64_t, 32> huge{};        // hash of 1 GiB regions with pages above 2 MiB
         std::array<std::uint64_t, 512> code_pages{}; // hash of pages with branch targets
         // Branch targets in pages that are not global.
         std::uint32_t local_branch_count = 0;
@@ -84,11 +90,13 @@ private:
     static void empty_local_branches(Instance& instance);
     static void empty_entry(Instance& instance, std::size_t index);
     static void flush_page_in(Instance& instance, std::uint64_t linear, bool own);
+    static void note_size(Instance& instance, std::uint64_t linear, std::uint8_t page_shift);
 
     std::byte* memory_;
     std::array<Space, kSpaces> spaces_{};
     Instance* current_ = nullptr;
     std::uint64_t uses_ = 0;
+    std::array<bool, 2> global_in_half_{}; // a global page was ever entered, by bit 63 of linear
     std::uint64_t flushes_ = 0;
 };
 

@@ -90,18 +90,37 @@ TEST_CASE_FIXTURE(Rig, "INVLPG inside a large page drops all of it, and branches
     const TlbInstance& tlb = *tlbs->select(0, View::Kernel);
     const std::uint64_t base = 0xffff'8000'0020'0000;
     tlbs->insert({.linear = base + 0x5000, .host = page(), .page_shift = 21});
-    tlbs->insert_branch(base + 0x5010, reinterpret_cast<const std::uint8_t*>(page()));
+    tlbs->insert_branch(
+        {.rip = base + 0x5010, .host = reinterpret_cast<const std::uint8_t*>(page())});
     tlbs->flush_page(0, base + 0x1f'f000);
     CHECK_FALSE(readable(tlb, base + 0x5000));
     CHECK_FALSE(has_branch(tlb, base + 0x5010));
 }
 
+TEST_CASE_FIXTURE(Rig, "INVLPG inside a large page of code drops the branches into all of it") {
+    const TlbInstance& tlb = *tlbs->select(0, View::Kernel);
+    const std::uint64_t base = 0xffff'8000'0020'0000;
+    tlbs->insert_branch({.rip = base + 0x5010,
+                         .host = reinterpret_cast<const std::uint8_t*>(page()),
+                         .page_shift = 21});
+    tlbs->flush_page(0, base + 0x1f'f000);
+    CHECK_FALSE(has_branch(tlb, base + 0x5010));
+}
+
+TEST_CASE_FIXTURE(Rig, "INVLPG reaches a global page of the lower half in every address space") {
+    tlbs->select(1, View::Kernel);
+    tlbs->insert({.linear = 0x40'0000, .host = page(), .global = true});
+    const TlbInstance& tlb = *tlbs->current();
+    tlbs->select(2, View::Kernel);
+    tlbs->flush_page(2, 0x40'0000);
+    CHECK_FALSE(readable(tlb, 0x40'0000));
+}
+
 TEST_CASE_FIXTURE(Rig, "branches go with their address space; those in global pages stay") {
     const TlbInstance& tlb = *tlbs->select(0, View::Kernel);
     const auto* const code = reinterpret_cast<const std::uint8_t*>(page());
-    tlbs->insert({.linear = kAt, .host = page(), .global = true});
-    tlbs->insert_branch(kAt, code);
-    tlbs->insert_branch(kAt + 4096, code);
+    tlbs->insert_branch({.rip = kAt, .host = code, .global = true});
+    tlbs->insert_branch({.rip = kAt + 4096, .host = code});
     tlbs->flush_non_global();
     CHECK(has_branch(tlb, kAt));
     CHECK_FALSE(has_branch(tlb, kAt + 4096));

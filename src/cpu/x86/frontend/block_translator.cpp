@@ -68,13 +68,11 @@ void BlockTranslator::emit_cold() {
             emit_far_cold(cold);
             continue;
         }
-        a_.call(stubs_.exit(cold.why, cold.flags));
         Site site = cold.site;
         if (cold.relative_to != nullptr)
-            site.relative = static_cast<std::int32_t>(cold.relative_to - a_.here());
-        const auto* const bytes = reinterpret_cast<const std::uint8_t*>(&site);
-        for (std::size_t n = 0; n < sizeof site; ++n)
-            a_.byte(bytes[n]);
+            site.relative =
+                static_cast<std::int32_t>(cold.relative_to - (a_.here() + Stubs::kExitBytes));
+        emit_exit(a_, stubs_.exit(cold.why, cold.flags), stubs_, site);
     }
 }
 
@@ -147,7 +145,6 @@ void BlockTranslator::interpret_if(Condition condition, const ScannedInstruction
 }
 
 void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
-    a_.call(stubs_.exit(Exit::Interpret, saved_ ? FlagPlace::Slot : FlagPlace::Register));
     Site site;
     site.page_offset = at.page_offset;
     site.length = at.in.length;
@@ -157,9 +154,8 @@ void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
     // XSAVE & co. are of class System.
     if (at.in.op >= Op::Fxsave && at.in.op <= Op::Xrstors)
         site.bits = Site::kVector;
-    const auto* const bytes = reinterpret_cast<const std::uint8_t*>(&site);
-    for (std::size_t n = 0; n < sizeof site; ++n)
-        a_.byte(bytes[n]);
+    emit_exit(a_, stubs_.exit(Exit::Interpret, saved_ ? FlagPlace::Slot : FlagPlace::Register),
+              stubs_, site);
     ended_ = true;
 }
 

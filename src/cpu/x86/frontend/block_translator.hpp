@@ -8,7 +8,7 @@
 ///     native_poll      flags in the register: polls by following header.attention
 ///     native_entry     saves the flags, if the body wants them in the slot
 ///     body
-///     cold code        misses, unlinked jumps: `call stub` with a Site behind it
+///     cold code        misses, unlinked jumps: exits with a Site behind them
 ///
 /// Flags live in the host's EFLAGS and/or in the frame's slot. A TLB check destroys the register,
 /// so before it the flags go to the slot (unless they are there already): a fault at the access

@@ -10,8 +10,9 @@ namespace {
 
 Mem state_at(std::size_t offset) { return at_rsp(static_cast<std::int32_t>(offset)); }
 
-const Mem kFlagsByte1 = state_at(offsetof(CpuState, rflags) + 1); // bits 8..15
-constexpr std::uint8_t kIfInByte1 = FLAG_IF >> 8;
+/// Always accessed as a whole: the host cannot forward a narrow store to a wide load.
+const Mem kRflags = state_at(offsetof(CpuState, rflags));
+constexpr auto kIf = static_cast<std::int32_t>(FLAG_IF);
 
 } // namespace
 
@@ -20,12 +21,12 @@ constexpr std::uint8_t kIfInByte1 = FLAG_IF >> 8;
 void BlockTranslator::emit_interrupt_flag(const ScannedInstruction& at) {
     clobber_flags();
     if (at.treatment == Treatment::Cli) {
-        a_.alu_mem8_imm(Alu::And, kFlagsByte1, static_cast<std::uint8_t>(~kIfInByte1));
+        a_.alu_mem_imm32(Alu::And, kRflags, ~kIf);
         return;
     }
     a_.cmp_mem32_imm8(state_at(offsetof(Frame, event_hint) - offsetof(Frame, state)), 0);
     interpret_if(Condition::NotEqual, at);
-    a_.alu_mem8_imm(Alu::Or, kFlagsByte1, kIfInByte1);
+    a_.alu_mem_imm32(Alu::Or, kRflags, kIf);
 }
 
 /// The slot and the other bits of rflags, put together as unpack_flags() does.
@@ -37,7 +38,7 @@ void BlockTranslator::emit_pushf(const ScannedInstruction& at) {
     a_.alu_imm(Alu::And, kScratch0, 1, false);
     a_.shl(kScratch0, 11);
     a_.alu(Alu::Or, kScratch0, kScratch1);
-    a_.load(kScratch1, state_at(offsetof(CpuState, rflags)));
+    a_.load(kScratch1, kRflags);
     a_.alu_imm(Alu::And, kScratch1, ~static_cast<std::int32_t>(kArithmeticFlags), false);
     a_.alu(Alu::Or, kScratch0, kScratch1);
     a_.store(DOPPEL_FRAME(spare), kScratch0);

@@ -44,7 +44,7 @@ struct FrameHeader {
     std::uint64_t host_rsp = 0;     // while translated code runs
     std::uint64_t tlb_register = 0; // r15
     std::uint64_t resume_r13 = 0, resume_r14 = 0;
-    std::uint64_t exit_site = 0; // address behind the call that left
+    std::uint64_t exit_site = 0; // offset in code memory of the Site of the exit that was taken
     std::uint64_t exit_r13 = 0, exit_r14 = 0;
     std::uint64_t stack_page = kNoStackPage; // guest address of the cached stack page
     std::uint64_t stack_addend = 0;
@@ -52,7 +52,9 @@ struct FrameHeader {
     std::uint64_t page_va = 0; // linear address of the page the block in execution started in
     /// The frame's own address, or kAttention: leave at the next poll.
     std::atomic<std::uint64_t> attention{0};
-    std::uint64_t flags = 0;     // "the slot": lahf in bits 15:8, OF in bit 0
+    /// "The slot": lahf in bits 15:8, OF in bit 0. Read and written as 16 bits everywhere: the host
+    /// cannot forward a store to a wider load.
+    std::uint16_t flags = 0;
     std::uint64_t resume = 0;    // where to enter
     std::uint64_t call_slot = 0; // the return address of calls to stubs passes through here
 
@@ -95,11 +97,11 @@ inline Mem segment_base(unsigned segment) {
      static_cast<std::int32_t>(::doppel::cpu::translator::TlbInstance::kControl))
 
 // --- flags: rflags <-> the slot ---
-constexpr std::uint64_t pack_flags(std::uint64_t rflags) {
-    return (rflags & 0xd5) << 8 | (rflags >> 11 & 1);
+constexpr std::uint16_t pack_flags(std::uint64_t rflags) {
+    return static_cast<std::uint16_t>((rflags & 0xd5) << 8 | (rflags >> 11 & 1));
 }
-constexpr std::uint64_t unpack_flags(std::uint64_t rflags, std::uint64_t slot) {
-    return (rflags & ~kArithmeticFlags) | (slot >> 8 & 0xd5) | (slot & 1) << 11;
+constexpr std::uint64_t unpack_flags(std::uint64_t rflags, std::uint16_t slot) {
+    return (rflags & ~kArithmeticFlags) | (slot >> 8 & 0xd5u) | (slot & 1u) << 11;
 }
 
 // --- mode bits of a block's key ---
@@ -112,7 +114,7 @@ inline constexpr std::uint32_t kTsc = 16;          // RDTSC in line
 inline constexpr std::uint32_t kNoStackCache = 32; // variant: every stack access is checked
 } // namespace mode
 
-/// What stands behind a `call stub` in translated code.
+/// What stands behind an exit, that is a jump to a stub, in translated code.
 struct Site {
     std::uint16_t page_offset = 0; // of the guest instruction (links: of the target)
     std::uint8_t length = 0;       // of the guest instruction

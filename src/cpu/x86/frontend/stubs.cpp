@@ -56,24 +56,30 @@ const std::uint8_t* emit_common(Assembler& a) {
 
 Stubs emit_stubs(Assembler& a) {
     Stubs stubs;
+    stubs.base = a.here();
     stubs.enter = std::bit_cast<Stubs::Enter>(a.here());
     emit_enter(a);
     a.align(16);
     const std::uint8_t* const common = emit_common(a);
     for (std::uint32_t why = 0; why < static_cast<std::uint32_t>(Exit::Count); ++why) {
-        const bool called = why != static_cast<std::uint32_t>(Exit::Stale) &&
-                            why != static_cast<std::uint32_t>(Exit::HostFault);
         for (std::size_t flags = 0; flags < 2; ++flags) {
             a.align(16);
             stubs.exits[why][flags] = a.here();
-            if (called) // the address is computed after rsp has moved: it is the frame again
-                a.pop(DOPPEL_FRAME(exit_site));
             a.store(DOPPEL_FRAME(exit_r13), kScratch0);
             a.store(DOPPEL_FRAME(exit_r14), kScratch1);
             emit_leave(a, static_cast<Exit>(why), static_cast<FlagPlace>(flags), common);
         }
     }
     return stubs;
+}
+
+void emit_exit(Assembler& a, const std::uint8_t* stub, const Stubs& stubs, const Site& site) {
+    const std::uint8_t* const behind = a.here() + Stubs::kExitBytes;
+    a.store32_imm(DOPPEL_FRAME(exit_site), static_cast<std::uint32_t>(behind - stubs.base));
+    a.jump(stub);
+    const auto* const bytes = reinterpret_cast<const std::uint8_t*>(&site);
+    for (std::size_t n = 0; n < sizeof site; ++n)
+        a.byte(bytes[n]);
 }
 
 } // namespace doppel::cpu::x86::frontend

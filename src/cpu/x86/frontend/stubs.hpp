@@ -13,11 +13,16 @@ namespace doppel::cpu::x86::frontend {
 enum class FlagPlace : std::uint8_t { Register, Slot };
 
 struct Stubs {
+    /// Length of an exit: `mov [exit_site], offset of the Site; jmp stub`, and then the Site. A
+    /// call would be shorter, but its return address, never returned to, makes the host mispredict
+    /// the return from `enter` and those of its callers.
+    static constexpr std::size_t kExitBytes = 13;
+    const std::uint8_t* base = nullptr; // of code memory
     /// Loads everything but vectors from the frame, runs from header.resume until an exit, stores
     /// everything. Vectors, x87 and MXCSR stay the guest's.
     using Enter = Exit (*)(CpuState* frame);
     Enter enter = nullptr;
-    /// Targets of `call` (Stale, HostFault: of jumps).
+    /// Targets of exits (Stale, HostFault: without a Site).
     std::array<std::array<const std::uint8_t*, 2>, static_cast<std::size_t>(Exit::Count)> exits{};
 
     const std::uint8_t* exit(Exit why, FlagPlace flags) const {
@@ -25,6 +30,9 @@ struct Stubs {
     }
 };
 
+/// At the very start of code memory.
 Stubs emit_stubs(translator::Assembler& to);
+void emit_exit(translator::Assembler& to, const std::uint8_t* stub, const Stubs& stubs,
+               const Site& site);
 
 } // namespace doppel::cpu::x86::frontend

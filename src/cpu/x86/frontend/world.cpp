@@ -116,7 +116,8 @@ void World::link(const Site& site, std::uint64_t site_address, Block& target) {
     const Block* const from = cache_->find_by_host(behind);
     if (from == nullptr || from->dead || ((from->key.gpa ^ target.key.gpa) & ~kPageOffset) != 0)
         return;
-    cache_->link(behind + site.relative, behind - 5, target, link_entry(site, target));
+    cache_->link(behind + site.relative, behind - Stubs::kExitBytes, target,
+                 link_entry(site, target));
 }
 
 void World::on_code_write(Gpa gpa, std::uint64_t length_bytes, Moment moment) noexcept {

@@ -15,6 +15,8 @@ struct Piece {
     std::uint64_t gpa = 0;
     const std::atomic<std::uint8_t>* state = nullptr;
     std::uint32_t bytes = 0;
+    bool global = false; // the guest's page
+    std::uint8_t page_shift = 12;
 };
 
 /// An access cut at the page boundary.
@@ -38,6 +40,7 @@ bool resolve_miss(SystemContext& cx, std::uint64_t linear, AccessType access, Pr
         out.state = region->states + (offset >> 12);
     }
     cx.tlb.insert(out, translation.global);
+    out.identity = cx.tlb.slot(linear).identity;
     return true;
 }
 
@@ -53,7 +56,9 @@ bool resolve_miss(SystemContext& cx, std::uint64_t linear, AccessType access, Pr
     out = {.host = entry.host == nullptr ? nullptr : entry.host + offset,
            .gpa = entry.gpa + offset,
            .state = entry.state,
-           .bytes = bytes};
+           .bytes = bytes,
+           .global = cx.tlb.is_global(entry),
+           .page_shift = entry.page_shift};
     return true;
 }
 
@@ -289,7 +294,9 @@ bool code_page(SystemContext& cx, std::uint64_t linear, CodePage& out) {
         return false;
     const std::uint64_t offset = linear & kPageMask;
     out = {.gpa = memory::Gpa{piece.gpa - offset},
-           .host = piece.host == nullptr ? nullptr : piece.host - offset};
+           .host = piece.host == nullptr ? nullptr : piece.host - offset,
+           .global = piece.global,
+           .page_shift = piece.page_shift};
     return true;
 }
 

@@ -45,6 +45,8 @@ struct Wide {
 struct CodePage {
     memory::Gpa gpa;
     const std::byte* host = nullptr;
+    bool global = false; // survives a change of address space
+    std::uint8_t page_shift = 12;
 };
 [[nodiscard]] bool code_page(SystemContext& cx, std::uint64_t linear, CodePage& out);
 

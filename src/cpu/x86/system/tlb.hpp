@@ -70,6 +70,9 @@ public:
             return nullptr;
         return &entry;
     }
+    [[gnu::always_inline]] bool is_global(const TlbEntry& entry) const {
+        return entry.identity == global_;
+    }
     /// Puts in a translation of the current address space.
     void insert(TlbEntry entry, bool global);
     /// Makes the address space `pcid` current; its entries from earlier are still good.

@@ -225,8 +225,8 @@ Block* Dispatcher::block_in(std::uint64_t rip, const CodePage& page, std::uint32
 }
 
 /// nullptr: `fault` tells whether cx_.fault is to be delivered; otherwise the code is not in RAM.
-Block* Dispatcher::find_block(std::uint64_t rip, std::uint32_t variant, bool& fault) {
-    CodePage page;
+Block* Dispatcher::find_block(std::uint64_t rip, std::uint32_t variant, CodePage& page,
+                              bool& fault) {
     fault = false;
     if (!is_canonical(rip)) {
         fault = true;
@@ -248,11 +248,15 @@ const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
     const std::size_t index = TlbInstance::branch_index(rip);
     if (variant == 0 && !unlinked_ && tlb.branch_tag.data()[index] == rip)
         return tlb.branch_host.data()[index];
-    const Block* const block = find_block(rip, variant, fault);
+    CodePage page;
+    const Block* const block = find_block(rip, variant, page, fault);
     if (block == nullptr)
         return nullptr;
     if (variant == 0 && !unlinked_)
-        tlbs_.insert_branch(rip, block->far_entry);
+        tlbs_.insert_branch({.rip = rip,
+                             .host = block->far_entry,
+                             .global = page.global && block->key.second_page == 0,
+                             .page_shift = page.page_shift});
     return block->far_entry;
 }
 

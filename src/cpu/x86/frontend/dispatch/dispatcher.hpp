@@ -105,6 +105,9 @@ private:
             reinterpret_cast<std::uint64_t>(&frame_.nowhere) - FrameHeader::kNoStackPage;
     }
     std::uint64_t calm() const { return reinterpret_cast<std::uint64_t>(&frame_.state); }
+    std::uint64_t site_address() const {
+        return reinterpret_cast<std::uint64_t>(stubs_.base) + frame_.header.exit_site;
+    }
     Site site() const;
     std::uint64_t site_rip(const Site& at) const { return frame_.header.page_va + at.page_offset; }
 
@@ -120,7 +123,8 @@ private:
 
     /// Host address to enter for state.rip, nullptr: a fault was delivered or the interpreter must.
     const std::uint8_t* find_entry(std::uint32_t variant, bool& fault);
-    translator::Block* find_block(std::uint64_t rip, std::uint32_t variant, bool& fault);
+    translator::Block* find_block(std::uint64_t rip, std::uint32_t variant, CodePage& page,
+                                  bool& fault);
     translator::Block* block_in(std::uint64_t rip, const CodePage& page, std::uint32_t variant,
                                 bool& fault);
     Exit enter(const std::uint8_t* at);

@@ -19,7 +19,7 @@ constexpr std::uint64_t kPageOffset = 0xfff;
 
 Site Dispatcher::site() const {
     Site at;
-    __builtin_memcpy(&at, reinterpret_cast<const void*>(frame_.header.exit_site), sizeof at);
+    __builtin_memcpy(&at, reinterpret_cast<const void*>(site_address()), sizeof at);
     return at;
 }
 
@@ -80,7 +80,7 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
                : frame_.header.exit_r13;
     const std::uint64_t linear = difference ^ (write ? tlb.wtag.data() : tlb.rtag.data())[index];
     const std::uint64_t check =
-        frame_.header.exit_site + static_cast<std::uint64_t>(std::int64_t{at.relative});
+        site_address() + static_cast<std::uint64_t>(std::int64_t{at.relative});
     cx_.state.rip = site_rip(at);
     const bool canonical = is_canonical(linear) && is_canonical(linear + at.size - 1);
     const bool crosses = (linear & kPageOffset) + at.size > 4096;
@@ -133,7 +133,7 @@ bool Dispatcher::serve_stack_miss(Result& result, bool& leave) {
         if (tlb.wtag.data()[index] == page) {
             frame_.header.stack_page = page;
             frame_.header.stack_addend = tlb.addend.data()[index];
-            return resume_at(frame_.header.exit_site +
+            return resume_at(site_address() +
                              static_cast<std::uint64_t>(std::int64_t{at.relative}));
         }
     }
@@ -159,12 +159,13 @@ bool Dispatcher::serve_link() {
         return false;
     bool fault = false;
     const std::uint64_t resets = cache_.resets();
-    Block* const target = find_block(cx_.state.rip, 0, fault);
+    CodePage page;
+    Block* const target = find_block(cx_.state.rip, 0, page, fault);
     if (target == nullptr)
         return false; // run() will see the same and deal with it
     if (target->key.second_page == 0 && cache_.resets() == resets) {
         vectors_.store();
-        cold_.link(at, frame_.header.exit_site, *target);
+        cold_.link(at, site_address(), *target);
     }
     frame_.header.resume_r13 = cx_.state.rip;
     return resume_at(reinterpret_cast<std::uint64_t>(target->far_entry));
