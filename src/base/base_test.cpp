@@ -11,6 +11,7 @@
 
 #include "base/bytes.hpp"
 #include "base/clock.hpp"
+#include "base/crc32c.hpp"
 #include "base/event_loop.hpp"
 #include "base/result.hpp"
 #include "base/unique_fd.hpp"
@@ -101,6 +102,44 @@ TEST_CASE("real time stands still while paused, and its timers wait") {
     CHECK(time.now_ns() >= frozen);
 }
 
+TEST_CASE("a saved VM's time is set while paused and goes on from there; a skipped timer fires") {
+    RealTime time;
+    std::atomic<int> fired{0};
+    auto timer = time.create_timer([&] {
+        ++fired;
+        fired.notify_all();
+    });
+    time.pause();
+    constexpr std::uint64_t kYear = 365ull * 86'400 * 1'000'000'000;
+    timer->arm(kYear - 1);
+    time.set_now(kYear);
+    CHECK(time.now_ns() == kYear);
+    time.resume();
+    fired.wait(0);
+    CHECK(time.now_ns() >= kYear);
+    CHECK(time.now_ns() < kYear + 60'000'000'000);
+}
+
+TEST_CASE("after a pause of real time no timer's callback runs") {
+    RealTime time;
+    std::atomic<int> step{0}; // 1: the callback runs, 2: it may end, 3: it has ended
+    auto timer = time.create_timer([&] {
+        step = 1;
+        step.notify_all();
+        step.wait(1);
+        step = 3;
+    });
+    timer->arm(0);
+    step.wait(0);
+    std::thread releaser{[&] {
+        step = 2;
+        step.notify_all();
+    }};
+    time.pause();
+    CHECK(step == 3);
+    releaser.join();
+}
+
 TEST_CASE("the event loop runs posted tasks and descriptor callbacks on its own thread") {
     auto loop = EventLoop::create().value();
     int ends[2];
@@ -117,4 +156,14 @@ TEST_CASE("the event loop runs posted tasks and descriptor callbacks on its own 
     loop->run();
     other.join();
     CHECK(seen == std::this_thread::get_id());
+}
+
+TEST_CASE("CRC-32C as RFC 3720 B.4 has it, whole and in pieces") {
+    std::array<std::byte, 32> ascending{};
+    for (std::size_t i = 0; i < ascending.size(); ++i)
+        ascending[i] = static_cast<std::byte>(i);
+    CHECK(crc32c(ascending) == 0x46dd'794e);
+    CHECK(crc32c(std::array<std::byte, 32>{}) == 0x8a91'36aa);
+    const std::span bytes{ascending};
+    CHECK(crc32c(bytes.subspan(5), crc32c(bytes.first(5))) == crc32c(bytes));
 }

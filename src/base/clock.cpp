@@ -199,7 +199,7 @@ std::unique_ptr<Timer> RealTime::create_timer(std::function<void()> callback) {
 }
 
 void RealTime::pause() {
-    const std::scoped_lock lock{queue_->mutex};
+    std::unique_lock lock{queue_->mutex};
     if (queue_->paused)
         return;
     queue_->paused = true;
@@ -207,6 +207,7 @@ void RealTime::pause() {
     queue_->frozen_ns.store(queue_->paused_at_host_ns - queue_->origin_host_ns.load(),
                             std::memory_order_release);
     queue_->wake.notify_one();
+    queue_->settled.wait(lock, [this] { return queue_->running == nullptr; });
 }
 
 void RealTime::resume() {
@@ -217,6 +218,13 @@ void RealTime::resume() {
     queue_->origin_host_ns += host_ns(CLOCK_MONOTONIC) - queue_->paused_at_host_ns;
     queue_->frozen_ns.store(UINT64_MAX, std::memory_order_release);
     queue_->wake.notify_one();
+}
+
+void RealTime::set_now(std::uint64_t ns) {
+    const std::scoped_lock lock{queue_->mutex};
+    DOPPEL_VERIFY(queue_->paused, "the clock of a running VM only runs");
+    queue_->origin_host_ns = queue_->paused_at_host_ns - ns;
+    queue_->frozen_ns.store(ns, std::memory_order_release);
 }
 
 WallClock::Time HostWallClock::now() const noexcept {

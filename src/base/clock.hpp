@@ -75,9 +75,12 @@ public:
     const Clock& clock() const noexcept override { return *this; }
     std::unique_ptr<Timer> create_timer(std::function<void()> callback) override;
 
-    /// Stops now_ns() and holds timers back; control thread only.
+    /// Stops now_ns() and holds timers back; after it returns no callback runs. Control thread
+    /// only.
     void pause();
     void resume();
+    /// While paused: the clock shows `ns`, as that of a saved VM did. Timers keep their deadlines.
+    void set_now(std::uint64_t ns);
 
 private:
     class RealTimer;

@@ -39,6 +39,14 @@ public:
     /// Control thread, VM paused. Output wires are not driven: all chips are reset together.
     virtual void reset() = 0;
 
+    /// The device's part of the pause handshake: after pause() no worker of the device touches
+    /// guest memory or device state, and its backend has nothing of it in flight. Called with the
+    /// vCPUs and the clocks stopped, so a worker must not wait for either; requests that it has not
+    /// begun wait for resume(). Paused devices may be saved, loaded and reset. Control thread,
+    /// never twice in a row.
+    virtual void pause() {}
+    virtual void resume() {}
+
 protected:
     mutable base::Mutex mutex_;
 };

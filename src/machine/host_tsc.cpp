@@ -52,18 +52,47 @@ std::uint64_t measure_frequency() {
     return (hz + kRound / 2) / kRound * kRound;
 }
 
+constexpr unsigned kRatioBits = 40;
+constexpr std::uint64_t kTolerancePpm = 250;
+
 } // namespace
 
-HostTsc::HostTsc() : frequency_hz_{measure_frequency()}, offset_{0 - __rdtsc()} {}
+HostTsc::HostTsc()
+    : host_hz_{measure_frequency()}, frequency_hz_{host_hz_}, offset_{0 - __rdtsc()} {}
 
-std::uint64_t HostTsc::read() const noexcept { return __rdtsc() + offset_.load(); }
+std::uint64_t HostTsc::scaled(std::uint64_t host) const noexcept {
+    if (ratio_ == 0)
+        return host;
+    return static_cast<std::uint64_t>(static_cast<Wide>(host) * ratio_ >> kRatioBits);
+}
+
+std::uint64_t HostTsc::read() const noexcept {
+    return is_paused_.load() ? frozen_.load() : scaled(__rdtsc()) + offset_.load();
+}
 
 bool HostTsc::is_host_tsc(std::uint64_t& host_offset) const noexcept {
     host_offset = offset_.load();
-    return true;
+    return ratio_ == 0;
 }
 
-void HostTsc::pause() { frozen_ = read(); }
-void HostTsc::resume() { offset_.store(frozen_ - __rdtsc()); }
+void HostTsc::pause() {
+    frozen_.store(read());
+    is_paused_.store(true);
+}
+
+void HostTsc::set(std::uint64_t ticks, std::uint64_t frequency_hz) {
+    const auto difference =
+        host_hz_ > frequency_hz ? host_hz_ - frequency_hz : frequency_hz - host_hz_;
+    const bool is_same = difference <= host_hz_ / 1'000'000 * kTolerancePpm;
+    ratio_ =
+        is_same ? 0 : static_cast<std::uint64_t>((Wide{frequency_hz} << kRatioBits) / host_hz_);
+    frequency_hz_ = frequency_hz;
+    frozen_.store(ticks);
+}
+
+void HostTsc::resume() {
+    offset_.store(frozen_.load() - scaled(__rdtsc()));
+    is_paused_.store(false);
+}
 
 } // namespace doppel::machine

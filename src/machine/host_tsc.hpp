@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// The VM's time-stamp counter on top of the host's: same frequency, its own origin, standing still
-/// while the VM is paused.
+/// The VM's time-stamp counter on top of the host's: same frequency unless the VM comes from
+/// another host, its own origin, standing still while the VM is paused.
 #include <atomic>
 #include <cstdint>
 
@@ -24,11 +24,20 @@ public:
     /// Control thread, VM paused.
     void pause();
     void resume();
+    /// While paused: shows `ticks` of a counter of `frequency_hz`, as a saved VM knew it. A host
+    /// whose own counter differs by no more than its crystal may (250 ppm, as KVM has it) is used
+    /// as it is, else its counter is scaled.
+    void set(std::uint64_t ticks, std::uint64_t frequency_hz);
 
 private:
-    std::uint64_t frequency_hz_;
-    std::atomic<std::uint64_t> offset_; // guest = host + offset
-    std::uint64_t frozen_ = 0;
+    std::uint64_t scaled(std::uint64_t host) const noexcept;
+
+    const std::uint64_t host_hz_;
+    std::uint64_t frequency_hz_;         // as the guest knows it
+    std::uint64_t ratio_ = 0;            // guest ticks per 2^40 host ticks; 0: the same
+    std::atomic<std::uint64_t> offset_;  // guest = scaled host + offset
+    std::atomic<bool> is_paused_{false}; // then read() is frozen_
+    std::atomic<std::uint64_t> frozen_{0};
 };
 
 } // namespace doppel::machine

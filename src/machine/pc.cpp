@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <ranges>
 
 #include <fmt/core.h>
 
@@ -348,6 +349,23 @@ void Pc::reset() {
         chip->reset();
     impl_->local_apics.front()->enter_virtual_wire_mode();
 }
+
+void Pc::pause() {
+    for (const auto& [name, chip] : chips())
+        chip->pause();
+}
+
+void Pc::resume() {
+    for (const auto& [name, chip] : std::views::reverse(chips()))
+        chip->resume();
+}
+
+void Pc::loaded(Time time) {
+    using devices::PvClock;
+    impl_->pvclock->refresh(time == Time::Jumped ? PvClock::Time::Jumped : PvClock::Time::WentOn);
+}
+
+void Pc::press_power_button() { impl_->acpi_pm.press_power_button(); }
 
 std::vector<std::pair<std::string, devices::Device*>> Pc::chips() {
     auto& b = *impl_;

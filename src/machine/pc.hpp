@@ -74,6 +74,15 @@ public:
     base::Result<void> boot(const PcBoot& boot, cpu::x86::CpuState& first);
     /// Every chip as after power-on; memory keeps its contents.
     void reset();
+    /// The chips' part of the pause handshake, vCPUs and clocks stopped; resume() in reverse order.
+    void pause();
+    void resume();
+    /// After its chips, vCPUs and clocks were loaded, before the guest goes on. `Jumped`: time went
+    /// on while the guest could not.
+    enum class Time : std::uint8_t { WentOn, Jumped };
+    void loaded(Time time);
+    /// The power button is pressed. Any thread.
+    void press_power_button();
     /// Every chip, in a fixed order, by unique names.
     std::vector<std::pair<std::string, devices::Device*>> chips();
 

@@ -141,6 +141,43 @@ bool GuestMemory::fill(Gpa gpa, std::uint64_t length_bytes, std::byte value) noe
     });
 }
 
+/// Calls part(gpa, done, length) for each stretch that lies in one region.
+template <typename Part>
+bool GuestMemory::by_region(std::uint64_t offset, std::uint64_t length, Part&& part) const {
+    if (offset > size_bytes_ || length > size_bytes_ - offset)
+        return false;
+    std::uint64_t done = 0;
+    for (std::size_t i = 0; i < regions_.size() && done < length; ++i) {
+        const auto inside = offset + done - region_offsets_[i];
+        if (inside >= regions_[i].size_bytes)
+            continue;
+        const auto here = std::min(regions_[i].size_bytes - inside, length - done);
+        if (!part(regions_[i].base + inside, done, here))
+            return false;
+        done += here;
+    }
+    return true;
+}
+
+bool GuestMemory::read_linear(std::uint64_t offset, std::span<std::byte> to) const noexcept {
+    return by_region(offset, to.size(), [&](Gpa gpa, std::uint64_t done, std::uint64_t length) {
+        return read(gpa, to.subspan(done, length));
+    });
+}
+
+bool GuestMemory::write_linear(std::uint64_t offset, std::span<const std::byte> from) noexcept {
+    return by_region(offset, from.size(), [&](Gpa gpa, std::uint64_t done, std::uint64_t length) {
+        return write(gpa, from.subspan(done, length));
+    });
+}
+
+std::uint64_t GuestMemory::next_used(std::uint64_t offset) const noexcept {
+    const auto found = ::lseek(fd_.get(), static_cast<off_t>(offset), SEEK_DATA);
+    if (found >= 0)
+        return std::min(static_cast<std::uint64_t>(found), size_bytes_);
+    return errno == ENXIO ? size_bytes_ : offset; // no such page; or the kernel cannot tell
+}
+
 std::byte* GuestMemory::engine_page(Gpa page) const noexcept {
     const auto place = find(page);
     return place ? place->host : nullptr;

@@ -77,6 +77,15 @@ public:
         return write(gpa, std::as_bytes(std::span{&value, 1}));
     }
 
+    // --- RAM as one range of bytes, its regions in order: what is saved and sent ---
+
+    /// As read() and write(), by offset into that range.
+    [[nodiscard]] bool read_linear(std::uint64_t offset, std::span<std::byte> to) const noexcept;
+    [[nodiscard]] bool write_linear(std::uint64_t offset, std::span<const std::byte> from) noexcept;
+    /// The first offset not below `offset` where anything was ever written, or size_bytes(): all
+    /// between is zero.
+    std::uint64_t next_used(std::uint64_t offset) const noexcept;
+
     // --- for CPU engines ---
 
     /// Host address of a RAM page, nullptr when the page is not RAM. Engines only; the address is
@@ -119,6 +128,8 @@ private:
         std::uint64_t left_bytes; // to the end of the region
     };
     std::optional<Place> find(Gpa gpa) const noexcept;
+    template <typename Part>
+    bool by_region(std::uint64_t offset, std::uint64_t length, Part&& part) const;
     template <typename Copy> bool walk(Gpa gpa, std::uint64_t length_bytes, Copy&& copy) const;
     void mark_dirty(std::uint64_t page_index) noexcept;
 

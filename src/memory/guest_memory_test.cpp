@@ -85,3 +85,21 @@ TEST_CASE("RAM cannot be shrunk behind our back") {
     const auto memory = two_regions();
     CHECK((::fcntl(memory->fd(), F_GET_SEALS) & F_SEAL_SHRINK) != 0);
 }
+
+TEST_CASE("RAM is one linear range as well, its regions in order") {
+    const std::array<RamRegion, 2> regions{{{{0x1000}, 0x2000}, {{0x10000}, 0x3000}}};
+    auto memory = GuestMemory::create(regions).value();
+    CHECK(memory->next_used(0) == memory->size_bytes()); // nothing was ever written
+    std::array<std::byte, 0x1000> pattern{};
+    for (std::size_t i = 0; i < pattern.size(); ++i)
+        pattern[i] = static_cast<std::byte>(i * 7);
+    REQUIRE(memory->write_linear(0x1800, pattern)); // the end of one region, the start of the next
+    CHECK(memory->load<std::uint8_t>({0x2800}) == static_cast<std::uint8_t>(pattern[0]));
+    CHECK(memory->load<std::uint8_t>({0x10000}) == static_cast<std::uint8_t>(pattern[0x800]));
+    CHECK(memory->next_used(0) == 0x1000);
+    std::array<std::byte, 0x1000> back{};
+    REQUIRE(memory->read_linear(0x1800, back));
+    CHECK(back == pattern);
+    CHECK(!memory->read_linear(0x4001, back)); // one byte behind the end
+    CHECK(!memory->write_linear(UINT64_MAX, back));
+}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "state/schema.hpp"
 
+#include <algorithm>
+
 #include <fmt/core.h>
 
 namespace doppel::state::detail {
@@ -13,6 +15,16 @@ std::unexpected<base::Error> field_error(std::string_view kind, std::string_view
 
 std::unexpected<base::Error> corrupt(std::string_view what) {
     return base::fail(base::Errc::Corrupt, std::string{what});
+}
+
+base::Result<void> decode_string(Decoder& from, std::string& value) {
+    const auto length = DOPPEL_TRY(from.integer<std::uint32_t>());
+    if (length > kMaxVectorElements)
+        return corrupt("text is too long");
+    const auto bytes = DOPPEL_TRY(from.raw(length));
+    value.assign(length, '\0');
+    std::ranges::transform(bytes, value.begin(), [](std::byte b) { return static_cast<char>(b); });
+    return {};
 }
 
 base::Result<void> expect_kind(Decoder& from, std::string_view kind, std::uint32_t version,

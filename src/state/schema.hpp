@@ -100,6 +100,9 @@ template <typename T> void encode_value(Encoder& to, const T& value) {
         const auto position = to.begin_length();
         encode(to, T::kSchema, value);
         to.end_length(position);
+    } else if constexpr (std::same_as<T, std::string>) {
+        to.integer(static_cast<std::uint32_t>(value.size()));
+        to.raw(std::as_bytes(std::span{value}));
     } else {
         static_assert(Array<T> || Vector<T>, "no encoding for this member type");
         if constexpr (Vector<T>)
@@ -124,6 +127,8 @@ template <typename T> base::Result<void> decode_vector(Decoder& from, T& value) 
     return {};
 }
 
+base::Result<void> decode_string(Decoder& from, std::string& value);
+
 template <typename T> base::Result<void> decode_value(Decoder& from, T& value) {
     if constexpr (Scalar<T>) {
         const auto wire = DOPPEL_TRY(from.integer<decltype(to_wire(T{}))>());
@@ -136,6 +141,8 @@ template <typename T> base::Result<void> decode_value(Decoder& from, T& value) {
     } else if constexpr (Struct<T>) {
         auto inner = DOPPEL_TRY(from.confined());
         return decode(inner, T::kSchema, value);
+    } else if constexpr (std::same_as<T, std::string>) {
+        return decode_string(from, value);
     } else if constexpr (Array<T>) {
         for (auto& element : value)
             DOPPEL_TRY_VOID(decode_value(from, element));

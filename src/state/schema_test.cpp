@@ -33,6 +33,13 @@ struct Sample {
                field(6, "f", &Sample::f, 2));
 };
 
+struct Named {
+    std::string name;
+    std::vector<std::byte> blob;
+    static constexpr auto kSchema =
+        schema("named", 1, field(1, "name", &Named::name), field(2, "blob", &Named::blob));
+};
+
 struct Older {
     std::uint64_t a = 7;
     bool b = true;
@@ -118,4 +125,18 @@ TEST_CASE("values that validate() refuses do not load") {
     Sample loaded;
     Decoder decoder{bytes};
     CHECK(!decode(decoder, Sample::kSchema, loaded));
+}
+
+TEST_CASE("text and raw bytes are kept as they are; a text longer than its field is refused") {
+    const Named named{"disk \xc3\xa4", {std::byte{0}, std::byte{255}}};
+    auto bytes = saved(named);
+    Named loaded;
+    Decoder decoder{bytes};
+    REQUIRE(decode(decoder, Named::kSchema, loaded));
+    CHECK(loaded.name == named.name);
+    CHECK(loaded.blob == named.blob);
+    const auto length_at = 2 + 5 + 4 + 4 + 2 + 2 + 4; // kind, version, count, id, optional, length
+    bytes[static_cast<std::size_t>(length_at)] = std::byte{200};
+    Decoder broken{bytes};
+    CHECK(!decode(broken, Named::kSchema, loaded));
 }

@@ -33,8 +33,8 @@ void VcpuThread::wait_paused() {
 }
 
 void VcpuThread::resume() {
+    // parked_ stays until the thread has seen the wish: a pause may take it back before that.
     const std::scoped_lock lock{mutex_};
-    parked_ = false;
     wish_.store(Wish::Run);
     changed_.notify_all();
 }

@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <mutex>
 #include <vector>
 
@@ -77,6 +78,8 @@ struct Vm::Impl final : machine::PowerSink {
     std::unique_ptr<machine::Pc> board;
     std::unique_ptr<EngineFactory> engine;
     std::vector<std::unique_ptr<VcpuThread>> vcpus;
+    bool is_paused = false;                // control thread
+    std::atomic<bool> reset_wanted{false}; // by the guest; done as soon as the VM is paused
 
     std::mutex outcome_mutex;
     bool has_outcome = false; // guarded by outcome_mutex; the first one counts
@@ -88,8 +91,9 @@ struct Vm::Impl final : machine::PowerSink {
     base::Error in_kernel(base::Error error) const {
         return std::move(error).with_context("kernel '" + description.boot.kernel + "'");
     }
-    void reset_now();
-    void pause_all();
+    void pause();
+    void resume();
+    void reset_if_wanted();
     void stop_threads();
 
     /// Any thread: the VM ends with this.
@@ -118,8 +122,14 @@ struct Vm::Impl final : machine::PowerSink {
     void reset_requested() noexcept override {
         if (!description.reboot)
             return end({Outcome::Kind::Rebooted, 0, {}});
+        reset_wanted.store(true);
         hold_all();
-        loop->post([this] { reset_now(); });
+        loop->post([this] {
+            const bool was_paused = is_paused;
+            pause();
+            if (!was_paused)
+                resume();
+        });
     }
     void on_exit(unsigned index, cpu::VmExit exit);
 };
@@ -171,26 +181,40 @@ Result<void> Vm::Impl::load() {
     return {};
 }
 
-void Vm::Impl::pause_all() {
-    hold_all();
-    for (auto& vcpu : vcpus)
-        vcpu->wait_paused();
-    time.pause();
-    tsc.pause();
+/// The handshake: vCPUs, then the clocks with their timer thread, then the devices and with them
+/// their backends. After it only the control thread touches guest memory or device state.
+void Vm::Impl::pause() {
+    if (!is_paused) {
+        hold_all();
+        for (auto& vcpu : vcpus)
+            vcpu->wait_paused();
+        time.pause();
+        tsc.pause();
+        board->pause();
+        is_paused = true;
+    }
+    reset_if_wanted(); // what is saved or reported now has obeyed the guest
 }
 
-void Vm::Impl::reset_now() {
-    pause_all();
-    board->reset();
-    const auto loaded = load();
+void Vm::Impl::resume() {
+    if (!is_paused)
+        return;
+    is_paused = false;
+    board->resume();
     tsc.resume();
     time.resume();
-    if (!loaded) // the files changed under us
-        return end({Outcome::Kind::Failed, 0, loaded.error().message()});
     const std::scoped_lock lock{outcome_mutex};
     if (!has_outcome)
         for (auto& vcpu : vcpus)
             vcpu->resume();
+}
+
+void Vm::Impl::reset_if_wanted() {
+    if (!reset_wanted.exchange(false))
+        return;
+    board->reset();
+    if (const auto loaded = load(); !loaded) // the files changed under us
+        end({Outcome::Kind::Failed, 0, loaded.error().message()});
 }
 
 void Vm::Impl::stop_threads() {
@@ -237,6 +261,9 @@ Outcome Vm::run() {
 }
 
 void Vm::stop() { impl_->end({Outcome::Kind::Stopped, 0, {}}); }
+void Vm::pause() { impl_->pause(); }
+void Vm::resume() { impl_->resume(); }
+bool Vm::is_paused() const { return impl_->is_paused; }
 base::EventLoop& Vm::loop() { return *impl_->loop; }
 
 std::string Vm::statistics() const {

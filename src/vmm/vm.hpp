@@ -50,6 +50,12 @@ public:
     Outcome run();
     /// Any thread: makes run() return Stopped.
     void stop();
+    /// Stops vCPUs, clocks and devices, in this order; after it nothing but the control thread
+    /// touches guest memory or device state, and the guest's time stands still. Both do nothing
+    /// when the VM is so already.
+    void pause();
+    void resume();
+    bool is_paused() const;
     /// The event loop of the control thread: the caller may watch descriptors with it.
     base::EventLoop& loop();
 

@@ -68,6 +68,20 @@ void Uart16550::reset() {
         source_->receiver_ready();
 }
 
+void Uart16550::pause() {
+    const base::MutexLock lock{mutex_};
+    is_paused_ = true;
+}
+
+void Uart16550::resume() {
+    {
+        const base::MutexLock lock{mutex_};
+        is_paused_ = false;
+    }
+    if (source_ != nullptr)
+        source_->receiver_ready();
+}
+
 void Uart16550::state_loaded() {
     was_full_ = true; // the source may wait: tell it when there is room
     if (state_.timeout_deadline_ns != 0)
@@ -331,7 +345,7 @@ void Uart16550::clear_receiver() {
 
 std::size_t Uart16550::can_receive() const noexcept {
     const base::MutexLock lock{mutex_};
-    if (is_loopback())
+    if (is_paused_ || is_loopback())
         return 0;
     const auto limit = depth();
     return state_.rx_count >= limit ? 0 : limit - state_.rx_count;

@@ -60,6 +60,9 @@ public:
     ~Uart16550() override;
 
     void reset() override;
+    /// Input waits in the source meanwhile.
+    void pause() override;
+    void resume() override;
     std::uint64_t io_read(bus::IoAccess io) override;
     void io_write(bus::IoAccess io, std::uint64_t value) override;
 
@@ -102,6 +105,7 @@ private:
     chardev::ByteSource* source_; // owned by the Machine, may be null
     const base::Clock& clock_;
     State state_ DOPPEL_GUARDED_BY(mutex_);
+    bool is_paused_ DOPPEL_GUARDED_BY(mutex_) = false;
     bool was_full_ DOPPEL_GUARDED_BY(mutex_) = false;    // the source waits to be called
     bool call_source_ DOPPEL_GUARDED_BY(mutex_) = false; // after unlocking
     bool transmit_ DOPPEL_GUARDED_BY(mutex_) = false;    // after unlocking

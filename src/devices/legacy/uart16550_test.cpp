@@ -43,6 +43,15 @@ TEST_CASE("uart: it is its source's receiver as long as it lives") {
     CHECK(source.receiver == nullptr);
 }
 
+TEST_CASE_FIXTURE(Rig, "uart: input waits in the source while the VM is paused") {
+    uart.pause();
+    CHECK(uart.can_receive() == 0);
+    const auto calls = source.ready_calls;
+    uart.resume();
+    CHECK(uart.can_receive() != 0);
+    CHECK(source.ready_calls == calls + 1);
+}
+
 TEST_CASE_FIXTURE(Rig, "uart: DLAB switches offsets 0 and 1 to the divisor (8.1)") {
     out(3, 0x83);
     out(0, 0x0c);

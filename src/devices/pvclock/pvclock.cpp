@@ -12,8 +12,8 @@ namespace doppel::devices {
 
 namespace {
 
-constexpr std::uint64_t kEnable = 1;               // bit 0 of the system time MSR
-constexpr std::uint8_t PVCLOCK_TSC_STABLE_BIT = 1; // of the flags
+constexpr std::uint64_t kEnable = 1; // bit 0 of the system time MSR
+constexpr std::uint8_t PVCLOCK_TSC_STABLE_BIT = 1, PVCLOCK_GUEST_STOPPED = 2; // of the flags
 constexpr std::uint64_t kSecond = 1'000'000'000;
 
 // struct pvclock_vcpu_time_info: 32 bytes.
@@ -118,16 +118,16 @@ void PvClock::update_master() {
     state_.master_ns = ns;
 }
 
-void PvClock::refresh() noexcept {
+void PvClock::refresh(Time time) noexcept {
     const base::MutexLock lock{mutex_};
     update_master();
     for (unsigned vcpu = 0; vcpu < vcpus_; ++vcpu)
-        write_time_page(vcpu);
+        write_time_page(vcpu, time);
 }
 
 /// While the TSCs are synchronized all pages hold the same pair, so that vCPUs agree to the last
 /// nanosecond and the guest need not compare them (TSC_STABLE).
-void PvClock::write_time_page(unsigned vcpu) {
+void PvClock::write_time_page(unsigned vcpu, Time time) {
     const auto msr = state_.system_time[vcpu];
     if ((msr & kEnable) == 0)
         return;
@@ -137,7 +137,8 @@ void PvClock::write_time_page(unsigned vcpu) {
     base::store_le(&page[kSystemTime], is_stable ? state_.master_ns : clock_.now_ns());
     base::store_le(&page[kTscToSystemMul], scale_.mul);
     page[kTscShift] = static_cast<std::byte>(scale_.shift);
-    page[kFlags] = static_cast<std::byte>(is_stable ? PVCLOCK_TSC_STABLE_BIT : 0);
+    page[kFlags] = static_cast<std::byte>((is_stable ? PVCLOCK_TSC_STABLE_BIT : 0) |
+                                          (time == Time::Jumped ? PVCLOCK_GUEST_STOPPED : 0));
     publish(memory_, {msr & ~kEnable}, page);
 }
 

@@ -56,8 +56,10 @@ public:
     /// taken and nothing is written there.
     std::optional<std::uint64_t> read_msr(unsigned vcpu, std::uint32_t index) const noexcept;
     bool write_msr(unsigned vcpu, std::uint32_t index, std::uint64_t value) noexcept;
-    /// After a guest wrote a TSC, and after the VM was loaded: makes all time pages anew.
-    void refresh() noexcept;
+    /// After a guest wrote a TSC, and after the VM was loaded: makes all time pages anew. `Jumped`:
+    /// time has gone on while the guest could not, so that its watchdogs must not bite.
+    enum class Time : std::uint8_t { WentOn, Jumped };
+    void refresh(Time time = Time::WentOn) noexcept;
 
     void reset() override;
 
@@ -67,7 +69,7 @@ private:
 
     bool has_time_page() const DOPPEL_REQUIRES(mutex_);
     void update_master() DOPPEL_REQUIRES(mutex_);
-    void write_time_page(unsigned vcpu) DOPPEL_REQUIRES(mutex_);
+    void write_time_page(unsigned vcpu, Time time = Time::WentOn) DOPPEL_REQUIRES(mutex_);
     void write_wall_clock() DOPPEL_REQUIRES(mutex_);
 
     const unsigned vcpus_;
