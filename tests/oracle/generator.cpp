@@ -5,6 +5,7 @@
 
 #include "cpu/x86/cpu_state.hpp"
 #include "cpu/x86/decoder/decoder.hpp"
+#include "tests/oracle/operand.hpp"
 #include "tests/oracle/values.hpp"
 
 namespace doppel::oracle {
@@ -47,7 +48,11 @@ bool is_testable_rest(const Instruction& in) {
     case Op::Fxsave: // pointers and reserved bytes
     case Op::Fxrstor: return false;
     case Op::MaskMov: return in.memory_segment == Ds && in.address_size > 2;
-    case Op::Nop: return in.opcode != 0x0d; // 3DNow's PREFETCH with a register: #UD on AMD
+    case Op::Nop: // 3DNow's PREFETCH with a register: #UD on AMD. F3 REX.B 90: XCHG on AMD
+        return in.opcode != 0x0d;
+    case Op::Xchg: return !(in.opcode == 0x90 && in.rep());
+    case Op::Movsx: // MOVSXD to 16 bits reads 32 bits on AMD, 16 on Intel
+        return !(in.map == OpcodeMap::Primary && in.operand_size == 2);
     default: return true;
     }
 }
@@ -96,11 +101,7 @@ private:
     void set_displacement(std::uint64_t value) {
         std::memcpy(&case_.code[in_.displacement_offset()], &value, in_.displacement_size);
     }
-    std::uint64_t base_of(unsigned segment) const {
-        if (case_.mode != Mode::Bits16)
-            return segment == Fs ? area::kFsBase : segment == Gs ? area::kGsBase : 0;
-        return segment == Cs ? area::kCode : segment == Ss ? area::kStack : area::kData;
-    }
+    std::uint64_t base_of(unsigned segment) const { return segment_base(case_.mode, segment); }
     /// What offsets into the stack and code pages start with.
     std::uint64_t stack() const { return area::kStack - base_of(Ss); }
     std::uint64_t code() const { return area::kCode - base_of(Cs); }
@@ -253,7 +254,7 @@ std::optional<Case> make_case(std::span<const std::uint8_t> code, Mode mode, Ran
     if (!decoded())
         return std::nullopt;
     Builder{made, in, random}.build();
-    if (!decoded()) // with its new displacement
+    if (!decoded() || takes_bus_lock(made, in)) // with its new displacement
         return std::nullopt;
     made.code_length = in.length;
     return made;

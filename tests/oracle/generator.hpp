@@ -14,7 +14,8 @@ cpu::x86::CodeSize code_size(Mode mode);
 
 /// What an instruction test can be about: no instruction whose effect differs between a Linux
 /// process and our guest (descriptor tables, system calls, clocks, random numbers), none that the
-/// host's maker does differently from the CPU model's (near branches with prefix 66).
+/// host's maker does differently from the CPU model's (near branches with prefix 66); what one
+/// maker does differently only sometimes is in maker.hpp.
 bool is_testable(const cpu::x86::Instruction& in, Mode mode);
 
 /// One instruction, decoded and testable, with random registers; its memory operand mostly in the
