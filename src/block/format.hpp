@@ -2,7 +2,6 @@
 #pragma once
 /// What a format is to the rest: a row of functions and tables. block/image/formats.cpp lists the
 /// rows; everything else (probing, opening, the tool, the test matrix) goes through them.
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -59,9 +58,6 @@ struct OptionSpec {
     std::string_view standard; // its value when not given; empty: none
     std::string_view help;
 };
-
-/// Options as given, names known to the format.
-using OptionValues = std::map<std::string, std::string, std::less<>>;
 
 struct CreateRequest {
     IoContext* context = nullptr;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// A format node: a Node plus what a tool asks of an image. Owner thread only.
+/// A format node: a Node plus what a tool asks of an image. What a format cannot do ends in one
+/// sentence. Owner thread only.
+#include <map>
 #include <string>
 #include <utility>
 #include <variant>
@@ -10,9 +12,17 @@
 
 namespace doppel::block {
 
-/// A format's own facts in the order of printing: "compat" "1.1", "lazy refcounts" false …
-/// The names are those of qemu-img's JSON (format-specific.data), with hyphens.
-using FactValue = std::variant<bool, std::uint64_t, std::string>;
+/// Creation options as given, names known to the format.
+using OptionValues = std::map<std::string, std::string, std::less<>>;
+
+/// A format's own facts in the order of printing, as in qemu-img's JSON (format-specific.data).
+struct BitmapInfo {
+    std::string name;
+    std::uint64_t granularity_bytes = 0;
+    bool recording = false;    // flag "auto": marks every write
+    bool inconsistent = false; // flag "in-use": was not stored at the last close
+};
+using FactValue = std::variant<bool, std::uint64_t, std::string, std::vector<BitmapInfo>>;
 using Facts = std::vector<std::pair<std::string, FactValue>>;
 
 struct ImageInfo {
@@ -26,9 +36,99 @@ struct ImageInfo {
     Facts facts;
 };
 
+struct SnapshotInfo {
+    std::string id;
+    std::string name;
+    std::uint64_t vm_state_bytes = 0;
+    std::int64_t time_ns = 0; // since 1970
+    std::uint64_t vm_clock_ns = 0;
+    std::uint64_t disk_bytes = 0;
+};
+
+enum class Repair : std::uint8_t { None, Leaks, All };
+
+struct CheckResult {
+    std::uint64_t corruptions = 0;
+    std::uint64_t leaks = 0;
+    std::uint64_t check_errors = 0; // what could not be checked
+    std::uint64_t corruptions_fixed = 0;
+    std::uint64_t leaks_fixed = 0;
+    std::uint64_t image_end_offset = 0;
+    std::uint64_t total_clusters = 0; // of the virtual disk
+    std::uint64_t allocated_clusters = 0;
+    std::uint64_t fragmented_clusters = 0;
+    std::uint64_t compressed_clusters = 0;
+    std::vector<std::string> findings; // one sentence each; only the first kMaxFindings
+    static constexpr std::size_t kMaxFindings = 100;
+};
+
+/// Persistent dirty bitmaps. Changes reach the image at close().
+class BitmapStore {
+public:
+    virtual ~BitmapStore() = default;
+    virtual std::vector<BitmapInfo> list() const = 0;
+    virtual Result<void> add(const std::string& name, std::uint64_t granularity_bytes) = 0;
+    virtual Result<void> remove(const std::string& name) = 0;
+    virtual Result<void> clear(const std::string& name) = 0;
+    virtual Result<void> set_recording(const std::string& name, bool recording) = 0;
+    /// Marks in `target` what `source`, of this or another image of equal size, has marked.
+    virtual Result<void> merge(const std::string& target, const BitmapStore& from,
+                               const std::string& source) = 0;
+    /// The bytes [begin, end) that the bitmap marks, side by side ones together.
+    using MarkedRange = std::pair<std::uint64_t, std::uint64_t>;
+    virtual Result<std::vector<MarkedRange>> marked(const std::string& name) const = 0;
+};
+
+/// Where a bulk writer puts data that it has announced.
+struct Placement {
+    std::uint64_t host = 0; // in the protocol node's file
+    std::uint64_t length = 0;
+};
+
+/// A cluster that is stored compressed, for whoever decompresses it on a thread of his own.
+struct CompressedPiece {
+    std::uint64_t host = 0;
+    std::uint64_t bytes = 0; // may pass the end of the stream, never the cluster's share
+};
+
+enum class CompressionKind : std::uint8_t { None, Deflate, Zstd };
+
 class ImageNode : public Node {
 public:
     virtual ImageInfo info() const { return {}; }
+
+    // Internal snapshots.
+    virtual Task<std::vector<SnapshotInfo>> list_snapshots() {
+        return ready<std::vector<SnapshotInfo>>({});
+    }
+    virtual Task<void> create_snapshot(std::string name, std::int64_t time_ns);
+    virtual Task<void> apply_snapshot(std::string name);
+    virtual Task<void> delete_snapshot(std::string name);
+
+    /// Writes other names into the image; does not open them. Empty: no backing file.
+    virtual Task<void> change_backing(std::string file, std::string format);
+    /// Error Unsupported: the format has no check (exit code 63).
+    virtual Task<CheckResult> check(Repair repair);
+    virtual Task<void> amend(OptionValues options);
+    /// Null: the format has none.
+    virtual BitmapStore* bitmaps() { return nullptr; }
+
+    // Bulk writing of a new image that nobody else uses (block/copy). The range is of whole
+    // clusters (the last may pass the end) that hold nothing yet.
+
+    /// Allocates the range; the caller then writes the data to file() himself. Error Unsupported:
+    /// write() is the only way.
+    virtual Task<std::vector<Placement>> place(std::uint64_t offset, std::uint64_t length);
+    virtual CompressionKind compression() const { return CompressionKind::None; }
+    /// Stores one cluster that the caller has compressed as compression() says.
+    virtual Task<void> write_compressed(std::uint64_t offset, std::vector<std::byte> bytes);
+    /// Where the compressed cluster at `offset` (of an Extent that says Compressed) lies.
+    virtual Task<CompressedPiece> compressed_piece(std::uint64_t offset);
+    /// Allocates the whole disk, as zeroes, without writing its data.
+    virtual Task<void> preallocate();
+
+protected:
+    std::unexpected<Error> cannot(const char* what) const;
 };
 
 } // namespace doppel::block

@@ -6,12 +6,13 @@
 
 #include <fmt/core.h>
 
+#include "block/qcow2/qcow2_node.hpp"
 #include "block/raw/raw_node.hpp"
 
 namespace doppel::block {
 
 std::span<const Format* const> formats() {
-    static const std::array kAll{&raw::format()};
+    static const std::array kAll{&raw::format(), &qcow2::format()};
     return kAll;
 }
 

@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <memory>
 #include <string_view>
 
 #include <fmt/core.h>
@@ -30,9 +32,17 @@ bool is_plain_name(std::string_view written) {
     return colon == std::string_view::npos || (slash != std::string_view::npos && slash < colon);
 }
 
-bool stays_inside(std::string_view written) {
-    return !written.starts_with('/') && written != ".." && !written.starts_with("../") &&
-           written.find("/../") == std::string_view::npos && !written.ends_with("/..");
+/// Whether a path, all links followed, lies in the image's folder or below.
+bool stays_inside(const std::string& path, const std::string& image) {
+    const auto slash = image.rfind('/');
+    const auto folder = slash == std::string::npos ? "." : image.substr(0, slash + 1);
+    const std::unique_ptr<char, decltype(&std::free)> base{::realpath(folder.c_str(), nullptr),
+                                                           &std::free};
+    const std::unique_ptr<char, decltype(&std::free)> real{::realpath(path.c_str(), nullptr),
+                                                           &std::free};
+    if (!real)
+        return true; // missing: opening it will say so
+    return base && std::string_view{real.get()}.starts_with(std::string{base.get()} + "/");
 }
 
 class Opener final : public ImageOpener {
@@ -68,7 +78,7 @@ public:
 
     Result<std::unique_ptr<Node>> open_part(const std::string& written, const std::string& image,
                                             const ImageOptions& like) override {
-        if (!is_plain_name(written) || !stays_inside(written))
+        if (!is_plain_name(written) || !stays_inside(resolve(written, image), image))
             return base::fail(
                 Errc::PermissionDenied,
                 fmt::format("'{}' names its part '{}', which is not in its folder", image, written),

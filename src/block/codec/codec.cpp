@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "block/codec/codec.hpp"
+
+#include <isa-l/igzip_lib.h>
+#include <libdeflate.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <memory>
+
+#include <fmt/core.h>
+
+namespace doppel::block::codec {
+
+using base::Errc;
+
+namespace {
+
+constexpr int kBestDeflate = 12;
+constexpr int kFastZstd = 1;
+constexpr int kBestZstd = 19;
+
+template <auto Function> struct Calls {
+    template <typename T> void operator()(T* object) const { Function(object); }
+};
+using Deflater = std::unique_ptr<libdeflate_compressor, Calls<libdeflate_free_compressor>>;
+using Inflater = std::unique_ptr<libdeflate_decompressor, Calls<libdeflate_free_decompressor>>;
+using ZstdOut = std::unique_ptr<ZSTD_CCtx, Calls<ZSTD_freeCCtx>>;
+using ZstdIn = std::unique_ptr<ZSTD_DCtx, Calls<ZSTD_freeDCtx>>;
+
+std::size_t igzip(std::span<const std::byte> data, std::span<std::byte> out) {
+    static thread_local std::vector<std::uint8_t> workspace(ISAL_DEF_LVL1_DEFAULT);
+    static thread_local auto stream = std::make_unique<isal_zstream>();
+    isal_deflate_stateless_init(stream.get());
+    stream->level = 1;
+    stream->level_buf = workspace.data();
+    stream->level_buf_size = static_cast<std::uint32_t>(workspace.size());
+    stream->gzip_flag = IGZIP_DEFLATE;
+    stream->end_of_stream = 1;
+    stream->flush = NO_FLUSH;
+    stream->next_in = reinterpret_cast<std::uint8_t*>(const_cast<std::byte*>(data.data()));
+    stream->avail_in = static_cast<std::uint32_t>(data.size());
+    stream->next_out = reinterpret_cast<std::uint8_t*>(out.data());
+    stream->avail_out = static_cast<std::uint32_t>(out.size());
+    return isal_deflate_stateless(stream.get()) == COMP_OK && stream->avail_in == 0
+               ? out.size() - stream->avail_out
+               : 0;
+}
+
+} // namespace
+
+std::vector<std::byte> deflate(std::span<const std::byte> data, std::size_t limit, Effort effort) {
+    std::vector<std::byte> out(limit);
+    std::size_t size = 0;
+    if (effort == Effort::Fast) {
+        size = igzip(data, out);
+    } else {
+        static thread_local const Deflater deflater{libdeflate_alloc_compressor(kBestDeflate)};
+        size = libdeflate_deflate_compress(deflater.get(), data.data(), data.size(), out.data(),
+                                           out.size());
+    }
+    out.resize(size < limit ? size : 0);
+    return out;
+}
+
+std::vector<std::byte> zstd(std::span<const std::byte> data, std::size_t limit, Effort effort) {
+    static thread_local const ZstdOut context{ZSTD_createCCtx()};
+    std::vector<std::byte> out(limit);
+    const auto size =
+        ZSTD_compressCCtx(context.get(), out.data(), out.size(), data.data(), data.size(),
+                          effort == Effort::Fast ? kFastZstd : kBestZstd);
+    out.resize(ZSTD_isError(size) == 0 && size < limit ? size : 0);
+    return out;
+}
+
+base::Result<void> inflate(std::span<const std::byte> stream, std::span<std::byte> out) {
+    static thread_local const Inflater inflater{libdeflate_alloc_decompressor()};
+    std::size_t consumed = 0;
+    std::size_t produced = 0;
+    const auto result = libdeflate_deflate_decompress_ex(
+        inflater.get(), stream.data(), stream.size(), out.data(), out.size(), &consumed, &produced);
+    if (result != LIBDEFLATE_SUCCESS || produced != out.size())
+        return base::fail(Errc::Corrupt, "a compressed cluster (zlib) is damaged");
+    return {};
+}
+
+base::Result<void> unzstd(std::span<const std::byte> stream, std::span<std::byte> out) {
+    static thread_local const ZstdIn context{ZSTD_createDCtx()};
+    ZSTD_DCtx_reset(context.get(), ZSTD_reset_session_only);
+    ZSTD_inBuffer from{stream.data(), stream.size(), 0};
+    ZSTD_outBuffer to{out.data(), out.size(), 0};
+    while (to.pos < to.size) {
+        const auto before = to.pos + from.pos;
+        const auto result = ZSTD_decompressStream(context.get(), &to, &from);
+        if (ZSTD_isError(result) != 0 || to.pos + from.pos == before)
+            return base::fail(Errc::Corrupt, "a compressed cluster (zstd) is damaged");
+    }
+    return {};
+}
+
+} // namespace doppel::block::codec

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Compression of image clusters. The functions keep a context per thread; any thread.
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/result.hpp"
+
+namespace doppel::block::codec {
+
+enum class Effort : std::uint8_t {
+    Fast, // as fast as the disk: ISA-L's igzip, zstd level 1
+    Best, // small: libdeflate 12, zstd 19
+};
+
+/// A raw deflate stream (RFC 1951). Empty when it would not be smaller than `limit` bytes.
+std::vector<std::byte> deflate(std::span<const std::byte> data, std::size_t limit, Effort effort);
+/// One zstd frame. Empty as above.
+std::vector<std::byte> zstd(std::span<const std::byte> data, std::size_t limit, Effort effort);
+
+/// Fills `out` from a raw deflate stream; what follows the stream is ignored. Error Corrupt: the
+/// stream is damaged or yields another number of bytes.
+base::Result<void> inflate(std::span<const std::byte> stream, std::span<std::byte> out);
+/// The same for a zstd frame.
+base::Result<void> unzstd(std::span<const std::byte> stream, std::span<std::byte> out);
+
+} // namespace doppel::block::codec

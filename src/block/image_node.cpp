@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "block/image_node.hpp"
+
+#include <fmt/core.h>
+
+namespace doppel::block {
+
+std::unexpected<Error> ImageNode::cannot(const char* what) const {
+    return base::fail(Errc::Unsupported,
+                      fmt::format("'{}': the format {} has no {}", name(), driver(), what));
+}
+
+Task<void> ImageNode::create_snapshot(std::string, std::int64_t) {
+    return ready<void>(cannot("internal snapshots"));
+}
+Task<void> ImageNode::apply_snapshot(std::string) {
+    return ready<void>(cannot("internal snapshots"));
+}
+Task<void> ImageNode::delete_snapshot(std::string) {
+    return ready<void>(cannot("internal snapshots"));
+}
+Task<void> ImageNode::change_backing(std::string, std::string) {
+    return ready<void>(cannot("backing files"));
+}
+Task<CheckResult> ImageNode::check(Repair) {
+    return ready<CheckResult>(cannot("consistency check"));
+}
+Task<void> ImageNode::amend(OptionValues) {
+    return ready<void>(cannot("options that can be amended"));
+}
+Task<std::vector<Placement>> ImageNode::place(std::uint64_t, std::uint64_t) {
+    return ready<std::vector<Placement>>(cannot("bulk writing"));
+}
+Task<void> ImageNode::write_compressed(std::uint64_t, std::vector<std::byte>) {
+    return ready<void>(cannot("compression"));
+}
+Task<CompressedPiece> ImageNode::compressed_piece(std::uint64_t) {
+    return ready<CompressedPiece>(cannot("compression"));
+}
+Task<void> ImageNode::preallocate() { return ready<void>(cannot("preallocation of metadata")); }
+
+} // namespace doppel::block

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What can be changed about an image that exists: version, lazy refcounts, size, backing file.
+#include <algorithm>
+
+#include <fmt/core.h>
+
+#include "block/option_reader.hpp"
+#include "block/qcow2/create_options.hpp"
+#include "block/qcow2/qcow2_node.hpp"
+
+namespace doppel::block::qcow2 {
+
+Task<void> Qcow2Node::change_backing(std::string file, std::string backing_format) {
+    if (!file.empty() && (header_.autoclear & autoclear::kRawExternal) != 0)
+        co_return base::fail(Errc::InvalidArgument,
+                             "an image with data_file_raw cannot have a backing file");
+    auto wait = metadata_.lock();
+    auto guard = co_await wait;
+    DOPPEL_AWAIT_VOID(commit_all());
+    const auto old = header_;
+    header_.backing_file = std::move(file);
+    header_.backing_format = header_.backing_file.empty() ? "" : std::move(backing_format);
+    auto task = write_header();
+    auto written = co_await task;
+    if (!written)
+        header_ = old;
+    co_return written;
+}
+
+/// To version 2: nothing may be left that it cannot express.
+Task<void> Qcow2Node::amend(OptionValues values) {
+    const OptionReader options{create_options(), values};
+    DOPPEL_CO_TRY_VOID(options.check_names("qcow2"));
+    for (const auto& [name, value] : values)
+        if (name != "compat" && name != "lazy_refcounts" && name != "backing_file" &&
+            name != "backing_fmt" && name != "size")
+            co_return base::fail(Errc::Unsupported,
+                                 fmt::format("option '{}' cannot be changed later", name),
+                                 "Convert the image instead.");
+    auto version = header_.version;
+    if (options.given("compat")) {
+        DOPPEL_CO_TRY(wanted, parse_compat(options.text("compat")));
+        version = wanted;
+    }
+    if (options.given("lazy_refcounts")) {
+        DOPPEL_CO_TRY(lazy, options.flag("lazy_refcounts"));
+        if (lazy && version < 3)
+            co_return base::fail(Errc::InvalidArgument, "lazy_refcounts wants compat 1.1");
+        header_.compatible = lazy ? header_.compatible | compatible::kLazyRefcounts
+                                  : header_.compatible & ~compatible::kLazyRefcounts;
+    }
+    if (version != header_.version)
+        DOPPEL_AWAIT_VOID(change_version(version));
+    else
+        DOPPEL_AWAIT_VOID(rewrite_header());
+    if (options.given("size")) {
+        DOPPEL_CO_TRY(bytes, options.size("size"));
+        DOPPEL_AWAIT_VOID(resize(bytes));
+    }
+    if (options.given("backing_file") || options.given("backing_fmt"))
+        DOPPEL_AWAIT_VOID(change_backing(
+            options.given("backing_file") ? options.text("backing_file") : header_.backing_file,
+            options.given("backing_fmt") ? options.text("backing_fmt") : header_.backing_format));
+    co_return {};
+}
+
+Task<void> Qcow2Node::rewrite_header() {
+    auto wait = metadata_.lock();
+    auto guard = co_await wait;
+    DOPPEL_AWAIT_VOID(commit_all());
+    DOPPEL_AWAIT_VOID(write_header());
+    co_return {};
+}
+
+Task<void> Qcow2Node::change_version(std::uint32_t version) {
+    if (version < 3) {
+        const auto lasting = header_.incompatible & ~incompatible::kDirty;
+        if (lasting != 0 || header_.refcount_order != 4 || !bitmaps_.bitmaps().empty() ||
+            !snapshots_.empty())
+            co_return base::fail(
+                Errc::Unsupported,
+                fmt::format("'{}' uses features that compat 0.10 lacks (snapshots, bitmaps, zstd, "
+                            "extended L2, a data file or other refcount bits)",
+                            name()));
+        header_.compatible = 0;
+        DOPPEL_AWAIT_VOID(expand_zeroes());
+    }
+    header_.version = version;
+    DOPPEL_AWAIT_VOID(rewrite_header());
+    co_return {};
+}
+
+/// Zero clusters become unallocated, or data where a backing file would show.
+Task<void> Qcow2Node::expand_zeroes() {
+    std::vector<std::byte> zeroes(geometry_.cluster());
+    for (std::uint64_t at = 0; at < size();) {
+        DOPPEL_AWAIT(run, find_run(at, size() - at));
+        const auto end = at + run.length;
+        for (; run.kind == Kind::Zero && at < end; at += geometry_.cluster()) {
+            if (backing_) {
+                const auto part = std::min(geometry_.cluster(), size() - at);
+                const auto from = IoBuffer::of(std::span{zeroes}.first(part));
+                DOPPEL_AWAIT_VOID(write(at, from, Durability::Cached));
+                continue;
+            }
+            auto wait = metadata_.lock();
+            auto guard = co_await wait;
+            DOPPEL_AWAIT(entry, entry_at(at));
+            DOPPEL_AWAIT_VOID(set_entry(at, {}));
+            free_entry(entry, true);
+        }
+        at = end;
+    }
+    co_return {};
+}
+
+} // namespace doppel::block::qcow2

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+/// qcow2 as a row of the format table: probing, creating, amending.
+#include <array>
+#include <bit>
+
+#include <fmt/core.h>
+
+#include "base/bytes.hpp"
+#include "block/option_reader.hpp"
+#include "block/qcow2/create_options.hpp"
+#include "block/qcow2/qcow2_node.hpp"
+
+namespace doppel::block::qcow2 {
+
+namespace {
+
+constexpr std::array kOptions{
+    OptionSpec{"backing_file", OptionKind::Text, "", "image that shows where this one is empty"},
+    OptionSpec{"backing_fmt", OptionKind::Text, "", "its format"},
+    OptionSpec{"cluster_size", OptionKind::Size, "64k", "unit of allocation, 512 to 2M"},
+    OptionSpec{"compat", OptionKind::Text, "1.1", "1.1 (version 3) or 0.10 (version 2)"},
+    OptionSpec{"compression_type", OptionKind::Text, "zlib", "zlib or zstd"},
+    OptionSpec{"data_file", OptionKind::Text, "", "file that holds the data instead of the image"},
+    OptionSpec{"data_file_raw", OptionKind::Switch, "off", "the data file is a valid raw image"},
+    OptionSpec{"extended_l2", OptionKind::Switch, "off", "track 32 parts of each cluster"},
+    OptionSpec{"lazy_refcounts", OptionKind::Switch, "off",
+               "write refcounts late; a crash costs a repair"},
+    OptionSpec{"preallocation", OptionKind::Text, "off", "off, metadata, falloc or full"},
+    OptionSpec{"refcount_bits", OptionKind::Number, "16", "width of a refcount, 1 to 64"},
+    OptionSpec{"size", OptionKind::Size, "", "size of the virtual disk"},
+};
+
+int probe(std::span<const std::byte> head, std::uint64_t) { return is_qcow2(head) ? 100 : 0; }
+
+Task<std::unique_ptr<ImageNode>> open(OpenRequest request) {
+    DOPPEL_AWAIT(node, Qcow2Node::open(std::move(request)));
+    co_return std::unique_ptr<ImageNode>{std::move(node)};
+}
+
+std::unexpected<Error> wrong(std::string text, std::string hint = {}) {
+    return base::fail(Errc::InvalidArgument, std::move(text), std::move(hint));
+}
+
+Result<void> read_sizes(Header& header, const OptionReader& options) {
+    const auto cluster = DOPPEL_TRY(options.size("cluster_size"));
+    if (!std::has_single_bit(cluster) || cluster < 512 || cluster > (2u << 20))
+        return wrong(
+            fmt::format("cluster_size is {}, allowed are powers of two from 512 to 2M", cluster));
+    header.cluster_bits = static_cast<unsigned>(std::countr_zero(cluster));
+    const auto bits = DOPPEL_TRY(options.size("refcount_bits"));
+    if (!std::has_single_bit(bits) || bits > 64)
+        return wrong(fmt::format("refcount_bits is {}, allowed are powers of two up to 64", bits));
+    header.refcount_order = static_cast<unsigned>(std::countr_zero(bits));
+    return {};
+}
+
+Result<void> read_features(Header& header, const OptionReader& options) {
+    if (DOPPEL_TRY(options.flag("lazy_refcounts")))
+        header.compatible |= compatible::kLazyRefcounts;
+    if (DOPPEL_TRY(options.flag("extended_l2"))) {
+        header.incompatible |= incompatible::kExtendedL2;
+        if (header.cluster_bits < kMinExtendedClusterBits)
+            return wrong("extended_l2 wants a cluster_size of 16k or more");
+    }
+    const auto compression = options.text("compression_type");
+    if (compression == "zstd") {
+        header.compression = Compression::Zstd;
+        header.incompatible |= incompatible::kCompression;
+    } else if (compression != "zlib") {
+        return wrong(fmt::format("compression_type '{}' is unknown", compression),
+                     "Use zlib or zstd.");
+    }
+    header.data_file = options.text("data_file");
+    if (!header.data_file.empty())
+        header.incompatible |= incompatible::kDataFile;
+    if (DOPPEL_TRY(options.flag("data_file_raw"))) {
+        if (header.data_file.empty())
+            return wrong("data_file_raw wants a data_file");
+        header.autoclear |= autoclear::kRawExternal;
+    }
+    return {};
+}
+
+Result<Header> header_of(const OptionReader& options) {
+    DOPPEL_TRY_VOID(options.check_names("qcow2"));
+    Header header;
+    header.version = DOPPEL_TRY(parse_compat(options.text("compat")));
+    DOPPEL_TRY_VOID(read_sizes(header, options));
+    DOPPEL_TRY_VOID(read_features(header, options));
+    header.backing_file = options.text("backing_file");
+    header.backing_format = options.text("backing_fmt");
+    if (header.backing_file.empty() && !header.backing_format.empty())
+        return wrong("backing_fmt wants a backing_file");
+    if (!header.backing_file.empty() && (header.autoclear & autoclear::kRawExternal) != 0)
+        return wrong("data_file_raw and backing_file exclude each other");
+    const bool v3_feature =
+        header.incompatible != 0 || header.compatible != 0 || header.refcount_order != 4;
+    if (header.version < 3 && v3_feature)
+        return wrong("compat 0.10 has 16 refcount bits, zlib, and neither lazy_refcounts, "
+                     "extended_l2 nor data_file",
+                     "Use compat 1.1.");
+    const auto mode = options.text("preallocation");
+    if (mode != "off" && mode != "metadata" && mode != "falloc" && mode != "full")
+        return wrong(fmt::format("preallocation '{}' is unknown", mode),
+                     "Use off, metadata, falloc or full.");
+    if (mode != "off" && !header.backing_file.empty() && !header.extended_l2())
+        return wrong("preallocation would hide the backing file");
+    return header;
+}
+
+/// A disk of size 0: header, refcount table, one refcount block.
+Task<void> write_minimal(Node& file, Header& header) {
+    const auto cluster = header.cluster_bytes();
+    header.reftable_offset = cluster;
+    header.reftable_clusters = 1;
+    std::vector<std::byte> tables(2 * cluster);
+    base::store_be(tables.data(), 2 * cluster);
+    const std::span block{tables.data() + cluster, cluster};
+    for (std::uint64_t i = 0; i < 3; ++i)
+        store_refcount(block, i, header.refcount_order, 1);
+    DOPPEL_CO_TRY(head, serialize_header(header));
+    head.insert(head.end(), tables.begin(), tables.end());
+    const auto from = IoBuffer::of(head);
+    DOPPEL_AWAIT_VOID(file.write(0, from, Durability::Cached));
+    co_return {};
+}
+
+Task<void> fill_preallocated(Node& file, const std::string& mode, std::uint64_t begin) {
+    auto& host = static_cast<FileNode&>(file);
+    if (host.driver() != "file")
+        co_return base::fail(Errc::Unsupported,
+                             fmt::format("preallocation={} wants a regular file", mode));
+    if (mode == "falloc" && begin < host.size()) {
+        DOPPEL_AWAIT_VOID(host.allocate(begin, host.size() - begin));
+        co_return {};
+    }
+    const std::vector<std::byte> zeroes(1u << 20);
+    for (auto at = begin; at < host.size();) {
+        const auto part = std::min<std::uint64_t>(zeroes.size(), host.size() - at);
+        const auto from = IoBuffer::of(std::span{zeroes}.first(part));
+        DOPPEL_AWAIT_VOID(host.write(at, from, Durability::Cached));
+        at += part;
+    }
+    co_return {};
+}
+
+Task<void> create(CreateRequest request) {
+    const OptionReader options{kOptions, request.options};
+    DOPPEL_CO_TRY(header, header_of(options));
+    if (request.size_bytes % 512 != 0)
+        request.size_bytes = base::align_up(request.size_bytes, 512);
+    DOPPEL_AWAIT_VOID(write_minimal(*request.file, header));
+    const auto path = request.file->name();
+    if (!header.data_file.empty()) {
+        const auto slash = path.rfind('/');
+        const auto folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
+        const auto data =
+            header.data_file.starts_with('/') ? header.data_file : folder + header.data_file;
+        DOPPEL_CO_TRY(data_file, FileNode::create(*request.context, data));
+        DOPPEL_AWAIT_VOID(data_file->resize(request.size_bytes));
+    }
+    OpenRequest again{request.context, std::move(request.file), {}, request.opener};
+    again.options.access = Access::ReadWrite;
+    again.options.backing = false;
+    DOPPEL_AWAIT(node, Qcow2Node::open(std::move(again)));
+    DOPPEL_AWAIT_VOID(node->resize(request.size_bytes));
+    const auto mode = options.text("preallocation");
+    const auto begin = node->file()->size();
+    if (mode != "off" && request.size_bytes > 0)
+        DOPPEL_AWAIT_VOID(node->preallocate());
+    DOPPEL_AWAIT_VOID(node->close());
+    if (mode == "falloc" || mode == "full")
+        DOPPEL_AWAIT_VOID(fill_preallocated(*node->file(), mode, begin));
+    co_return {};
+}
+
+constexpr Format kFormat{"qcow2", "QEMU's image: thin, snapshots, backing files, compression",
+                         probe,   open,
+                         create,  kOptions};
+
+} // namespace
+
+std::span<const OptionSpec> create_options() { return kOptions; }
+
+Result<std::uint32_t> parse_compat(const std::string& compat) {
+    if (compat == "1.1" || compat == "v3")
+        return 3;
+    if (compat == "0.10" || compat == "v2")
+        return 2;
+    return wrong(fmt::format("compat '{}' is unknown", compat), "Use 0.10 or 1.1.");
+}
+
+const Format& format() { return kFormat; }
+
+} // namespace doppel::block::qcow2

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Bulk writing of a new image: space first, data by the caller or compressed.
+#include <algorithm>
+
+#include <fmt/core.h>
+
+#include "base/bytes.hpp"
+#include "block/qcow2/qcow2_node.hpp"
+
+namespace doppel::block::qcow2 {
+
+Task<std::vector<Placement>> Qcow2Node::place(std::uint64_t offset, std::uint64_t length) {
+    auto wait = metadata_.lock();
+    auto guard = co_await wait;
+    std::vector<Placement> places;
+    auto at = base::align_down(offset, geometry_.cluster());
+    const auto end = base::align_up(offset + length, geometry_.cluster());
+    while (at < end) {
+        Plan plan;
+        plan.guest = at;
+        plan.count = (end - at) >> geometry_.cluster_bits;
+        plan.old.resize(plan.count);
+        DOPPEL_AWAIT_VOID(choose_hosts(plan));
+        const auto bytes = plan.count << geometry_.cluster_bits;
+        DOPPEL_AWAIT_VOID(link(plan, at, at + bytes));
+        places.push_back({plan.host, bytes});
+        at += bytes;
+    }
+    bitmaps_.mark(offset, std::min(length, size() - offset));
+    DOPPEL_AWAIT_VOID(commit_if_pressed());
+    co_return places;
+}
+
+CompressionKind Qcow2Node::compression() const {
+    if (data_file_)
+        return CompressionKind::None;
+    return header_.compression == Compression::Zstd ? CompressionKind::Zstd
+                                                    : CompressionKind::Deflate;
+}
+
+/// Compressed clusters lie byte to byte; each adds one reference to the host clusters it touches.
+Task<void> Qcow2Node::write_compressed(std::uint64_t offset, std::vector<std::byte> bytes) {
+    if (data_file_)
+        co_return base::fail(Errc::Unsupported, "external data cannot be compressed");
+    DOPPEL_VERIFY(!bytes.empty() && bytes.size() < geometry_.cluster(), "it was compressed");
+    std::uint64_t at = 0;
+    {
+        auto wait = metadata_.lock();
+        auto guard = co_await wait;
+        DOPPEL_AWAIT(old, entry_at(offset));
+        const auto full_at = packed_at_ >> geometry_.cluster_bits;
+        if (packed_at_ < packed_end_) {
+            DOPPEL_AWAIT(references, refcounts_.get(full_at));
+            if (references == geometry_.max_refcount())
+                packed_at_ = packed_end_; // its width holds no more
+        }
+        bool shares = packed_at_ < packed_end_; // the host cluster of others
+        if (packed_end_ - packed_at_ < bytes.size()) {
+            DOPPEL_AWAIT(fresh, allocate_metadata(geometry_.cluster()));
+            if (fresh != packed_end_ || !shares) {
+                packed_at_ = fresh;
+                shares = false;
+            }
+            packed_end_ = fresh + geometry_.cluster();
+        }
+        if (shares)
+            DOPPEL_AWAIT_VOID(refcounts_.add(packed_at_ >> geometry_.cluster_bits, 1, +1));
+        at = packed_at_;
+        packed_at_ += bytes.size();
+        const Entry entry{compressed_word(at, bytes.size(), geometry_.cluster_bits), 0};
+        DOPPEL_AWAIT_VOID(set_entry(offset, entry));
+        free_entry(old, false);
+        bitmaps_.mark(offset, std::min(geometry_.cluster(), size() - offset));
+        barrier_ = true;
+    }
+    const auto from = IoBuffer::of(bytes);
+    DOPPEL_AWAIT_VOID(file_->write(at, from, Durability::Cached));
+    co_return {};
+}
+
+Task<void> Qcow2Node::preallocate() {
+    constexpr std::uint64_t kStep = std::uint64_t{1} << 30;
+    std::uint64_t end = 0;
+    for (std::uint64_t at = 0; at < size(); at += kStep) {
+        DOPPEL_AWAIT(places, place(at, std::min(kStep, size() - at)));
+        for (const auto& placement : places)
+            end = std::max(end, placement.host + placement.length);
+    }
+    if (data_->size() < end)
+        DOPPEL_AWAIT_VOID(data_->resize(data_file_ ? size() : end));
+    co_return {};
+}
+
+} // namespace doppel::block::qcow2
