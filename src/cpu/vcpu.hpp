@@ -13,6 +13,7 @@ namespace doppel::cpu {
 
 /// Counters since creation; what an engine does not count stays 0.
 struct VcpuStats {
+    std::uint64_t executed = 0;     // instructions, exactly; 0 when the engine does not count them
     std::uint64_t instructions = 0; // executed by an interpreter
     std::uint64_t blocks = 0;       // code blocks entered from the dispatcher
     std::uint64_t translations = 0;

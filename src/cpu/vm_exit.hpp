@@ -13,10 +13,12 @@ struct ShutdownExit {}; // triple fault; the state is as at the third fault
 struct ResetExit {};    // the guest asked this CPU for a reset (not the board's reset port)
 struct DebugExit {};    // a host-side breakpoint or single step
 struct KickExit {};     // Vcpu::kick()
+struct LimitExit {};    // the InstructionMeter has nothing left
 struct ErrorExit {
     base::Error error; // this VM cannot go on (engine failure)
 };
 
-using VmExit = std::variant<HaltExit, ShutdownExit, ResetExit, DebugExit, KickExit, ErrorExit>;
+using VmExit =
+    std::variant<HaltExit, ShutdownExit, ResetExit, DebugExit, KickExit, LimitExit, ErrorExit>;
 
 } // namespace doppel::cpu

@@ -97,5 +97,6 @@ CpuEvent WiredBoard::take_event(bool nmi_blocked, bool wait_for_sipi,
 
 void WiredBoard::init_interrupts() noexcept { wiring_.interrupts->init_reset(); }
 std::uint64_t WiredBoard::tsc() noexcept { return wiring_.tsc->read(); }
+bool WiredBoard::random(std::uint64_t& value) noexcept { return wiring_.entropy->next(value); }
 
 } // namespace doppel::cpu::x86

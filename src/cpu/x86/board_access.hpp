@@ -45,6 +45,8 @@ public:
     virtual void init_interrupts() noexcept = 0;
     /// TscSource::read().
     virtual std::uint64_t tsc() noexcept = 0;
+    /// EntropySource::next() of a vCPU that has one.
+    virtual bool random(std::uint64_t& value) noexcept = 0;
 
 protected:
     ~BoardAccess() = default;
@@ -104,6 +106,7 @@ public:
                         std::uint8_t& sipi_vector) noexcept override;
     void init_interrupts() noexcept override;
     std::uint64_t tsc() noexcept override;
+    bool random(std::uint64_t& value) noexcept override;
 
 private:
     VcpuWiring wiring_;  // what it points to is owned by the Machine

@@ -7,6 +7,7 @@
 
 #include "base/clock.hpp"
 #include "bus/address_space.hpp"
+#include "cpu/instruction_meter.hpp"
 #include "cpu/interrupt_port.hpp"
 #include "memory/guest_memory.hpp"
 
@@ -36,6 +37,14 @@ public:
     virtual bool is_host_tsc(std::uint64_t& host_offset) const noexcept = 0;
 };
 
+/// Where RDRAND and RDSEED get their numbers. vCPU thread only.
+class EntropySource {
+public:
+    virtual ~EntropySource() = default;
+    /// False: there was none in time (CF = 0).
+    virtual bool next(std::uint64_t& value) noexcept = 0;
+};
+
 /// Everything one vCPU is wired to; all outlive it, owned by the Machine.
 struct VcpuWiring {
     unsigned index = 0; // = initial APIC id
@@ -46,6 +55,8 @@ struct VcpuWiring {
     MsrPort* msrs = nullptr; // may be null
     const TscSource* tsc = nullptr;
     const description::CpuModel* model = nullptr;
+    InstructionMeter* meter = nullptr; // null: instructions are not counted
+    EntropySource* entropy = nullptr;  // null: the host CPU's
 };
 
 } // namespace doppel::cpu::x86

@@ -24,6 +24,7 @@ struct SignalSite {
     std::uint16_t page_offset = 0; // of the guest instruction
     bool flags_in_slot = false;
     bool is_poll = false; // not a fault: somebody wants the vCPU's attention
+    std::uint8_t left = 0; // counted instructions of the block that have not been executed
 };
 
 struct Block;
@@ -50,7 +51,7 @@ struct Block {
     bool dead = false;
     std::uint32_t table_slot = 0;
     std::uint16_t guest_bytes = 0;
-    std::uint16_t instructions = 0;
+    std::uint16_t instructions = 0; // those that its host code executes itself
     Link* incoming = nullptr;
     Block* next_in_page = nullptr;
     Block* next_in_second_page = nullptr;

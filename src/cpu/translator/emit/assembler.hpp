@@ -122,6 +122,11 @@ public:
         rm(true, 0x81, static_cast<HostReg>(op), to);
         u32(static_cast<std::uint32_t>(value));
     }
+    /// op qword [mem], value
+    void alu_mem_imm8(Alu op, const Mem& to, std::int8_t value) {
+        rm(true, 0x83, static_cast<HostReg>(op), to);
+        byte(static_cast<std::uint8_t>(value));
+    }
     void cmp_mem32_imm8(const Mem& mem, std::uint8_t value) {
         rm(false, 0x83, kRdi, mem);
         byte(value);

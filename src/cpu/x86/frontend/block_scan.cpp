@@ -203,6 +203,7 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
         std::memcpy(out.bytes.data() + available, code.second, 15);
         available += 15;
     }
+    out.mode = mode;
     out.count = 0;
     out.groups = {};
     StackScan stack{out};
@@ -218,6 +219,7 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
             break; // the next block: it starts here and has two pages
         entry.page_offset = static_cast<std::uint16_t>(page_offset + at);
         entry.buffer_offset = static_cast<std::uint16_t>(at);
+        entry.index = static_cast<std::uint8_t>(out.count);
         entry.stack = false;
         entry.treatment = Treatment::Interpret;
         if (status != DecodeStatus::Ok)

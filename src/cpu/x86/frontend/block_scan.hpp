@@ -40,7 +40,8 @@ struct ScannedInstruction {
     std::uint16_t page_offset = 0;
     std::uint16_t buffer_offset = 0; // of its bytes in BlockScan::bytes
     Treatment treatment = Treatment::Interpret;
-    bool stack = false; // accesses [rsp + stack_offset], in the range of stack group …
+    std::uint8_t index = 0; // in the block
+    bool stack = false;     // accesses [rsp + stack_offset], in the range of stack group …
     std::uint8_t stack_group = 0;
     std::int16_t stack_offset = 0; // from guest rsp before the instruction
     std::int16_t rsp_before = 0;   // guest rsp relative to the start of the group
@@ -67,6 +68,7 @@ struct BlockScan {
     std::array<StackGroup, kMaxGroups> groups{};
     translator::FlagsWanted flags_wanted = translator::FlagsWanted::InRegister;
     std::uint16_t end_offset = 0; // page offset behind the last instruction
+    std::uint32_t mode = 0;
 };
 
 inline constexpr std::uint16_t kFlagBits = 0x8d5;

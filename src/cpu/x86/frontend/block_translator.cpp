@@ -7,9 +7,19 @@ namespace doppel::cpu::x86::frontend {
 
 using namespace translator;
 
+namespace {
+
+Mem frame_budget() {
+    return at_rsp(static_cast<std::int32_t>(offsetof(Frame, budget) - offsetof(Frame, state)));
+}
+
+} // namespace
+
 void BlockTranslator::translate(Block& out) {
     begin_ = a_.here();
     out.begin = begin_;
+    const bool interprets = scan_.list[scan_.count - 1].treatment == Treatment::Interpret;
+    counted_ = static_cast<std::uint8_t>(scan_.count - (interprets ? 1 : 0));
     emit_entries(out);
     for (std::size_t i = 0; i < scan_.count && !ended_; ++i)
         emit_instruction(scan_.list[i]);
@@ -19,7 +29,7 @@ void BlockTranslator::translate(Block& out) {
     out.end = a_.here();
     out.flags_wanted = scan_.flags_wanted;
     out.guest_bytes = static_cast<std::uint16_t>(scan_.end_offset - scan_.list[0].page_offset);
-    out.instructions = static_cast<std::uint16_t>(scan_.count);
+    out.instructions = counted_;
     out.signal_sites = std::move(signals_);
 }
 
@@ -32,6 +42,10 @@ void BlockTranslator::emit_entries(Block& out) {
     a_.byte(0xb5);
     a_.u32(static_cast<std::uint32_t>(-std::int32_t{first.page_offset}));
     a_.store(DOPPEL_FRAME(page_va), kScratch1);
+    if (counting_) {
+        emit_counting_entries(out);
+        return;
+    }
     out.slot_poll_entry = a_.here();
     a_.alu_mem_reg(Alu::Cmp, DOPPEL_FRAME(attention), kRsp);
     Cold poll;
@@ -60,10 +74,65 @@ void BlockTranslator::emit_entries(Block& out) {
     a_.bind_short(over);
 }
 
+/// All entries poll and take the whole block from the budget; those who leave early give back.
+void BlockTranslator::emit_counting_entries(Block& out) {
+    const ScannedInstruction& first = scan_.list[0];
+    std::uint8_t* const over = a_.short_jump_later();
+    out.native_poll_entry = out.native_entry = a_.here();
+    save_flags();
+    a_.bind_short(over);
+    out.slot_poll_entry = out.slot_entry = a_.here();
+    saved_ = true;
+    native_ = false;
+    Cold leave;
+    leave.site.page_offset = first.page_offset;
+    a_.alu_mem_reg(Alu::Cmp, DOPPEL_FRAME(attention), kRsp);
+    leave.place = a_.jump_if_later(Condition::NotEqual);
+    leave.why = Exit::Attention;
+    cold_.push_back(leave);
+    if (counted_ != 0) {
+        a_.alu_mem_imm8(Alu::Sub, frame_budget(), static_cast<std::int8_t>(counted_));
+        leave.place = a_.jump_if_later(Condition::Below);
+        leave.why = Exit::Budget;
+        leave.left = counted_;
+        cold_.push_back(leave);
+    }
+    if (scan_.flags_wanted == FlagsWanted::InRegister)
+        restore_flags();
+}
+
+/// The exit, the site and, in blocks that count, the byte behind it.
+void BlockTranslator::emit_leave(Exit why, FlagPlace flags, const Site& site, std::uint8_t left) {
+    emit_exit(a_, stubs_.exit(why, flags), stubs_, site);
+    if (counting_)
+        a_.byte(left);
+}
+
+/// Flag-free: gives back what lies behind the branch.
+void BlockTranslator::emit_counted_branch(const Cold& cold) {
+    a_.load(kScratch1, frame_budget());
+    a_.lea(kScratch1, {kScratch1, kNoReg, 1, cold.left});
+    a_.store(frame_budget(), kScratch1);
+    if (cold.far) {
+        emit_far_cold(cold);
+        return;
+    }
+    Cold link = cold;
+    link.counted_branch = false;
+    link.left = 0;
+    a_.align_link(1);
+    link.place = link.relative_to = a_.jump_later();
+    cold_.push_back(link);
+}
+
 void BlockTranslator::emit_cold() {
     for (std::size_t i = 0; i < cold_.size(); ++i) {
         const Cold cold = cold_[i];
         a_.bind(cold.place);
+        if (cold.counted_branch) {
+            emit_counted_branch(cold);
+            continue;
+        }
         if (cold.far) {
             emit_far_cold(cold);
             continue;
@@ -72,13 +141,13 @@ void BlockTranslator::emit_cold() {
         if (cold.relative_to != nullptr)
             site.relative =
                 static_cast<std::int32_t>(cold.relative_to - (a_.here() + Stubs::kExitBytes));
-        emit_exit(a_, stubs_.exit(cold.why, cold.flags), stubs_, site);
+        emit_leave(cold.why, cold.flags, site, cold.left);
     }
 }
 
 void BlockTranslator::note_signal(const ScannedInstruction& at, bool poll) {
-    signals_.push_back(
-        {static_cast<std::uint32_t>(a_.here() - begin_), at.page_offset, saved_, poll});
+    signals_.push_back({static_cast<std::uint32_t>(a_.here() - begin_), at.page_offset, saved_,
+                        poll, left_before(at)});
 }
 
 void BlockTranslator::save_flags() {
@@ -141,6 +210,7 @@ void BlockTranslator::interpret_if(Condition condition, const ScannedInstruction
     cold.site.page_offset = at.page_offset;
     cold.site.length = at.in.length;
     cold.site.extra = static_cast<std::uint16_t>(at.in.op);
+    cold.left = left_before(at);
     cold_.push_back(cold);
 }
 
@@ -154,8 +224,8 @@ void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
     // XSAVE & co. are of class System.
     if (at.in.op >= Op::Fxsave && at.in.op <= Op::Xrstors)
         site.bits = Site::kVector;
-    emit_exit(a_, stubs_.exit(Exit::Interpret, saved_ ? FlagPlace::Slot : FlagPlace::Register),
-              stubs_, site);
+    emit_leave(Exit::Interpret, saved_ ? FlagPlace::Slot : FlagPlace::Register, site,
+               left_before(at));
     ended_ = true;
 }
 

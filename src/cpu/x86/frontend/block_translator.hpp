@@ -28,7 +28,7 @@ namespace doppel::cpu::x86::frontend {
 class BlockTranslator {
 public:
     BlockTranslator(translator::Assembler& to, const Stubs& stubs, const BlockScan& scan)
-        : a_{to}, stubs_{stubs}, scan_{scan} {}
+        : a_{to}, stubs_{stubs}, scan_{scan}, counting_{(scan.mode & mode::kCount) != 0} {}
 
     /// Fills everything of `out` but key. The result is void when the assembler is full().
     void translate(translator::Block& out);
@@ -38,7 +38,9 @@ private:
 
     // --- entries.cpp ---
     void emit_entries(translator::Block& out);
+    void emit_counting_entries(translator::Block& out);
     void emit_cold();
+    void emit_leave(Exit why, FlagPlace flags, const Site& site, std::uint8_t left);
 
     // --- flags ---
     void save_flags();    // into the slot; clobbers scratch 1
@@ -111,12 +113,19 @@ private:
         FlagPlace flags = FlagPlace::Slot;
         std::uint8_t* relative_to = nullptr;
         Site site;
+        std::uint8_t left = 0; // see Site
         bool far = false;
+        bool counted_branch = false; // a side exit of a block that counts
         bool flags_saved = false;
         std::int64_t target = 0;
         const ScannedInstruction* at = nullptr;
     };
     void emit_far_cold(const Cold& cold);
+    void emit_counted_branch(const Cold& cold);
+    /// Instructions of the block from `at` on, which has not been executed.
+    std::uint8_t left_before(const ScannedInstruction& at) const {
+        return at.index < counted_ ? static_cast<std::uint8_t>(counted_ - at.index) : 0;
+    }
     void note_signal(const ScannedInstruction& at, bool poll = false);
 
     Assembler& a_;
@@ -130,6 +139,8 @@ private:
     bool saved_ = false;                 // the slot holds them
     std::array<bool, BlockScan::kMaxGroups> group_checked_{};
     bool ended_ = false;
+    const bool counting_;
+    std::uint8_t counted_ = 0; // instructions that the block takes from the budget
 };
 
 } // namespace doppel::cpu::x86::frontend

@@ -218,5 +218,49 @@ TEST_CASE("random instructions do the same on both engines") {
     CHECK(failures == 0);
 }
 
+/// The same case again on both, at most `limit` instructions of it; "" or what differs.
+std::string limited_difference(TestMachine& interpreter, InstructionMeter& theirs,
+                               TestMachine& translator, InstructionMeter& mine, const Case& test,
+                               std::uint64_t at, std::uint64_t limit) {
+    const std::uint64_t before[] = {theirs.executed(), mine.executed()};
+    theirs.set_limit(before[0] + limit);
+    mine.set_limit(before[1] + limit);
+    const VmExit x = run(interpreter, test, at);
+    const VmExit y = run(translator, test, at);
+    if (x.index() != y.index())
+        return fmt::format("exit {} {}", x.index(), y.index());
+    const std::uint64_t counts[] = {theirs.executed() - before[0], mine.executed() - before[1]};
+    if (counts[0] != counts[1])
+        return fmt::format("executed {} {}", counts[0], counts[1]);
+    return difference(interpreter, translator, test.ever_undefined);
+}
+
+TEST_CASE("both engines count alike and stop at the same instruction") {
+    InstructionMeter theirs;
+    InstructionMeter mine;
+    TestMachine interpreter{TestMachine::Kind::Interpreter, &theirs};
+    TestMachine translator{TestMachine::Kind::Translator, &mine};
+    const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
+    const char* const seed = std::getenv("DOPPEL_SEED");
+    const char* const cases = std::getenv("DOPPEL_CASES");
+    Generator generator{seed != nullptr ? std::strtoull(seed, nullptr, 0) : 2};
+    const std::uint64_t count = cases != nullptr ? std::strtoull(cases, nullptr, 0) : 10'000;
+    unsigned failures = 0;
+    for (std::uint64_t i = 0; i < count && failures < 10; ++i) {
+        const Case test = make_case(generator, features);
+        const std::uint64_t at = kCodeAt + 0x1000 * (i % 64) + generator.below(4096);
+        const std::uint64_t limit = 1 + generator.below(14);
+        const std::string text =
+            limited_difference(interpreter, theirs, translator, mine, test, at, limit);
+        if (text.empty())
+            continue;
+        ++failures;
+        FAIL_CHECK(fmt::format("case {}, limit {}: {} code {} at {:#x} flags {:#x}", i, limit, text,
+                               hex(test.code), at, test.rflags));
+    }
+    CHECK(failures == 0);
+    CHECK(theirs.executed() > count);
+}
+
 } // namespace
 } // namespace doppel::cpu::x86::frontend

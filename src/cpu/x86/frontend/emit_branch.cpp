@@ -73,13 +73,18 @@ void BlockTranslator::emit_conditional(const ScannedInstruction& at) {
     restore_flags();
     const auto condition = static_cast<Condition>(at.in.condition());
     const std::int64_t target = target_of(at);
+    const std::uint8_t left = counting_ ? static_cast<std::uint8_t>(left_before(at) - 1) : 0;
     if (linkable(at, target)) {
         a_.align_link(2);
         cold_link(at, target, a_.jump_if_later(condition));
+        cold_.back().left = left;
+        cold_.back().counted_branch = left != 0;
         return;
     }
     Cold cold;
     cold.place = a_.jump_if_later(condition);
+    cold.left = left;
+    cold.counted_branch = left != 0;
     cold.far = true;
     cold.flags_saved = saved_;
     cold.target = target;

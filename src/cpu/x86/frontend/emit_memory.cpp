@@ -144,6 +144,7 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
                      (interpreter_decides(at.in) ? Site::kCareful : 0)),
                  .size = static_cast<std::uint8_t>(size),
                  .extra = static_cast<std::uint16_t>(a_.here() - start)};
+    miss.left = left_before(at);
     cold_.push_back(miss);
     return result;
 }
@@ -172,6 +173,7 @@ void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32
                  .size = static_cast<std::uint8_t>(size),
                  .extra = static_cast<std::uint16_t>(range),
                  .first = static_cast<std::int16_t>(offset)};
+    miss.left = left_before(at);
     cold_.push_back(miss);
 }
 

@@ -71,6 +71,7 @@ struct alignas(64) Frame {
     alignas(64) std::array<std::byte, 64> bounce{}; // operand of a load that is not plain RAM
     std::array<std::byte, 4096> nowhere{};          // the host page behind kNoStackPage
     std::uint32_t event_hint = 0; // the InterruptPort may have something: STI asks
+    std::uint64_t budget = 0;     // instructions that counting blocks may still execute
 };
 static_assert(offsetof(Frame, state) == sizeof(FrameHeader));
 static_assert(offsetof(CpuState, gpr) == 0);
@@ -112,9 +113,12 @@ inline constexpr std::uint32_t kSse = 4;
 inline constexpr std::uint32_t kAvx = 8;
 inline constexpr std::uint32_t kTsc = 16;          // RDTSC in line
 inline constexpr std::uint32_t kNoStackCache = 32; // variant: every stack access is checked
+inline constexpr std::uint32_t kCount = 64;        // virtual time: takes from Frame::budget
 } // namespace mode
 
-/// What stands behind an exit, that is a jump to a stub, in translated code.
+/// What stands behind an exit, that is a jump to a stub, in translated code. In blocks that count a
+/// byte follows: how many of the block's instructions have been taken from the budget and not been
+/// executed.
 struct Site {
     std::uint16_t page_offset = 0; // of the guest instruction (links: of the target)
     std::uint8_t length = 0;       // of the guest instruction
@@ -148,7 +152,9 @@ enum class Exit : std::uint32_t {
     Stale,     // r13 = target, no site: its block is dead
     Attention, // poll
     Interpret, // the instruction at the site
-    HostFault, // the instruction at r13 & 0xfff raised a host signal; bit 12: a poll
+    HostFault, // the instruction at r13 & 0xfff raised a host signal; bit 12: a poll; bits 23:16
+               // as the byte behind a Site
+    Budget,    // the budget does not last for the block
     Count
 };
 

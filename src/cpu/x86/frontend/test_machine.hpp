@@ -45,16 +45,18 @@ class TestMachine {
 public:
     enum class Kind { Interpreter, Translator };
 
-    explicit TestMachine(Kind kind) {
+    /// With a `meter` instructions are counted, and its limit ends run().
+    explicit TestMachine(Kind kind, InstructionMeter* meter = nullptr,
+                         TranslatorOptions options = {}) {
         const memory::RamRegion region{{0}, kRamBytes};
         memory_ = std::move(*memory::GuestMemory::create({&region, 1}));
         model_ = *description::find_cpu_model("x86-64-v3");
-        const VcpuWiring wiring{0,       memory_.get(), &pio_,  &mmio_, &interrupts_,
-                                nullptr, &tsc_,         &model_};
+        const VcpuWiring wiring{0,       memory_.get(), &pio_,   &mmio_, &interrupts_,
+                                nullptr, &tsc_,         &model_, meter};
         if (kind == Kind::Interpreter) {
             vcpu_ = std::move(*InterpreterVcpu::create(wiring, 1));
         } else {
-            shared_ = std::move(*TranslatorMachine::create(*memory_));
+            shared_ = std::move(*TranslatorMachine::create(*memory_, options));
             vcpu_ = std::move(*TranslatorVcpu::create(*shared_, wiring, 1));
         }
         map_identity();

@@ -87,6 +87,7 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
           checker{system, interpreter, options.check_user_only} {
         if (options.check)
             dispatcher.set_observer(&checker);
+        dispatcher.set_meter(wires.meter);
         if (options.block_limit != 0)
             dispatcher.set_block_limit(options.block_limit);
         system.tlb_listener = &dispatcher;
@@ -165,6 +166,7 @@ VmExit TranslatorVcpu::run() {
     parts_->world.rendezvous().leave_run();
     switch (result) {
     case Dispatcher::Result::Kick: ++counts_.kicks; return KickExit{};
+    case Dispatcher::Result::Limit: return LimitExit{};
     case Dispatcher::Result::Halted: ++counts_.halts; return HaltExit{};
     default: return ShutdownExit{};
     }

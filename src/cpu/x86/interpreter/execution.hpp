@@ -22,6 +22,7 @@ struct Execution {
     const std::uint8_t* bytes;
     VectorUnit& vectors;
     std::uint64_t next; // RIP when the instruction is done; branches change it
+    bool unfinished = false; // REP: `next` is the instruction itself, for more iterations
 };
 using Handler = bool (*)(Execution&);
 

@@ -145,7 +145,7 @@ StepResult Interpreter::fault() {
         return fault();
     state.rip = execution.next;
     end_instruction(cx_);
-    ++instructions_;
+    instructions_ += execution.unfinished ? 0 : 1;
     return state.activity == Activity::Running ? StepResult::Continue : StepResult::Halted;
 }
 

@@ -59,9 +59,11 @@ public:
     /// The same for an instruction the caller has decoded; `bytes` are what it was decoded from.
     StepResult execute(const Instruction& instruction, const std::uint8_t* bytes);
 
-    /// Instructions completed (each iteration batch of a REP string instruction counts as one).
+    /// Instructions completed; a REP string instruction counts once, at its end.
     [[gnu::always_inline]] std::uint64_t instructions() const { return instructions_; }
     [[gnu::always_inline]] std::uint64_t exceptions() const { return exceptions_; }
+    /// As InstructionMeter counts.
+    [[gnu::always_inline]] std::uint64_t executed() const { return instructions_ + exceptions_; }
 
 private:
     /// A decoded instruction. It is found by its bytes, so it is good wherever these bytes are and

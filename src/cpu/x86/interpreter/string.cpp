@@ -51,8 +51,10 @@ DOPPEL_HOT bool repeat(Execution& x, One&& one, Stop&& stop, Many&& many) {
         if (stop())
             return true;
     }
-    if (count != 0)
-        x.next = x.cx.state.rip; // again
+    if (count != 0) {
+        x.next = x.cx.state.rip;
+        x.unfinished = true;
+    }
     return true;
 }
 

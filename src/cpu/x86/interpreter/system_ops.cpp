@@ -67,6 +67,14 @@ DOPPEL_HOT void random(Execution& x, std::uint64_t value, bool valid) {
     x.cx.state.rflags = (x.cx.state.rflags & ~kArithmeticFlags) | (valid ? FLAG_CF : 0);
 }
 
+/// From the board, for a vCPU whose numbers are not the host CPU's.
+DOPPEL_HOT bool board_random(Execution& x) {
+    std::uint64_t value = 0;
+    const bool valid = x.cx.board.random(value);
+    random(x, value, valid);
+    return true;
+}
+
 /// CLFLUSH & co. read a byte as far as faults are concerned.
 DOPPEL_HOT bool touch_line(Execution& x) {
     std::uint64_t byte;
@@ -110,6 +118,8 @@ bool op_rdpid(Execution& x) {
 }
 
 bool op_rdrand(Execution& x) {
+    if (x.cx.own_entropy)
+        return board_random(x);
     unsigned long long value = 0;
     unsigned char valid = 0;
     asm volatile("rdrand %0\n\tsetc %1" : "=r"(value), "=qm"(valid)::"cc");
@@ -117,6 +127,8 @@ bool op_rdrand(Execution& x) {
     return true;
 }
 bool op_rdseed(Execution& x) {
+    if (x.cx.own_entropy)
+        return board_random(x);
     unsigned long long value = 0;
     unsigned char valid = 0;
     asm volatile("rdseed %0\n\tsetc %1" : "=r"(value), "=qm"(valid)::"cc");

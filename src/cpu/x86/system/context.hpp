@@ -89,6 +89,7 @@ struct SystemContext {
     std::uint32_t vcpu_index = 0;
     std::uint32_t vcpu_count = 1;
     std::uint64_t tsc_frequency_hz = 0;
+    bool own_entropy = false; // RDRAND asks the board, not the host CPU
 
     Fault fault{};
     std::uint32_t changes = 0;

@@ -47,7 +47,8 @@ inline SystemContext make_context(CpuState& state, BoardAccess& board, const Vcp
             .cpuid_count = wiring.model->cpuid.size(),
             .vcpu_index = wiring.index,
             .vcpu_count = vcpu_count,
-            .tsc_frequency_hz = wiring.tsc->frequency_hz()};
+            .tsc_frequency_hz = wiring.tsc->frequency_hz(),
+            .own_entropy = wiring.entropy != nullptr};
 }
 
 } // namespace doppel::cpu::x86

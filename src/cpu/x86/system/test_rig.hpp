@@ -52,6 +52,10 @@ public:
     }
     void init_interrupts() noexcept override { ++inits; }
     std::uint64_t tsc() noexcept override { return ticks; }
+    bool random(std::uint64_t& value) noexcept override {
+        value = ++ticks;
+        return true;
+    }
 
     std::map<std::uint64_t, std::uint64_t> mmio;
     std::map<std::uint16_t, std::uint64_t> pio;

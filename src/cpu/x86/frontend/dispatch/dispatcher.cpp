@@ -76,6 +76,8 @@ void Dispatcher::update_mode() {
     const bool user = state.cpl == 3;
     if (host_tsc_ && observer_ == nullptr && (!user || (state.cr4 & CR4_TSD) == 0))
         features |= mode::kTsc;
+    if (meter_ != nullptr)
+        features |= mode::kCount;
     if (features != branch_mode_) {
         branch_mode_ = features;
         tlbs_.flush_branches();
@@ -157,11 +159,19 @@ bool Dispatcher::after_step(StepResult step, Result& result) {
 
 bool Dispatcher::interpret(Result& result) {
     ++fallbacks_;
-    return after_step(interpreter_.step(), result);
+    const std::uint64_t before = interpreter_.executed();
+    const StepResult step = interpreter_.step();
+    if (meter_ != nullptr) {
+        const std::uint64_t executed = interpreter_.executed() - before;
+        meter_->count(executed);
+        executed_ += executed;
+    }
+    return after_step(step, result);
 }
 
 bool Dispatcher::deliver(Result& result) {
     ++exceptions_;
+    count_fault();
     if (deliver_fault(cx_))
         return true;
     result = Result::Shutdown;
@@ -182,6 +192,34 @@ bool Dispatcher::step_slowly(Result& result) {
     return interpret(result);
 }
 
+void Dispatcher::count_fault() {
+    if (meter_ == nullptr)
+        return;
+    meter_->count(1);
+    ++executed_;
+}
+
+/// Translated code has come back: counts what it executed. What it has taken from the budget for
+/// the rest of its block stays `suspended_` until it goes on there.
+void Dispatcher::settle(Exit why, std::uint64_t granted) {
+    std::uint64_t left = 0;
+    switch (why) {
+    case Exit::Stale:
+    case Exit::Attention: break;
+    case Exit::HostFault: left = frame_.header.exit_r13 >> 16 & 0xff; break;
+    case Exit::Branch: // a branch to a non-canonical address has not been executed
+        left = is_canonical(frame_.header.exit_r13) ? 0 : 1;
+        break;
+    default:
+        left = *reinterpret_cast<const std::uint8_t*>(site_address() + sizeof(Site));
+        break;
+    }
+    const std::uint64_t executed = granted + suspended_ - (frame_.budget + left);
+    suspended_ = left;
+    meter_->count(executed);
+    executed_ += executed;
+}
+
 Exit Dispatcher::enter(const std::uint8_t* at) {
     CpuState& state = frame_.state;
     frame_.header.resume = reinterpret_cast<std::uint64_t>(at);
@@ -189,7 +227,11 @@ Exit Dispatcher::enter(const std::uint8_t* at) {
     frame_.header.tsc_offset = host_tsc_offset_ + state.tsc_offset;
     vectors_.load();
     ++entries_;
+    const std::uint64_t granted = meter_ == nullptr ? 0 : meter_->left() - suspended_;
+    frame_.budget = granted;
     const Exit why = stubs_.enter(&state);
+    if (meter_ != nullptr)
+        settle(why, granted);
     state.rflags = unpack_flags(state.rflags, frame_.header.flags);
     return why;
 }
@@ -263,12 +305,18 @@ const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
 Dispatcher::Result Dispatcher::run() {
     Result result = Result::Kick;
     service_ = event_hint_ = true;
+    near_limit_ = false;
     frame_.event_hint = 1;
     cx_.changes |= change::kMode;
     for (std::uint64_t blocks = 0; block_limit_ == 0 || blocks < block_limit_; ++blocks) {
+        suspended_ = 0;
+        if (at_limit()) { // before events: they come at the new time
+            result = Result::Limit;
+            break;
+        }
         if (!attend(result))
             break;
-        if (!translatable_ || !step_free(cx_)) {
+        if (!translatable_ || !step_free(cx_) || near_limit_) {
             if (!step_slowly(result))
                 break;
             continue;
@@ -301,6 +349,7 @@ Dispatcher::Result Dispatcher::run() {
 
 void Dispatcher::count(VcpuStats& stats) const {
     stats.instructions = interpreter_.instructions();
+    stats.executed = executed_;
     stats.blocks = entries_;
     stats.tlb_misses = misses_;
     stats.tlb_flushes = tlbs_.flushes();

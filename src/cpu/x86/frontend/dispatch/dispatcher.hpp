@@ -48,7 +48,7 @@ protected:
 /// vCPU thread only, except notify() and kick().
 class Dispatcher final : public TlbListener {
 public:
-    enum class Result : std::uint8_t { Kick, Halted, Shutdown };
+    enum class Result : std::uint8_t { Kick, Limit, Halted, Shutdown };
 
     Dispatcher(Frame& frame, SystemContext& cx, Interpreter& interpreter, translator::TlbSet& tlbs,
                translator::CodeCache& cache, const Stubs& stubs, VectorState& vectors,
@@ -78,6 +78,8 @@ public:
         unlinked_ = true;
         block_limit_ = blocks;
     }
+    /// Before the first run(): blocks count what they execute, and run() returns at the limit.
+    void set_meter(InstructionMeter* meter) { meter_ = meter; }
     void set_tsc(bool host_tsc, std::uint64_t host_offset) {
         host_tsc_ = host_tsc;
         host_tsc_offset_ = host_offset;
@@ -128,6 +130,10 @@ private:
     translator::Block* block_in(std::uint64_t rip, const CodePage& page, std::uint32_t variant,
                                 bool& fault);
     Exit enter(const std::uint8_t* at);
+    // With a meter.
+    void settle(Exit why, std::uint64_t granted);
+    bool at_limit() const { return meter_ != nullptr && meter_->left() == 0; }
+    void count_fault();
     /// True: go on in translated code at header.resume.
     bool serve(Exit why, Result& result, bool& leave);
     bool serve_miss(Result& result, bool& leave);
@@ -137,6 +143,7 @@ private:
     bool serve_host_fault(Result& result, bool& leave);
     bool fill(std::uint64_t linear, bool write, std::byte*& host, bool& fault);
     bool resume_at(std::uint64_t address);
+    bool resume_block(const std::uint8_t* entry);
     bool bounce(const Site& at, std::uint64_t linear, std::uint64_t check);
     bool enter_rip(std::uint64_t rip, std::uint32_t variant, bool& leave, Result& result);
 
@@ -148,6 +155,10 @@ private:
     const Stubs& stubs_;
     VectorState& vectors_;
     ColdPath& cold_;
+    InstructionMeter* meter_ = nullptr;
+    std::uint64_t executed_ = 0;  // by this vCPU, with a meter
+    std::uint64_t suspended_ = 0; // instructions of the block that was left, to be executed yet
+    bool near_limit_ = false;     // the next block would pass it
     BlockObserver* observer_ = nullptr;
     std::uint32_t deferred_ = 0; // looks at events put off while observed
     bool observed_ = false;      // this block

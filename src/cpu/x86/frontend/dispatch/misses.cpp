@@ -98,7 +98,8 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
         leave = !deliver(result);
         return false;
     }
-    if (canonical && !write && !careful) {
+    // With a meter, what touches a device ends the block: it may ask for an interrupt.
+    if (canonical && !write && !careful && meter_ == nullptr) {
         if (bounce(at, linear, check))
             return true;
         leave = !deliver(result);
@@ -140,13 +141,19 @@ bool Dispatcher::serve_stack_miss(Result& result, bool& leave) {
     return enter_rip(cx_.state.rip, mode::kNoStackCache, leave, result);
 }
 
+/// Translated code starts over at the block's entry.
+bool Dispatcher::resume_block(const std::uint8_t* entry) {
+    suspended_ = 0;
+    return resume_at(reinterpret_cast<std::uint64_t>(entry));
+}
+
 /// To the block at `rip`; what cannot be translated is interpreted.
 bool Dispatcher::enter_rip(std::uint64_t rip, std::uint32_t variant, bool& leave, Result& result) {
     cx_.state.rip = rip;
     bool fault = false;
     const std::uint8_t* const entry = find_entry(variant, fault);
     if (entry != nullptr)
-        return resume_at(reinterpret_cast<std::uint64_t>(entry));
+        return resume_block(entry);
     if (fault)
         leave = !deliver(result);
     return false; // run() finds no entry either and interprets
@@ -168,7 +175,7 @@ bool Dispatcher::serve_link() {
         cold_.link(at, site_address(), *target);
     }
     frame_.header.resume_r13 = cx_.state.rip;
-    return resume_at(reinterpret_cast<std::uint64_t>(target->far_entry));
+    return resume_block(target->far_entry);
 }
 
 bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
@@ -214,12 +221,16 @@ bool Dispatcher::serve(Exit why, Result& result, bool& leave) {
         observed_ = false; // nothing was executed
         return false;
     case Exit::HostFault: return serve_host_fault(result, leave);
+    case Exit::Budget:
+        cx_.state.rip = site_rip(site());
+        near_limit_ = true;
+        return false;
     default: break;
     }
     const Site at = site();
     cx_.state.rip = site_rip(at);
-    if (observed_)
-        return false; // first compare what comes before it
+    if (observed_ || at_limit())
+        return false; // first compare what comes before it; the next instruction is not ours
     ++interpreted_[at.extra];
     if ((at.bits & Site::kVector) != 0)
         vectors_.store();

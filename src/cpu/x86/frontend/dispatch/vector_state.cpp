@@ -123,4 +123,9 @@ std::uint64_t VectorSavingBoard::tsc() noexcept {
     return board_.tsc();
 }
 
+bool VectorSavingBoard::random(std::uint64_t& value) noexcept {
+    vectors_.store();
+    return board_.random(value);
+}
+
 } // namespace doppel::cpu::x86::frontend

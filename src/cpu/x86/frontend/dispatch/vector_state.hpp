@@ -55,6 +55,7 @@ public:
                         std::uint8_t& sipi_vector) noexcept override;
     void init_interrupts() noexcept override;
     std::uint64_t tsc() noexcept override;
+    bool random(std::uint64_t& value) noexcept override;
 
     std::uint64_t mmio_accesses() const { return mmio_accesses_; }
     std::uint64_t pio_accesses() const { return pio_accesses_; }

@@ -11,10 +11,11 @@ namespace doppel::cpu::x86 {
 struct InterpreterVcpu::Parts {
     Parts(const VcpuWiring& wiring, unsigned vcpu_count, Rendezvous* others,
           std::unique_ptr<native::NativeUnit> unit)
-        : index{wiring.index}, board{wiring, others}, vectors{std::move(unit)},
+        : index{wiring.index}, meter{wiring.meter}, board{wiring, others}, vectors{std::move(unit)},
           system{make_context(state, board, wiring, vcpu_count)}, interpreter{system, *vectors} {}
 
     unsigned index;
+    InstructionMeter* meter;
     CpuState state;
     WiredBoard board;
     std::unique_ptr<native::NativeUnit> vectors;
@@ -54,8 +55,11 @@ VmExit InterpreterVcpu::run() {
 VmExit InterpreterVcpu::run_loop() {
     SystemContext& cx = parts_->system;
     Interpreter& interpreter = parts_->interpreter;
+    InstructionMeter* const meter = parts_->meter;
     attention_.store(true, std::memory_order_relaxed); // the caller may have changed anything
     for (std::uint64_t steps = 0; step_limit_ == 0 || steps < step_limit_; ++steps) {
+        if (meter != nullptr && meter->left() == 0) // before events: they come at the new time
+            return LimitExit{};
         if (attention_.load(std::memory_order_relaxed) || needs_service(cx)) [[unlikely]] {
             attention_.store(false);
             if (safepoint_.exchange(false))
@@ -71,7 +75,11 @@ VmExit InterpreterVcpu::run_loop() {
             case Next::Shutdown: return ShutdownExit{};
             }
         }
-        if (interpreter.step() == StepResult::Shutdown)
+        const std::uint64_t before = interpreter.executed();
+        const StepResult result = interpreter.step();
+        if (meter != nullptr)
+            meter->count(interpreter.executed() - before);
+        if (result == StepResult::Shutdown)
             return ShutdownExit{};
     }
     return KickExit{};
@@ -101,6 +109,7 @@ void InterpreterVcpu::state_changed() { x86::state_changed(parts_->system); }
 VcpuStats InterpreterVcpu::stats() const {
     VcpuStats stats = counts_;
     stats.instructions = parts_->interpreter.instructions();
+    stats.executed = parts_->interpreter.executed();
     stats.exceptions = parts_->interpreter.exceptions();
     return stats;
 }
