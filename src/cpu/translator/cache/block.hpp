@@ -23,7 +23,7 @@ struct SignalSite {
     std::uint32_t host_offset = 0; // from Block::begin
     std::uint16_t page_offset = 0; // of the guest instruction
     bool flags_in_slot = false;
-    bool is_poll = false; // not a fault: somebody wants the vCPU's attention
+    bool is_poll = false;  // not a fault: somebody wants the vCPU's attention
     std::uint8_t left = 0; // counted instructions of the block that have not been executed
 };
 

@@ -81,9 +81,28 @@ bool CodeCache::invalidate_page(std::uint64_t gpa_page) {
         return false;
     Block* block = found->second;
     pages_.erase(found);
-    for (; block != nullptr; block = next_of(*block, gpa_page))
+    for (; block != nullptr; block = next_of(*block, gpa_page)) {
         kill(*block);
+        const std::uint64_t first_page = block->key.gpa & ~std::uint64_t{0xfff};
+        if (block->key.second_page != 0)
+            forget(*block, first_page == gpa_page ? block->key.second_page : first_page);
+    }
     return true;
+}
+
+/// Out of the list of `gpa_page`: dead blocks would pile up there as often as the other page of
+/// their instruction is written.
+void CodeCache::forget(Block& block, std::uint64_t gpa_page) {
+    const auto found = pages_.find(gpa_page);
+    if (found == pages_.end())
+        return;
+    Block** link = &found->second;
+    while (*link != nullptr && *link != &block)
+        link = &next_of(**link, gpa_page);
+    if (*link != nullptr)
+        *link = next_of(block, gpa_page);
+    if (found->second == nullptr)
+        pages_.erase(found);
 }
 
 bool CodeCache::page_has_code(std::uint64_t gpa_page) const { return pages_.contains(gpa_page); }

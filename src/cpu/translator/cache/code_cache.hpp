@@ -109,6 +109,7 @@ private:
     }
     void clear();
     void kill(Block& block);
+    void forget(Block& block, std::uint64_t gpa_page);
 
     std::unique_ptr<CodeMemory> memory_;
     std::unique_ptr<std::atomic<Word>[]> table_;

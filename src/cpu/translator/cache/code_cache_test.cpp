@@ -98,6 +98,19 @@ TEST_CASE_FIXTURE(Rig, "a block in two pages dies with either") {
     CHECK_FALSE(cache->overlaps(0x5ffe, 2));
 }
 
+TEST_CASE_FIXTURE(Rig, "a block in two pages is forgotten by both, its neighbours are not") {
+    add(0x1800, 1);
+    add(0x1ffc, 5, 0x2000);
+    add(0x1900, 2);
+    CHECK(cache->invalidate_page(0x2000));
+    CHECK(!cache->page_has_code(0x2000));
+    CHECK(cache->find({.gpa = 0x1800, .second_page = 0, .mode = 0}) != nullptr);
+    CHECK(cache->find({.gpa = 0x1900, .second_page = 0, .mode = 0}) != nullptr);
+    add(0x3ffc, 6, 0x4000);
+    CHECK(cache->invalidate_page(0x4000));
+    CHECK(!cache->page_has_code(0x3000)); // nothing is left there
+}
+
 TEST_CASE_FIXTURE(Rig, "a write beside the code of a page does not overlap") {
     add(0x6100, 1);
     CHECK_FALSE(cache->overlaps(0x60fc, 4));
