@@ -5,6 +5,7 @@ _doppel_run_value() { # completes the value of the option $1; false when it take
     case $1 in
     -k | --kernel | -i | --initrd | --module) COMPREPLY=($(compgen -f -- "$cur")) ;;
     --cpu) COMPREPLY=($(compgen -W "x86-64-v1 x86-64-v2 x86-64-v3 x86-64-v4 host" -- "$cur")) ;;
+    --time) COMPREPLY=($(compgen -W "real virtual" -- "$cur")) ;;
     --engine) COMPREPLY=($(compgen -W "auto translator interpreter" -- "$cur")) ;;
     --console) COMPREPLY=($(compgen -W "stdio pty file: socket: none" -- "$cur")) ;;
     --log) COMPREPLY=($(compgen -W "trace debug info warning error off" -- "$cur")) ;;
@@ -19,7 +20,7 @@ _doppel() {
         COMPREPLY=($(compgen -W "run --help --version" -- "$cur"))
     elif [ "${COMP_WORDS[1]}" = run ] && ! _doppel_run_value "$prev"; then
         COMPREPLY=($(compgen -W "--kernel --initrd --append --module --memory --cpus --cpu
-            --engine --console --name --no-reboot --debug-exit --check --stats
+            --engine --time --console --name --no-reboot --debug-exit --check --stats
             --dry-run --log --help" -- "$cur"))
     fi
 }

@@ -79,6 +79,16 @@ Result<void> take(const json::value& from, const std::string& path, description:
     return {};
 }
 
+Result<void> take(const json::value& from, const std::string& path, description::TimeMode& to) {
+    std::string name;
+    DOPPEL_TRY_VOID(take(from, path, name));
+    const auto mode = description::parse_time_mode(name);
+    if (!mode)
+        return wrong(path, "real or virtual");
+    to = *mode;
+    return {};
+}
+
 Result<void> take(const json::value& from, const std::string& path, description::ConsoleKind& to) {
     std::string name;
     DOPPEL_TRY_VOID(take(from, path, name));
@@ -100,6 +110,9 @@ json::value give(const std::vector<std::string>& value) {
     return json::array(value.begin(), value.end());
 }
 json::value give(description::Engine value) { return json::value(description::engine_name(value)); }
+json::value give(description::TimeMode value) {
+    return json::value(description::time_mode_name(value));
+}
 json::value give(description::ConsoleKind value) {
     return json::value(description::console_kind_name(value));
 }
@@ -122,6 +135,7 @@ template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("cpus", machine.cpus);
     visit("cpu_model", machine.cpu_model);
     visit("engine", machine.engine);
+    visit("time", machine.time);
     visit("boot", machine.boot);
     visit("console", machine.console);
     visit("debug_exit_port", machine.debug_exit_port);

@@ -16,7 +16,7 @@ public:
     /// During an access to a device the instruction that makes it has not been counted yet.
     std::uint64_t executed() const { return executed_.load(std::memory_order_relaxed); }
     /// How many more may be executed: at 0, Vcpu::run() returns LimitExit.
-    std::uint64_t left() const { return limit_ - executed(); }
+    std::uint64_t left() const { return executed() < limit_ ? limit_ - executed() : 0; }
 
     void count(std::uint64_t instructions) {
         executed_.store(executed() + instructions, std::memory_order_relaxed);

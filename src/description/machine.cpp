@@ -29,6 +29,11 @@ constexpr std::array<std::pair<Engine, const char*>, 3> kEngines{{
     {Engine::Interpreter, "interpreter"},
 }};
 
+constexpr std::array<std::pair<TimeMode, const char*>, 2> kTimeModes{{
+    {TimeMode::Real, "real"},
+    {TimeMode::Virtual, "virtual"},
+}};
+
 constexpr std::array<std::pair<ConsoleKind, const char*>, 5> kConsoles{{
     {ConsoleKind::Stdio, "stdio"},
     {ConsoleKind::Pty, "pty"},
@@ -50,6 +55,20 @@ std::optional<Key> key_of(const Table& table, std::string_view wanted) {
         if (wanted == name)
             return value;
     return std::nullopt;
+}
+
+/// Blocks are compared by their instruction counts, which only virtual time has.
+Result<void> validate_checking(const Machine& machine) {
+    if (!machine.checking)
+        return {};
+    if (machine.engine != Engine::Auto && machine.engine != Engine::Translator)
+        return invalid("engine",
+                       fmt::format("engine '{}' cannot be checked", engine_name(machine.engine)),
+                       "the checking mode compares the translator with the interpreter");
+    if (machine.time != TimeMode::Virtual)
+        return invalid("time", "the checking mode does not run in real time",
+                       "use virtual time with it");
+    return {};
 }
 
 Result<void> validate_console(const Console& console) {
@@ -90,11 +109,16 @@ Result<void> validate(const Machine& machine) {
         error.field = "cpu_model";
         return std::unexpected(std::move(error));
     }
+    DOPPEL_TRY_VOID(validate_checking(machine));
     return validate_console(machine.console);
 }
 
 const char* engine_name(Engine engine) { return name_of(kEngines, engine); }
 std::optional<Engine> parse_engine(std::string_view name) { return key_of<Engine>(kEngines, name); }
+const char* time_mode_name(TimeMode mode) { return name_of(kTimeModes, mode); }
+std::optional<TimeMode> parse_time_mode(std::string_view name) {
+    return key_of<TimeMode>(kTimeModes, name);
+}
 const char* console_kind_name(ConsoleKind kind) { return name_of(kConsoles, kind); }
 std::optional<ConsoleKind> parse_console_kind(std::string_view name) {
     return key_of<ConsoleKind>(kConsoles, name);

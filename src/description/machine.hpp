@@ -13,6 +13,12 @@ namespace doppel::description {
 
 enum class Engine : std::uint8_t { Auto, Translator, Interpreter };
 
+/// What the guest's clocks follow.
+enum class TimeMode : std::uint8_t {
+    Real,    // the host's
+    Virtual, // executed instructions, one per nanosecond: every run is the same
+};
+
 enum class ConsoleKind : std::uint8_t {
     Stdio,  // the terminal of `doppel run`, relayed through a descriptor that it passes on
     Pty,    // a new pseudo-terminal, its name is printed
@@ -47,12 +53,14 @@ struct Machine {
     std::uint32_t cpus = 1;
     std::string cpu_model = "x86-64-v3";
     Engine engine = Engine::Auto;
+    TimeMode time = TimeMode::Real;
     Boot boot;
     Console console;
     /// Port of the isa-debug-exit device; none when empty.
     std::optional<std::uint16_t> debug_exit_port;
     bool reboot = true;    // false: the guest's reset ends the VM
-    bool checking = false; // every code block of the translator is repeated by the interpreter
+    bool checking = false; // every code block of the translator is repeated by the interpreter;
+                           // needs virtual time
     bool stats = false;    // print counters at exit
 };
 
@@ -61,6 +69,8 @@ base::Result<void> validate(const Machine& machine);
 
 const char* engine_name(Engine engine);
 std::optional<Engine> parse_engine(std::string_view name);
+const char* time_mode_name(TimeMode mode);
+std::optional<TimeMode> parse_time_mode(std::string_view name);
 const char* console_kind_name(ConsoleKind kind);
 std::optional<ConsoleKind> parse_console_kind(std::string_view name);
 

@@ -50,3 +50,19 @@ TEST_CASE("validation names the field that is wrong") {
     machine.console = {ConsoleKind::Socket, ""};
     CHECK(field_of(machine) == "console.path");
 }
+
+TEST_CASE("machine: the checking mode wants the translator and virtual time") {
+    auto machine = good();
+    machine.checking = true;
+    CHECK(field_of(machine) == "time");
+    machine.time = TimeMode::Virtual;
+    CHECK(field_of(machine) == "");
+    machine.engine = Engine::Interpreter;
+    CHECK(field_of(machine) == "engine");
+}
+
+TEST_CASE("machine: names of the time modes go both ways") {
+    for (const auto mode : {TimeMode::Real, TimeMode::Virtual})
+        CHECK(parse_time_mode(time_mode_name(mode)) == mode);
+    CHECK(!parse_time_mode("imaginary"));
+}

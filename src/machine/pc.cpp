@@ -316,7 +316,9 @@ cpu::x86::VcpuWiring Pc::wiring(unsigned index) {
             .interrupts = impl_->local_apics[index].get(),
             .msrs = impl_->msrs.get(),
             .tsc = &impl_->host.tsc,
-            .model = &impl_->host.model};
+            .model = &impl_->host.model,
+            .meter = impl_->host.meter,
+            .entropy = impl_->host.entropy};
 }
 
 void Pc::connect(unsigned index, cpu::Wakeup& wakeup, const cpu::x86::CpuState& state) {

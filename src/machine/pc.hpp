@@ -41,6 +41,8 @@ struct PcHost {
     chardev::Backend& console; // first serial port
     PowerSink& power;
     const description::CpuModel& model;
+    cpu::InstructionMeter* meter = nullptr;     // of the vCPUs, in virtual time
+    cpu::x86::EntropySource* entropy = nullptr; // null: the host CPU's
 };
 
 /// What to boot; the spans live until boot() returns.

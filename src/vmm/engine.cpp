@@ -43,7 +43,7 @@ Result<std::unique_ptr<EngineFactory>> create_engine(const description::Machine&
                                                      memory::GuestMemory& memory) {
     if (machine.engine == description::Engine::Interpreter)
         return std::make_unique<InterpreterFactory>(machine.cpus);
-    const cpu::x86::TranslatorOptions options{.check = machine.checking, .check_user_only = false};
+    const cpu::x86::TranslatorOptions options{.check = machine.checking};
     auto shared = DOPPEL_TRY(cpu::x86::TranslatorMachine::create(memory, options));
     return std::make_unique<TranslatorFactory>(std::move(shared), machine.cpus);
 }

@@ -36,6 +36,13 @@ constexpr std::array kRows{
     Row{"kicks", &VcpuStats::kicks},
 };
 
+std::uint64_t sum_of(std::span<const VcpuFigures> vcpus, std::uint64_t VcpuStats::* member) {
+    std::uint64_t sum = 0;
+    for (const auto& vcpu : vcpus)
+        sum += vcpu.stats.*member;
+    return sum;
+}
+
 double seconds(const timeval& time) {
     return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
 }
@@ -48,12 +55,12 @@ std::string format_statistics(std::string_view engine, std::uint64_t vm_time_ns,
     const auto line = [&](std::string_view name, auto value) {
         fmt::format_to(std::back_inserter(out), "{}: {}\n", name, value);
     };
-    for (const auto& row : kRows) {
-        std::uint64_t sum = 0;
-        for (const auto& vcpu : vcpus)
-            sum += vcpu.stats.*row.member;
-        line(row.name, sum);
-    }
+    const auto executed = sum_of(vcpus, &VcpuStats::executed);
+    line("instructions executed", executed == 0
+                                      ? "not counted (virtual time and the interpreter count them)"
+                                      : fmt::format("{}", executed));
+    for (const auto& row : kRows)
+        line(row.name, sum_of(vcpus, row.member));
     std::uint64_t sleeps = 0;
     std::uint64_t cpu_ns = 0;
     for (const auto& vcpu : vcpus) {

@@ -9,8 +9,9 @@
 
 namespace doppel::vmm {
 
-VcpuThread::VcpuThread(unsigned index, std::unique_ptr<cpu::x86::Vcpu> vcpu, OnExit on_exit)
-    : index_{index}, vcpu_{std::move(vcpu)}, on_exit_{std::move(on_exit)} {}
+VcpuThread::VcpuThread(unsigned index, std::unique_ptr<cpu::x86::Vcpu> vcpu, OnExit on_exit,
+                       Turns* turns)
+    : index_{index}, vcpu_{std::move(vcpu)}, on_exit_{std::move(on_exit)}, turns_{turns} {}
 
 VcpuThread::~VcpuThread() { stop(); }
 
@@ -22,8 +23,15 @@ void VcpuThread::start() {
 void VcpuThread::request_pause() {
     auto running = Wish::Run;
     wish_.compare_exchange_strong(running, Wish::Pause);
+    leave_guest();
+}
+
+/// The wish has changed: the thread shall look, wherever it is.
+void VcpuThread::leave_guest() {
     vcpu_->kick();
     notify();
+    if (turns_ != nullptr)
+        turns_->interrupt(index_);
 }
 
 void VcpuThread::wait_paused() {
@@ -47,13 +55,14 @@ void VcpuThread::stop() {
         wish_.store(Wish::Stop);
         changed_.notify_all();
     }
-    vcpu_->kick();
-    notify();
+    leave_guest();
     thread_.join();
 }
 
 void VcpuThread::notify() noexcept {
     vcpu_->notify();
+    if (turns_ != nullptr)
+        return turns_->wake(index_);
     if (signal_.exchange(1, std::memory_order_acq_rel) == 0)
         signal_.notify_one();
 }
@@ -87,17 +96,27 @@ void VcpuThread::sleep_until_event() {
     signal_.wait(0, std::memory_order_acquire);
 }
 
-void VcpuThread::main() {
-    while (wish_.load() == Wish::Run || obey()) {
-        auto exit = vcpu_->run();
-        if (std::holds_alternative<cpu::HaltExit>(exit)) {
+void VcpuThread::run_once() {
+    if (turns_ != nullptr && !turns_->take(index_))
+        return;
+    auto exit = vcpu_->run();
+    if (turns_ != nullptr)
+        turns_->done(index_, exit);
+    if (std::holds_alternative<cpu::KickExit>(exit) || std::holds_alternative<cpu::LimitExit>(exit))
+        return;
+    if (std::holds_alternative<cpu::HaltExit>(exit)) {
+        if (turns_ == nullptr)
             sleep_until_event();
-        } else if (!std::holds_alternative<cpu::KickExit>(exit)) {
-            auto running = Wish::Run;
-            wish_.compare_exchange_strong(running, Wish::Pause);
-            on_exit_(index_, std::move(exit));
-        }
+        return;
     }
+    auto running = Wish::Run;
+    wish_.compare_exchange_strong(running, Wish::Pause);
+    on_exit_(index_, std::move(exit));
+}
+
+void VcpuThread::main() {
+    while (wish_.load() == Wish::Run || obey())
+        run_once();
     const std::scoped_lock lock{mutex_};
     parked_ = true;
     changed_.notify_all();

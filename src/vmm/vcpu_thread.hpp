@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "cpu/x86/vcpu.hpp"
+#include "vmm/turns.hpp"
 
 namespace doppel::vmm {
 
@@ -19,7 +20,9 @@ public:
     /// which then waits as if paused.
     using OnExit = std::function<void(unsigned index, cpu::VmExit exit)>;
 
-    VcpuThread(unsigned index, std::unique_ptr<cpu::x86::Vcpu> vcpu, OnExit on_exit);
+    /// In virtual time the vCPUs take `turns`, which outlive them; null otherwise.
+    VcpuThread(unsigned index, std::unique_ptr<cpu::x86::Vcpu> vcpu, OnExit on_exit,
+               Turns* turns = nullptr);
     ~VcpuThread() override; // stops
     VcpuThread(const VcpuThread&) = delete;
     VcpuThread& operator=(const VcpuThread&) = delete;
@@ -47,11 +50,14 @@ private:
 
     void main();
     bool obey(); // waits while paused; false: stop
+    void leave_guest();
+    void run_once();
     void sleep_until_event();
 
     const unsigned index_;
     std::unique_ptr<cpu::x86::Vcpu> vcpu_;
     OnExit on_exit_;
+    Turns* const turns_;
 
     std::atomic<Wish> wish_{Wish::Pause};
     // 1: something happened since the halted thread last looked. Pairs with the engine's own flag:

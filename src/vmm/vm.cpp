@@ -10,17 +10,17 @@
 
 #include <fmt/core.h>
 
-#include "base/clock.hpp"
 #include "base/event_loop.hpp"
 #include "base/log.hpp"
 #include "base/mapped_file.hpp"
 #include "description/host_cpu.hpp"
-#include "machine/host_tsc.hpp"
 #include "machine/pc.hpp"
 #include "vmm/console.hpp"
 #include "vmm/crash_report.hpp"
 #include "vmm/engine.hpp"
+#include "vmm/inputs.hpp"
 #include "vmm/statistics.hpp"
+#include "vmm/turns.hpp"
 #include "vmm/vcpu_thread.hpp"
 
 namespace doppel::vmm {
@@ -71,12 +71,11 @@ struct Vm::Impl final : machine::PowerSink {
     BootFiles files;
     base::UniqueFd started;
     std::unique_ptr<base::EventLoop> loop;
-    base::RealTime time;
-    base::HostWallClock wall_clock;
-    machine::HostTsc tsc;
     OpenConsole console;
+    std::unique_ptr<Inputs> inputs;
     std::unique_ptr<machine::Pc> board;
     std::unique_ptr<EngineFactory> engine;
+    std::unique_ptr<Turns> turns; // in virtual time
     std::vector<std::unique_ptr<VcpuThread>> vcpus;
     bool is_paused = false;                // control thread
     std::atomic<bool> reset_wanted{false}; // by the guest; done as soon as the VM is paused
@@ -145,7 +144,10 @@ Result<void> Vm::Impl::build(Inherited inherited) {
     started = std::move(inherited.started);
     loop = DOPPEL_TRY(base::EventLoop::create());
     console = DOPPEL_TRY(open_console(description.console, *loop, std::move(inherited.console)));
-    const machine::PcHost host{time, wall_clock, tsc, *console.backend, *this, model};
+    inputs = Inputs::create(description.time, *console.backend);
+    const machine::PcHost host{
+        inputs->timers(), inputs->calendar(), inputs->tsc(), inputs->console(), *this, model,
+        inputs->meter(),  inputs->entropy()};
     board = DOPPEL_TRY(machine::Pc::create(
         {description.memory_bytes, description.cpus, description.debug_exit_port}, host));
     engine = DOPPEL_TRY(create_engine(description, board->memory()));
@@ -154,11 +156,14 @@ Result<void> Vm::Impl::build(Inherited inherited) {
 }
 
 Result<void> Vm::Impl::create_vcpus() {
+    if (auto* const virtual_inputs = inputs->in_virtual_time())
+        turns = std::make_unique<Turns>(*virtual_inputs, description.cpus);
     for (unsigned i = 0; i < description.cpus; ++i) {
         auto vcpu = DOPPEL_TRY(engine->create_vcpu(board->wiring(i)));
         vcpus.push_back(std::make_unique<VcpuThread>(
             i, std::move(vcpu),
-            [this](unsigned index, cpu::VmExit exit) { on_exit(index, std::move(exit)); }));
+            [this](unsigned index, cpu::VmExit exit) { on_exit(index, std::move(exit)); },
+            turns.get()));
         board->connect(i, *vcpus.back(), vcpus.back()->vcpu().state());
     }
     return {};
@@ -188,8 +193,7 @@ void Vm::Impl::pause() {
         hold_all();
         for (auto& vcpu : vcpus)
             vcpu->wait_paused();
-        time.pause();
-        tsc.pause();
+        inputs->pause();
         board->pause();
         is_paused = true;
     }
@@ -201,8 +205,7 @@ void Vm::Impl::resume() {
         return;
     is_paused = false;
     board->resume();
-    tsc.resume();
-    time.resume();
+    inputs->resume();
     const std::scoped_lock lock{outcome_mutex};
     if (!has_outcome)
         for (auto& vcpu : vcpus)
@@ -270,8 +273,8 @@ std::string Vm::statistics() const {
     std::vector<VcpuFigures> figures;
     for (const auto& vcpu : impl_->vcpus)
         figures.push_back({vcpu->vcpu().stats(), vcpu->cpu_time_ns(), vcpu->halt_sleeps()});
-    return format_statistics(impl_->vcpus.front()->vcpu().engine_name(), impl_->time.now_ns(),
-                             figures);
+    return format_statistics(impl_->vcpus.front()->vcpu().engine_name(),
+                             impl_->inputs->timers().clock().now_ns(), figures);
 }
 
 } // namespace doppel::vmm

@@ -101,6 +101,11 @@ class WrongInput(unittest.TestCase):
         self.refused_run("--console", "teletype", says=["teletype"])
         self.refused_run("--flavour", "vanilla", says=["--flavour"])
 
+    def test_time(self):
+        self.refused_run("--time", "imaginary", says=["--time", "imaginary"])
+        self.refused_run("--check", "--time", "real", says=["--time", "real time"])
+        self.refused_run("--check", "--engine", "interpreter", says=["--engine", "interpreter"])
+
     def test_console_that_cannot_be_opened(self):
         path = self.folder / "nowhere" / "log"
         self.refused_run("--console", f"file:{path}", says=[str(path)])

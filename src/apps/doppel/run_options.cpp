@@ -75,13 +75,15 @@ Result<std::uint16_t> parse_port(const std::string& text) {
 
 /// The description names its own members; a person typed flags.
 Error with_flag(Error error) {
-    constexpr std::array<std::pair<std::string_view, const char*>, 6> kFlags{{
+    constexpr std::array<std::pair<std::string_view, const char*>, 8> kFlags{{
         {"cpus", "--cpus"},
         {"memory_bytes", "--memory"},
         {"cpu_model", "--cpu"},
         {"boot.command_line", "--append"},
         {"name", "--name"},
         {"console.path", "--console"},
+        {"engine", "--engine"},
+        {"time", "--time"},
     }};
     for (const auto& [field, flag] : kFlags)
         if (field == error.field)
@@ -124,6 +126,13 @@ void add_run_options(CLI::App& command, RunOptions& o) {
         ->type_name("ENGINE")
         ->capture_default_str();
     command
+        .add_option("--time", o.time,
+                    "what the guest's clocks follow: 'real', the host's, which is what they do "
+                    "unless --check is given, or 'virtual', the instructions executed, one a "
+                    "nanosecond: idle time is skipped, vCPUs take turns, and the same machine runs "
+                    "the same way every time")
+        ->type_name("MODE");
+    command
         .add_option("--console", o.console,
                     "first serial port: stdio, pty, file:PATH, socket:PATH or none")
         ->type_name("WHERE")
@@ -144,7 +153,8 @@ void add_run_options(CLI::App& command, RunOptions& o) {
         ->expected(0, 1);
     command.add_flag(
         "--check", o.check,
-        "run every code block of the translator in the interpreter too and compare (slow)");
+        "run every code block of the translator in the interpreter too and compare, in virtual "
+        "time (slow)");
     command.add_flag("--stats", o.stats, "print counters at exit");
     command.add_flag("--dry-run", o.dry_run, "print the machine description (JSON) and exit");
     command.add_option("--log", o.log, "trace, debug, info, warning, error or off")
@@ -173,6 +183,13 @@ Result<Machine> machine_of(const RunOptions& o) {
                           fmt::format("--engine: engine '{}' is unknown", o.engine),
                           "use auto, translator or interpreter");
     machine.engine = *engine;
+    const auto time =
+        description::parse_time_mode(!o.time.empty() ? o.time : (o.check ? "virtual" : "real"));
+    if (!time)
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("--time: mode '{}' is unknown", o.time),
+                          "use real or virtual");
+    machine.time = *time;
     machine.console = DOPPEL_TRY(of_flag("--console", parse_console(o.console)));
     if (o.debug_exit)
         machine.debug_exit_port =

@@ -16,7 +16,7 @@ namespace doppel::cli {
 struct RunOptions {
     std::string kernel, initrd, append, memory = "512M", cpu = "x86-64-v3", engine = "auto",
                                         console = "stdio", name = "doppel", log = "warning",
-                                        debug_exit_port;
+                                        debug_exit_port, time;
     std::vector<std::string> modules;
     std::uint32_t cpus = 1;
     bool no_reboot = false, debug_exit = false, dry_run = false, stats = false, check = false;

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Virtual time: the same machine runs the same way every time and on every engine, to the
+instruction: same console output, same exit code, same number of instructions.
+
+    tests/system/virtual_time_test.py --build DIR            the guests of tests/guest, and a boot
+    tests/system/virtual_time_test.py --build DIR --engines  that boot on both engines (slow)
+"""
+
+import argparse
+import pathlib
+import re
+import subprocess
+import sys
+
+SOURCE = pathlib.Path(__file__).resolve().parents[2]
+ASSETS = SOURCE / "build" / "assets"
+TIMEOUT_SECONDS = 900
+
+
+def run(build, engine, arguments):
+    """(exit code, console output, instructions) of one run."""
+    done = subprocess.run(
+        [build / "bin" / "doppel", "run", "--time", "virtual", "--stats", "--engine", engine,
+         *arguments],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
+    count = re.search(rb"^instructions executed: (\d+)$", done.stderr, re.M)
+    if count is None:
+        sys.exit(f"no instruction count:\n{done.stderr.decode(errors='replace')[-2000:]}")
+    return done.returncode, done.stdout, int(count.group(1))
+
+
+def guest_arguments(source, build):
+    """As tests/guest/run starts it."""
+    remarks = re.findall(r"^[ *]*doppel: *(.*?) *(?:\*/)?$", source.read_text(), re.M)
+    return ["--kernel", build / "guest" / source.stem, "--debug-exit", "--memory", "16M",
+            *" ".join(remarks).split()]
+
+
+def boot_arguments():
+    return ["--memory", "256M", "--kernel", ASSETS / "vmlinuz",
+            "--initrd", ASSETS / "initrd-busybox.cpio.gz",
+            "--append", "console=ttyS0 earlyprintk=ttyS0 doppel.run=poweroff"]
+
+
+def compare(name, first, second):
+    """True when the two runs were the same; says so."""
+    what = [word for word, a, b in zip(("exit code", "console", "instructions"), first, second)
+            if a != b]
+    if not what:
+        print(f"same    {name}: {first[2]} instructions, {len(first[1])} bytes", flush=True)
+        return True
+    print(f"DIFFERS {name}: {', '.join(what)}; {first[0]} {first[2]}, {second[0]} {second[2]}")
+    if first[1] != second[1]:
+        lines = zip(first[1].splitlines(), second[1].splitlines())
+        print(next((f"    {a!r}\n    {b!r}" for a, b in lines if a != b), "    one is longer"))
+    return False
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=pathlib.Path, required=True)
+    parser.add_argument("--engines", action="store_true")
+    options = parser.parse_args()
+    build = options.build
+    if options.engines:
+        pairs = [("boot, both engines", ("translator", "interpreter"), boot_arguments())]
+    else:
+        guests = sorted((SOURCE / "tests" / "guest").glob("*/*.S"))
+        pairs = [(guest.stem, ("translator", "interpreter"), guest_arguments(guest, build))
+                 for guest in guests if guest.parent.name != "lib"]
+        pairs += [(f"boot, {cpus} CPUs, twice", ("translator", "translator"),
+                   [*boot_arguments(), "--cpus", str(cpus)]) for cpus in (1, 2)]
+    same = [compare(name, *(run(build, engine, arguments) for engine in engines))
+            for name, engines, arguments in pairs]
+    sys.exit(0 if all(same) else 1)
+
+
+main()
