@@ -37,29 +37,59 @@ std::uint64_t effective_address(const CpuState& state, const Instruction& in) {
     return in.memory_segment >= Fs ? address + state.segment[in.memory_segment].base : address;
 }
 
-bool ends_trace(Treatment treatment) {
-    switch (treatment) {
-    case Treatment::Jump:
-    case Treatment::CounterBranch:
-    case Treatment::Call:
-    case Treatment::IndirectJump:
-    case Treatment::IndirectCall:
-    case Treatment::Return: return true;
-    default: return false;
-    }
+/// A part of an XSAVE area; zero where XSTATE_BV says that it is in its initial state.
+struct Component {
+    std::uint8_t bit;
+    std::size_t offset, bytes;
+    const char* name;
+};
+/// The pointers of x87 (bytes 6 to 23) are not compared: translated code does not keep them.
+constexpr Component kComponents[] = {
+    {0, 4, 1, "the x87 tags"},
+    {0, 32, 128, "an x87 register"},
+    {1, 160, 256, "an XMM register"},
+    {2, 576, 256, "the upper half of a YMM register"},
+};
+
+bool in_use(const XsaveArea& area, unsigned bit) {
+    return (std::to_integer<unsigned>(area.bytes[512]) >> bit & 1) != 0;
+}
+
+bool same(const XsaveArea& a, const XsaveArea& b, const Component& part) {
+    for (std::size_t i = part.offset; i < part.offset + part.bytes; ++i)
+        if ((in_use(a, part.bit) ? a.bytes[i] : std::byte{}) !=
+            (in_use(b, part.bit) ? b.bytes[i] : std::byte{}))
+            return false;
+    return true;
+}
+
+/// FCW and FSW: 037FH and 0 initially.
+std::uint32_t x87_control(const XsaveArea& area) {
+    std::uint32_t both = 0x37f;
+    if (in_use(area, 0))
+        std::memcpy(&both, area.bytes.data(), 4);
+    return both;
 }
 
 } // namespace
 
-/// Remembers what is there. False: not RAM.
+Checker::Checker(SystemContext& cx, Interpreter& interpreter)
+    : cx_{cx}, interpreter_{interpreter} {}
+
+/// Remembers what is there. False: the interpreter executes the access for both engines.
 bool Checker::note_access(std::uint64_t linear, std::uint64_t bytes, bool write) {
     while (bytes != 0) {
         memory::Gpa gpa;
         if (!is_canonical(linear) || !translate_quietly(cx_, linear, gpa))
             return true; // it will fault
-        std::byte* const host = cx_.ram.host(gpa.value);
-        if (host == nullptr)
+        const RamView::Region* const region = cx_.ram.find(gpa.value);
+        if (region == nullptr)
             return false;
+        const std::uint64_t offset = gpa.value - region->base;
+        const auto state = region->states[offset >> 12].load(std::memory_order_acquire);
+        if (write && (state & memory::GuestMemory::kPageCode) != 0)
+            return false; // it would end the block we are about to enter
+        std::byte* const host = region->host + offset;
         const std::uint64_t here = std::min(bytes, 4096 - (linear & 0xfff));
         for (std::uint64_t i = 0; i < here && write; ++i)
             overwritten_.push_back({host + i, host[i], host[i]});
@@ -69,26 +99,63 @@ bool Checker::note_access(std::uint64_t linear, std::uint64_t bytes, bool write)
     return true;
 }
 
-bool Checker::step() {
-    CpuState& state = cx_.state;
-    std::uint8_t bytes[15];
-    std::uint32_t got = 0;
-    Instruction in;
-    if (!fetch_linear(cx_, state.rip, bytes, 15, got) ||
-        decode({bytes, got}, CodeSize::Bits64, in) != DecodeStatus::Ok)
-        return false;
-    const Treatment treatment = classify(in, kEverything, cx_.features);
-    if (treatment == Treatment::Interpret)
-        return false;
-    code_.insert(code_.end(), bytes, bytes + in.length);
-    const std::size_t first = overwritten_.size();
+bool Checker::note_accesses(const Known& known) {
+    const CpuState& state = cx_.state;
+    const Instruction& in = known.in;
     if (in.has_memory() && in.memory_access != Access::Address &&
         !note_access(effective_address(state, in), in.memory_size, in.writes_memory()))
         return false;
-    if ((treatment == Treatment::Push || treatment == Treatment::Call ||
-         treatment == Treatment::IndirectCall) &&
-        !note_access(state.gpr[Rsp] - 8, 8, true))
+    switch (known.treatment) {
+    case Treatment::Push:
+    case Treatment::Pushf:
+    case Treatment::Call:
+    case Treatment::IndirectCall: return note_access(state.gpr[Rsp] - 8, 8, true);
+    case Treatment::Pop:
+    case Treatment::Return: return note_access(state.gpr[Rsp], 8, false);
+    case Treatment::Leave: return note_access(state.gpr[Rbp], 8, false);
+    default: return true;
+    }
+}
+
+/// The instruction at RIP; nullptr when it cannot be fetched.
+const Checker::Known* Checker::decoded() {
+    std::uint8_t bytes[15] = {};
+    std::uint32_t got = 0;
+    const std::uint64_t rip = cx_.state.rip;
+    if (!fetch_linear(cx_, rip, bytes, 15, got))
+        return nullptr;
+    Known& known = known_[(rip ^ rip >> 13) % kKnown];
+    if (known.in.length != 0 && known.in.length <= got && // one in two pages is decoded each time
+        std::memcmp(known.bytes.data(), bytes, known.in.length) == 0)
+        return &known;
+    known.in.length = 0;
+    DecodeStatus status = decode({bytes, got}, CodeSize::Bits64, known.in);
+    std::uint32_t more = 0;
+    if (status == DecodeStatus::NeedMoreBytes && got < sizeof bytes && // in two pages
+        fetch_linear(cx_, rip + got, bytes + got, 15 - got, more))
+        status = decode({bytes, got + more}, CodeSize::Bits64, known.in);
+    if (status != DecodeStatus::Ok) {
+        known.in.length = 0;
+        return nullptr;
+    }
+    std::memcpy(known.bytes.data(), bytes, sizeof bytes);
+    known.treatment = classify(known.in, kEverything, cx_.features);
+    return &known;
+}
+
+/// One instruction of the interpreter. False: the block ends here.
+bool Checker::step() {
+    CpuState& state = cx_.state;
+    const Known* const known = decoded();
+    if (known == nullptr || known->treatment == Treatment::Interpret)
         return false;
+    const Instruction& in = known->in;
+    const std::size_t first = overwritten_.size();
+    if (!note_accesses(*known)) {
+        overwritten_.resize(first);
+        return false;
+    }
+    code_.insert(code_.end(), known->bytes.begin(), known->bytes.begin() + in.length);
     const std::uint64_t next = state.rip + in.length;
     const StepResult result = interpreter_.step();
     for (std::size_t i = first; i < overwritten_.size(); ++i)
@@ -98,33 +165,44 @@ bool Checker::step() {
     undefined_ = static_cast<std::uint16_t>(undefined_ | in.flags_undefined);
     steps_.push_back({state.gpr, state.rip, state.rflags, state.cr2, state.cpl, undefined_,
                       overwritten_.size()});
-    return result == StepResult::Continue && state.rip == next && !ends_trace(treatment) &&
-           steps_.size() < 70;
+    return result == StepResult::Continue && state.rip == next;
 }
 
-bool Checker::before() {
-    if (user_only_ && cx_.state.cpl != 3) {
-        steps_.clear();
-        return false;
-    }
+void Checker::before(std::uint32_t instructions) {
+    if (known_.empty())
+        known_.resize(kKnown);
     start_ = cx_.state;
     const std::uint32_t changes = cx_.changes;
     steps_.clear();
     overwritten_.clear();
     code_.clear();
     undefined_ = 0;
-    while (step()) {
+    while (steps_.size() < instructions && step()) {
     }
     for (std::size_t i = overwritten_.size(); i-- > 0;)
         *overwritten_[i].host = overwritten_[i].old_value;
     end_vectors_ = cx_.state.xsave;
     cx_.state = start_;
     cx_.changes = changes;
-    return !steps_.empty();
+}
+
+std::string Checker::compare_vectors() const {
+    const XsaveArea& mine = cx_.state.xsave;
+    for (const Component& part : kComponents)
+        if (!same(mine, end_vectors_, part))
+            return fmt::format("{} differs", part.name);
+    if (x87_control(mine) != x87_control(end_vectors_))
+        return fmt::format("x87 control and status are {:#x}, should be {:#x}", x87_control(mine),
+                           x87_control(end_vectors_));
+    if (std::memcmp(&mine.bytes[24], &end_vectors_.bytes[24], 4) != 0)
+        return "MXCSR differs";
+    return {};
 }
 
 std::string Checker::compare(const Step& theirs, bool last) const {
     const CpuState& mine = cx_.state;
+    if (mine.rip != theirs.rip)
+        return fmt::format("RIP is {:#x}, should be {:#x}", mine.rip, theirs.rip);
     for (unsigned i = 0; i < 16; ++i)
         if (mine.gpr[i] != theirs.gpr[i])
             return fmt::format("register {} is {:#x}, should be {:#x}", i, mine.gpr[i],
@@ -132,26 +210,19 @@ std::string Checker::compare(const Step& theirs, bool last) const {
     if (((mine.rflags ^ theirs.rflags) & ~std::uint64_t{theirs.undefined}) != 0)
         return fmt::format("rflags is {:#x}, should be {:#x}", mine.rflags, theirs.rflags);
     if (mine.cr2 != theirs.cr2 || mine.cpl != theirs.cpl)
-        return fmt::format("cr2 is {:#x}, should be {:#x}", mine.cr2, theirs.cr2);
-    const auto* const p = mine.xsave.bytes.data();
-    const auto* const q = end_vectors_.bytes.data();
-    if (last && std::to_integer<int>(p[512] & q[512] & std::byte{2}) != 0 &&
-        std::memcmp(p + 160, q + 160, 256) != 0)
-        return "an XMM register differs";
-    if (last && std::to_integer<int>(p[512] & q[512] & std::byte{4}) != 0 &&
-        std::memcmp(p + 576, q + 576, 256) != 0)
-        return "the upper half of a YMM register differs";
+        return fmt::format("cr2 is {:#x}, should be {:#x}, CPL is {}, should be {}", mine.cr2,
+                           theirs.cr2, mine.cpl, theirs.cpl);
     for (std::size_t i = 0; i < theirs.overwritten; ++i) {
         bool later = false; // the same byte is written once more
-        for (std::size_t n = i + 1; n < theirs.overwritten; ++n)
-            later |= overwritten_[n].host == overwritten_[i].host;
+        for (std::size_t n = i + 1; n < theirs.overwritten && !later; ++n)
+            later = overwritten_[n].host == overwritten_[i].host;
         if (!later && *overwritten_[i].host != overwritten_[i].new_value)
             return fmt::format("memory byte {} of {} differs", i, theirs.overwritten);
     }
-    return {};
+    return last ? compare_vectors() : std::string{};
 }
 
-void Checker::report(const std::string& what, const Step& step) {
+void Checker::report(const std::string& what, std::uint64_t executed) {
     if (++differences_ > kMaxReports)
         return;
     std::string code;
@@ -160,20 +231,22 @@ void Checker::report(const std::string& what, const Step& step) {
     std::string registers;
     for (unsigned i = 0; i < 16; ++i)
         registers += fmt::format(" {:#x}", start_.gpr[i]);
-    base::log_error("check: block at {:#x} to {:#x}: {}\n  code {}\n  registers{} flags {:#x}",
-                    start_.rip, step.rip, what, code, registers, start_.rflags);
+    base::log_error("check: block at {:#x}, {} instructions: {}\n  code {}\n  registers{} "
+                    "flags {:#x}",
+                    start_.rip, executed, what, code, registers, start_.rflags);
 }
 
-void Checker::after() {
-    // From the end: a loop's head may also be passed on the way.
-    for (std::size_t i = steps_.size(); i-- > 0;) {
-        if (steps_[i].rip != cx_.state.rip)
-            continue;
-        ++compared_;
-        if (const std::string what = compare(steps_[i], i + 1 == steps_.size()); !what.empty())
-            report(what, steps_[i]);
+void Checker::after(std::uint64_t executed) {
+    if (executed == 0)
+        return; // it has yet to begin
+    ++compared_;
+    if (executed > steps_.size()) {
+        report(fmt::format("executed more than the interpreter's {}", steps_.size()), executed);
         return;
     }
+    const std::string what = compare(steps_[executed - 1], executed == steps_.size());
+    if (!what.empty())
+        report(what, executed);
 }
 
 } // namespace doppel::cpu::x86::frontend

@@ -235,6 +235,20 @@ std::string limited_difference(TestMachine& interpreter, InstructionMeter& their
     return difference(interpreter, translator, test.ever_undefined);
 }
 
+/// Once the marker of "no stack page is cached" was an address that a guest could use.
+TEST_CASE("a push to an address that is not canonical faults on both engines") {
+    for (const auto kind : {TestMachine::Kind::Interpreter, TestMachine::Kind::Translator}) {
+        TestMachine machine{kind};
+        machine.enter_long_mode();
+        const std::uint8_t code[] = {0x50, 0x58, 0xf4}; // push rax; pop rax; hlt
+        machine.write(kCodeAt, code);
+        machine.state().gpr[Rsp] = 0x4000'0000'0000'0100;
+        machine.vcpu().state_changed();
+        CHECK(std::holds_alternative<ShutdownExit>(machine.vcpu().run())); // there is no IDT
+        CHECK(machine.state().rip == kCodeAt);
+    }
+}
+
 TEST_CASE("both engines count alike and stop at the same instruction") {
     InstructionMeter theirs;
     InstructionMeter mine;

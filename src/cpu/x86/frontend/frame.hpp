@@ -46,7 +46,7 @@ struct FrameHeader {
     std::uint64_t resume_r13 = 0, resume_r14 = 0;
     std::uint64_t exit_site = 0; // offset in code memory of the Site of the exit that was taken
     std::uint64_t exit_r13 = 0, exit_r14 = 0;
-    std::uint64_t stack_page = kNoStackPage; // guest address of the cached stack page
+    std::uint64_t stack_page = 0; // guest address of the cached stack page
     std::uint64_t stack_addend = 0;
     std::uint64_t spare = 0;
     std::uint64_t page_va = 0; // linear address of the page the block in execution started in
@@ -58,8 +58,11 @@ struct FrameHeader {
     std::uint64_t resume = 0;    // where to enter
     std::uint64_t call_slot = 0; // the return address of calls to stubs passes through here
 
-    /// Not a canonical address. A guest that uses it all the same reaches Frame::nowhere.
-    static constexpr std::uint64_t kNoStackPage = 0x4000'0000'0000'0000;
+    /// While no stack page is cached, stack_page is one that no guest finds: neither canonical nor
+    /// to be guessed. `random` is any number.
+    static constexpr std::uint64_t no_stack_page(std::uint64_t random) {
+        return 0x4000'0000'0000'0000 | (random >> 3 & ~std::uint64_t{0xfff});
+    }
     /// Not an address: a poll that follows it is a SIGSEGV, which is how tight loops notice.
     static constexpr std::uint64_t kAttention = 0x4000'0000'0000'0000;
 };
@@ -69,7 +72,7 @@ struct alignas(64) Frame {
     FrameHeader header;
     CpuState state;
     alignas(64) std::array<std::byte, 64> bounce{}; // operand of a load that is not plain RAM
-    std::array<std::byte, 4096> nowhere{};          // the host page behind kNoStackPage
+    std::array<std::byte, 4096> nowhere{};          // the host page behind no_stack_page()
     std::uint32_t event_hint = 0; // the InterruptPort may have something: STI asks
     std::uint64_t budget = 0;     // instructions that counting blocks may still execute
 };

@@ -3,6 +3,7 @@
 #include "cpu/x86/cpu_state_schema.hpp"
 
 #include <sys/mman.h>
+#include <sys/random.h>
 
 #include <cerrno>
 
@@ -20,6 +21,13 @@ using translator::TlbInstance;
 using translator::TlbSet;
 
 namespace {
+
+std::uint64_t unguessable() {
+    std::uint64_t value = 0;
+    DOPPEL_VERIFY(::getrandom(&value, sizeof value, 0) == sizeof value,
+                  "the host's random numbers");
+    return value;
+}
 
 /// NativeUnit for a caller that may have guest vectors live.
 class StoringUnit final : public VectorUnit {
@@ -71,20 +79,21 @@ TranslatorMachine::create(memory::GuestMemory& memory, TranslatorOptions options
         return base::fail(base::Errc::Unsupported,
                           "the translator needs a host CPU with BMI1, BMI2 and AVX",
                           "use the engine 'interpreter'");
-    auto world = DOPPEL_TRY(World::create(memory, options.code_bytes));
+    auto world = DOPPEL_TRY(World::create(memory, options.code_bytes, options.spoil));
     return std::unique_ptr<TranslatorMachine>{new TranslatorMachine{std::move(world), options}};
 }
 
 struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
     Parts(World& shared, const VcpuWiring& wires, unsigned vcpu_count, TranslatorOptions options,
           std::unique_ptr<native::NativeUnit> native)
-        : world{shared}, wiring{wires}, vectors{frame.state.xsave},
+        : world{shared}, checks{options.check}, wiring{wires}, vectors{frame.state.xsave},
           wired{wires, &shared.rendezvous()}, board{wired, vectors}, native_unit{std::move(native)},
           unit{*native_unit, vectors}, system{make_context(frame.state, board, wires, vcpu_count)},
           interpreter{system, unit}, tlbs{tlb_memory.aligned()},
-          dispatcher{frame,         system,        interpreter, tlbs,
-                     world.cache(), world.stubs(), vectors,     *this},
-          checker{system, interpreter, options.check_user_only} {
+          dispatcher{frame,         system,  interpreter, tlbs,         world.cache(),
+                     world.stubs(), vectors, *this,       unguessable()},
+          checker{system, interpreter} {
+        DOPPEL_VERIFY(!options.check || wires.meter != nullptr, "a checker compares counts");
         if (options.check)
             dispatcher.set_observer(&checker);
         dispatcher.set_meter(wires.meter);
@@ -122,12 +131,13 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
         for (unsigned why = 0; why < static_cast<unsigned>(Exit::Count); ++why)
             base::log_debug("vCPU {}: {} exits for reason {}", wiring.index,
                             dispatcher.exits(static_cast<Exit>(why)), why);
-        if (checker.compared() != 0)
+        if (checks)
             base::log_warning("vCPU {}: {} blocks checked, {} differences", wiring.index,
                               checker.compared(), checker.differences());
     }
 
     World& world;
+    const bool checks;
     VcpuWiring wiring;
     Frame frame;
     VectorState vectors;

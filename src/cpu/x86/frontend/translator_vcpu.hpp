@@ -14,10 +14,13 @@ class World;
 }
 
 struct TranslatorOptions {
-    bool check = false; // compare every block with the interpreter (slow; differences are logged)
-    bool check_user_only = false;                       // not what runs at CPL 0
+    /// Compare every block with the interpreter (slow; differences are logged); needs a meter.
+    bool check = false;
     std::uint64_t code_bytes = std::uint64_t{32} << 20; // size of the code cache
-    std::uint64_t block_limit = 0; // for tests: unlinked blocks after which run() returns
+    // --- for tests ---
+    std::uint64_t block_limit = 0; // unlinked blocks after which run() returns
+    /// Spoils the host code of each new block: does the checking mode notice?
+    void (*spoil)(std::uint8_t* begin, std::uint8_t* end) = nullptr;
 };
 
 /// What the vCPUs of one VM share; outlives them.

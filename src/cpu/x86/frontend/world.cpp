@@ -27,8 +27,9 @@ const std::uint8_t* link_entry(const Site& at, const Block& target) {
 
 } // namespace
 
-base::Result<std::unique_ptr<World>> World::create(GuestMemory& memory, std::size_t code_bytes) {
-    auto world = std::unique_ptr<World>{new World{memory}};
+base::Result<std::unique_ptr<World>> World::create(GuestMemory& memory, std::size_t code_bytes,
+                                                   Spoil spoil) {
+    auto world = std::unique_ptr<World>{new World{memory, spoil}};
     world->cache_ = DOPPEL_TRY(CodeCache::create(code_bytes));
     CodeMemory& code = world->cache_->memory();
     Assembler assembler{code.write(), code.exec(), code.size()};
@@ -107,6 +108,9 @@ Block* World::make_block(const BlockKey& key, const std::byte* host, const std::
     block.key = key;
     BlockTranslator{assembler, stubs_, scan}.translate(block);
     DOPPEL_VERIFY(!assembler.full(), "a block fits in the room that nearly_full() leaves");
+    if (spoil_ != nullptr)
+        spoil_(cache_->memory().writable(exec),
+               cache_->memory().writable(const_cast<std::uint8_t*>(block.end)));
     return &cache_->add_block(std::move(block));
 }
 

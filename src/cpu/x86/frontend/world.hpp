@@ -24,8 +24,10 @@ namespace doppel::cpu::x86::frontend {
 class World final : public memory::CodeWatcher {
 public:
     /// Errors: OutOfMemory. Becomes the CodeWatcher of `memory`, which outlives it.
+    /// `spoil`: see TranslatorOptions; may be null.
+    using Spoil = void (*)(std::uint8_t* begin, std::uint8_t* end);
     static base::Result<std::unique_ptr<World>> create(memory::GuestMemory& memory,
-                                                       std::size_t code_bytes);
+                                                       std::size_t code_bytes, Spoil spoil);
     ~World() override;
 
     translator::CodeCache& cache() { return *cache_; }
@@ -45,13 +47,14 @@ public:
                        Moment moment) noexcept override;
 
 private:
-    explicit World(memory::GuestMemory& memory) : memory_{memory} {}
+    World(memory::GuestMemory& memory, Spoil spoil) : memory_{memory}, spoil_{spoil} {}
     void make_code_page(std::uint64_t gpa_page);
     void drop_all_code();
     translator::Block* make_block(const translator::BlockKey& key, const std::byte* host,
                                   const std::byte* second, const FeatureSet& features);
 
     memory::GuestMemory& memory_;
+    const Spoil spoil_;
     std::unique_ptr<translator::CodeCache> cache_;
     Stubs stubs_;
     cpu::Rendezvous rendezvous_;

@@ -104,16 +104,6 @@ void Dispatcher::apply_changes() {
         service_ = true;
 }
 
-/// A guest that is observed runs a hundred times slower than its timers: were each interrupt
-/// delivered at once, it would do nothing else.
-bool Dispatcher::defer_events() {
-    constexpr std::uint32_t kBlocksBetween = 1024;
-    if (observer_ == nullptr || cx_.state.activity != Activity::Running ||
-        cx_.state.pending_debug != 0)
-        return false;
-    return ++deferred_ % kBlocksBetween != 0;
-}
-
 /// Between two blocks: pause, kick, events. False: run() returns `result`.
 bool Dispatcher::attend(Result& result) {
     if (frame_.header.attention.load(std::memory_order_relaxed) != calm()) {
@@ -131,7 +121,7 @@ bool Dispatcher::attend(Result& result) {
     }
     if (cx_.changes != 0)
         apply_changes();
-    if (!service_ || defer_events())
+    if (!service_)
         return true;
     service_ = false;
     const Next next = service_events(cx_);
@@ -210,9 +200,7 @@ void Dispatcher::settle(Exit why, std::uint64_t granted) {
     case Exit::Branch: // a branch to a non-canonical address has not been executed
         left = is_canonical(frame_.header.exit_r13) ? 0 : 1;
         break;
-    default:
-        left = *reinterpret_cast<const std::uint8_t*>(site_address() + sizeof(Site));
-        break;
+    default: left = *reinterpret_cast<const std::uint8_t*>(site_address() + sizeof(Site)); break;
     }
     const std::uint64_t executed = granted + suspended_ - (frame_.budget + left);
     suspended_ = left;
@@ -292,6 +280,7 @@ const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
         return tlb.branch_host.data()[index];
     CodePage page;
     const Block* const block = find_block(rip, variant, page, fault);
+    found_ = block;
     if (block == nullptr)
         return nullptr;
     if (variant == 0 && !unlinked_)
@@ -322,7 +311,8 @@ Dispatcher::Result Dispatcher::run() {
             continue;
         }
         bool fault = false;
-        const std::uint8_t* entry = find_entry(0, fault);
+        const std::uint8_t* entry = find_entry(variant_, fault);
+        variant_ = 0;
         if (entry == nullptr) {
             const bool go_on = fault ? deliver(result) : step_slowly(result);
             if (!go_on)
@@ -331,14 +321,17 @@ Dispatcher::Result Dispatcher::run() {
         }
         if (observer_ != nullptr) {
             vectors_.store();
-            observed_ = observer_->before();
+            observer_->before(found_->instructions);
+            observed_ = true;
+            observed_from_ = executed_;
         }
         bool leave = false;
         while (serve(enter(entry), result, leave))
             entry = reinterpret_cast<const std::uint8_t*>(frame_.header.resume);
         if (observed_) {
             vectors_.store();
-            observer_->after();
+            observed_ = false;
+            observer_->after(executed_ - observed_from_);
         }
         if (leave)
             break;

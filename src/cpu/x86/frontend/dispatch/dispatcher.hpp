@@ -34,12 +34,14 @@ protected:
     ~ColdPath() = default;
 };
 
-/// Sees every block that is executed; links and branch caches are out of use meanwhile.
+/// Sees every block that is executed, with a meter; links and branch caches are out of use
+/// meanwhile.
 class BlockObserver {
 public:
-    /// False: nothing to compare, the block begins with an instruction for the interpreter.
-    virtual bool before() = 0;
-    virtual void after() = 0;
+    /// The block of at most `instructions` at state.rip will be entered.
+    virtual void before(std::uint32_t instructions) = 0;
+    /// It has been left; `executed` as InstructionMeter counts.
+    virtual void after(std::uint64_t executed) = 0;
 
 protected:
     ~BlockObserver() = default;
@@ -50,11 +52,13 @@ class Dispatcher final : public TlbListener {
 public:
     enum class Result : std::uint8_t { Kick, Limit, Halted, Shutdown };
 
+    /// `random`: a number that the guest cannot know.
     Dispatcher(Frame& frame, SystemContext& cx, Interpreter& interpreter, translator::TlbSet& tlbs,
                translator::CodeCache& cache, const Stubs& stubs, VectorState& vectors,
-               ColdPath& cold)
+               ColdPath& cold, std::uint64_t random)
         : frame_{frame}, cx_{cx}, interpreter_{interpreter}, tlbs_{tlbs}, cache_{cache},
-          stubs_{stubs}, vectors_{vectors}, cold_{cold} {
+          stubs_{stubs}, vectors_{vectors}, cold_{cold},
+          no_stack_page_{FrameHeader::no_stack_page(random)} {
         frame_.header.attention = calm();
         drop_stack_page();
     }
@@ -102,9 +106,9 @@ public:
 
 private:
     void drop_stack_page() {
-        frame_.header.stack_page = FrameHeader::kNoStackPage;
+        frame_.header.stack_page = no_stack_page_;
         frame_.header.stack_addend =
-            reinterpret_cast<std::uint64_t>(&frame_.nowhere) - FrameHeader::kNoStackPage;
+            reinterpret_cast<std::uint64_t>(&frame_.nowhere) - no_stack_page_;
     }
     std::uint64_t calm() const { return reinterpret_cast<std::uint64_t>(&frame_.state); }
     std::uint64_t site_address() const {
@@ -114,7 +118,6 @@ private:
     std::uint64_t site_rip(const Site& at) const { return frame_.header.page_va + at.page_offset; }
 
     bool attend(Result& result);
-    bool defer_events();
     void apply_changes();
     void update_mode();
     bool translatable() const;
@@ -144,6 +147,7 @@ private:
     bool fill(std::uint64_t linear, bool write, std::byte*& host, bool& fault);
     bool resume_at(std::uint64_t address);
     bool resume_block(const std::uint8_t* entry);
+    bool compare_first();
     bool bounce(const Site& at, std::uint64_t linear, std::uint64_t check);
     bool enter_rip(std::uint64_t rip, std::uint32_t variant, bool& leave, Result& result);
 
@@ -155,13 +159,16 @@ private:
     const Stubs& stubs_;
     VectorState& vectors_;
     ColdPath& cold_;
+    const std::uint64_t no_stack_page_;
     InstructionMeter* meter_ = nullptr;
     std::uint64_t executed_ = 0;  // by this vCPU, with a meter
     std::uint64_t suspended_ = 0; // instructions of the block that was left, to be executed yet
     bool near_limit_ = false;     // the next block would pass it
     BlockObserver* observer_ = nullptr;
-    std::uint32_t deferred_ = 0; // looks at events put off while observed
-    bool observed_ = false;      // this block
+    bool observed_ = false;                    // this block …
+    std::uint64_t observed_from_ = 0;          // … from this executed_ on
+    const translator::Block* found_ = nullptr; // what find_entry() had to look for
+    std::uint32_t variant_ = 0;                // of the next block, while observed
     bool unlinked_ = false;
     std::uint64_t block_limit_ = 0;
     std::atomic<bool> kicked_{false};

@@ -89,6 +89,8 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
     const bool careful = (at.bits & Site::kCareful) != 0;
     const bool misaligned = locked && (linear & (at.size - 1u)) != 0;
     if (misaligned) { // perhaps in two cache lines
+        if (compare_first())
+            return false;
         leave = !interpret(result);
         return false;
     }
@@ -105,6 +107,8 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
         leave = !deliver(result);
         return false;
     }
+    if (compare_first())
+        return false;
     if ((at.bits & Site::kVector) != 0)
         vectors_.store();
     leave = !interpret(result);
@@ -138,7 +142,22 @@ bool Dispatcher::serve_stack_miss(Result& result, bool& leave) {
                              static_cast<std::uint64_t>(std::int64_t{at.relative}));
         }
     }
+    if (observed_) { // the next block begins here
+        variant_ = executed_ == observed_from_ ? mode::kNoStackCache : 0;
+        return false;
+    }
     return enter_rip(cx_.state.rip, mode::kNoStackCache, leave, result);
+}
+
+/// The interpreter is to execute the next instruction. True: not now, what the observed block did
+/// before is compared first. Then the block begins with that instruction, and is not observed.
+bool Dispatcher::compare_first() {
+    if (!observed_)
+        return false;
+    if (executed_ != observed_from_)
+        return true;
+    observed_ = false;
+    return false;
 }
 
 /// Translated code starts over at the block's entry.
@@ -186,6 +205,8 @@ bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
         cx_.state.rip = site_rip(at);
         const bool call = (at.bits & Site::kCall) != 0;
         cx_.state.gpr.data()[Rsp] += call ? at.undo : -std::uint64_t{at.undo};
+        if (compare_first())
+            return false;
         leave = !interpret(result);
         return false;
     }
@@ -203,6 +224,8 @@ bool Dispatcher::serve_host_fault(Result& result, bool& leave) {
     cx_.state.rip = frame_.header.page_va + (info & kPageOffset);
     if ((info & 0x1000) != 0)
         return false; // a poll: attend() sees to it
+    if (compare_first())
+        return false;
     vectors_.store();
     leave = !interpret(result);
     return false;
@@ -216,10 +239,7 @@ bool Dispatcher::serve(Exit why, Result& result, bool& leave) {
     case Exit::Link: return serve_link();
     case Exit::Branch:
     case Exit::Stale: return serve_branch(why, result, leave);
-    case Exit::Attention:
-        cx_.state.rip = site_rip(site());
-        observed_ = false; // nothing was executed
-        return false;
+    case Exit::Attention: cx_.state.rip = site_rip(site()); return false;
     case Exit::HostFault: return serve_host_fault(result, leave);
     case Exit::Budget:
         cx_.state.rip = site_rip(site());
@@ -229,8 +249,8 @@ bool Dispatcher::serve(Exit why, Result& result, bool& leave) {
     }
     const Site at = site();
     cx_.state.rip = site_rip(at);
-    if (observed_ || at_limit())
-        return false; // first compare what comes before it; the next instruction is not ours
+    if (at_limit() || compare_first())
+        return false;
     ++interpreted_[at.extra];
     if ((at.bits & Site::kVector) != 0)
         vectors_.store();
