@@ -4,12 +4,19 @@
 /// threads may call kick() and notify() only.
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "cpu/interrupt_port.hpp"
 #include "cpu/vm_exit.hpp"
 #include "state/schema.hpp"
 
 namespace doppel::cpu {
+
+/// How often an engine's guest code was left for one reason, by the engine's own name for it.
+struct ExitCount {
+    std::string_view name; // static storage
+    std::uint64_t count = 0;
+};
 
 /// Counters since creation; what an engine does not count stays 0.
 struct VcpuStats {
@@ -28,6 +35,7 @@ struct VcpuStats {
     std::uint64_t mmio_accesses = 0;
     std::uint64_t halts = 0;
     std::uint64_t kicks = 0;
+    std::vector<ExitCount> exits{}; // every vCPU of a VM has the same names in the same order
 };
 
 class Vcpu : public Wakeup {

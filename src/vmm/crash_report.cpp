@@ -28,6 +28,12 @@ constexpr std::array<const char*, 16> kNames{"rax", "rcx", "rdx", "rbx", "rsp", 
 
 } // namespace
 
+void add_events(std::back_insert_iterator<std::string> add, const EventLog& events) {
+    fmt::format_to(add, "  last exceptions and interrupts, the newest last:\n");
+    for (std::size_t i = 0; i < events.size(); ++i)
+        fmt::format_to(add, "    {}\n", describe(events[i]));
+}
+
 std::string crash_report(unsigned index, Vcpu& vcpu) {
     const auto& s = vcpu.state();
     std::string out;
@@ -49,6 +55,8 @@ std::string crash_report(unsigned index, Vcpu& vcpu) {
     const auto& stats = vcpu.stats();
     fmt::format_to(add, "  so far: {} exceptions, {} interrupts, {} port and {} MMIO accesses\n",
                    stats.exceptions, stats.interrupts, stats.pio_accesses, stats.mmio_accesses);
+    if (const auto* const events = vcpu.events(); events != nullptr)
+        add_events(add, *events);
     return out;
 }
 

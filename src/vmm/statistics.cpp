@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <array>
+#include <functional>
 #include <iterator>
 
 #include <fmt/core.h>
@@ -43,6 +44,30 @@ std::uint64_t sum_of(std::span<const VcpuFigures> vcpus, std::uint64_t VcpuStats
     return sum;
 }
 
+using Line = std::function<void(std::string_view, std::uint64_t)>;
+
+/// Exceptions by vector; those that never came have no line.
+void exceptions(std::span<const VcpuFigures> vcpus, const Line& line) {
+    for (std::uint8_t vector = 0; vector < 32; ++vector) {
+        std::uint64_t sum = 0;
+        for (const auto& vcpu : vcpus)
+            if (vcpu.events != nullptr)
+                sum += vcpu.events->exceptions(static_cast<cpu::x86::Vector>(vector));
+        if (sum != 0)
+            line(fmt::format("exceptions, {}", cpu::x86::exception_name(vector)), sum);
+    }
+}
+
+void exits(std::span<const VcpuFigures> vcpus, const Line& line) {
+    const auto& first = vcpus.front().stats.exits;
+    for (std::size_t i = 0; i < first.size(); ++i) {
+        std::uint64_t sum = 0;
+        for (const auto& vcpu : vcpus)
+            sum += vcpu.stats.exits.at(i).count;
+        line(fmt::format("exits, {}", first.at(i).name), sum);
+    }
+}
+
 double seconds(const timeval& time) {
     return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
 }
@@ -61,6 +86,8 @@ std::string format_statistics(std::string_view engine, std::uint64_t vm_time_ns,
                                       : fmt::format("{}", executed));
     for (const auto& row : kRows)
         line(row.name, sum_of(vcpus, row.member));
+    exceptions(vcpus, line);
+    exits(vcpus, line);
     std::uint64_t sleeps = 0;
     std::uint64_t cpu_ns = 0;
     for (const auto& vcpu : vcpus) {

@@ -6,11 +6,13 @@
 #include <string_view>
 
 #include "cpu/vcpu.hpp"
+#include "cpu/x86/event_log.hpp"
 
 namespace doppel::vmm {
 
 struct VcpuFigures {
     cpu::VcpuStats stats;
+    const cpu::x86::EventLog* events = nullptr; // nullptr: the engine does not see them
     std::uint64_t cpu_time_ns = 0;
     std::uint64_t halt_sleeps = 0;
 };

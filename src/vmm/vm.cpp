@@ -272,7 +272,8 @@ base::EventLoop& Vm::loop() { return *impl_->loop; }
 std::string Vm::statistics() const {
     std::vector<VcpuFigures> figures;
     for (const auto& vcpu : impl_->vcpus)
-        figures.push_back({vcpu->vcpu().stats(), vcpu->cpu_time_ns(), vcpu->halt_sleeps()});
+        figures.push_back({vcpu->vcpu().stats(), vcpu->vcpu().events(), vcpu->cpu_time_ns(),
+                           vcpu->halt_sleeps()});
     return format_statistics(impl_->vcpus.front()->vcpu().engine_name(),
                              impl_->inputs->timers().clock().now_ns(), figures);
 }

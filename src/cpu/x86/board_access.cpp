@@ -32,12 +32,14 @@ RamView view_of(const memory::GuestMemory& memory) {
 }
 
 std::uint64_t WiredBoard::mmio_read(std::uint64_t gpa, std::uint8_t size) noexcept {
+    ++mmio_accesses_;
     if ((gpa & ~(kPage - 1)) == wiring_.interrupts->mmio_page())
         return read_apic(*wiring_.interrupts, static_cast<std::uint32_t>(gpa % kPage), size);
     return wiring_.mmio->read(gpa, size);
 }
 
 void WiredBoard::mmio_write(std::uint64_t gpa, std::uint8_t size, std::uint64_t value) noexcept {
+    ++mmio_accesses_;
     if ((gpa & ~(kPage - 1)) != wiring_.interrupts->mmio_page())
         return wiring_.mmio->write(gpa, size, value);
     // Only aligned 32-bit writes are defined (Intel SDM Vol. 3A §11.4.1); others are dropped.
@@ -47,10 +49,12 @@ void WiredBoard::mmio_write(std::uint64_t gpa, std::uint8_t size, std::uint64_t 
 }
 
 std::uint64_t WiredBoard::pio_read(std::uint16_t port, std::uint8_t size) noexcept {
+    ++pio_accesses_;
     return wiring_.pio->read(port, size);
 }
 
 void WiredBoard::pio_write(std::uint16_t port, std::uint8_t size, std::uint64_t value) noexcept {
+    ++pio_accesses_;
     wiring_.pio->write(port, size, value);
 }
 

@@ -108,9 +108,14 @@ public:
     std::uint64_t tsc() noexcept override;
     bool random(std::uint64_t& value) noexcept override;
 
+    std::uint64_t mmio_accesses() const { return mmio_accesses_; }
+    std::uint64_t pio_accesses() const { return pio_accesses_; }
+
 private:
     VcpuWiring wiring_;  // what it points to is owned by the Machine
     Rendezvous* others_; // owned by the engine
+    std::uint64_t mmio_accesses_ = 0;
+    std::uint64_t pio_accesses_ = 0;
 };
 
 } // namespace doppel::cpu::x86

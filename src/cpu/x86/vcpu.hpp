@@ -3,6 +3,7 @@
 /// Typed access to an x86 vCPU of any engine.
 #include "cpu/vcpu.hpp"
 #include "cpu/x86/cpu_state.hpp"
+#include "cpu/x86/event_log.hpp"
 
 namespace doppel::cpu::x86 {
 
@@ -12,6 +13,9 @@ public:
     /// state_changed() afterwards, so that the engine drops what it has cached (TLB, modes).
     virtual CpuState& state() = 0;
     virtual void state_changed() = 0;
+    /// What it was interrupted by; nullptr: the engine does not see it. While run() is not
+    /// executing.
+    virtual const EventLog* events() const { return nullptr; }
 };
 
 } // namespace doppel::cpu::x86

@@ -5,7 +5,11 @@
  * expect: exit 4
  * expect: reset
  * expect: text ok before
- * expect: text 7efeed
+ * expect: text #PF error 0000 at rip 1
+ * expect: text , address 7efeed0000
+ * expect: text #GP error 0073 at rip 1
+ * expect: text #DF error 0000 at rip 1
+ * expect: text #GP error 0043 at rip 1
  */
 #include "guest.h"
 

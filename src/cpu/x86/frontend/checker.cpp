@@ -173,6 +173,7 @@ void Checker::before(std::uint32_t instructions) {
         known_.resize(kKnown);
     start_ = cx_.state;
     const std::uint32_t changes = cx_.changes;
+    const EventLog events = cx_.events; // what follows is a rehearsal
     steps_.clear();
     overwritten_.clear();
     code_.clear();
@@ -184,6 +185,7 @@ void Checker::before(std::uint32_t instructions) {
     end_vectors_ = cx_.state.xsave;
     cx_.state = start_;
     cx_.changes = changes;
+    cx_.events = events;
 }
 
 std::string Checker::compare_vectors() const {

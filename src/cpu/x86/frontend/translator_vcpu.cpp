@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 
+#include <array>
 #include <cerrno>
 
 #include "base/log.hpp"
@@ -21,6 +22,12 @@ using translator::TlbInstance;
 using translator::TlbSet;
 
 namespace {
+
+/// Of Exit, for people.
+constexpr std::array<const char*, 9> kExitNames{
+    "TLB miss", "stack page miss", "jump not linked", "indirect branch not cached", "stale block",
+    "poll",     "to interpreter",  "host fault",      "end of the budget"};
+static_assert(kExitNames.size() == static_cast<std::size_t>(Exit::Count));
 
 std::uint64_t unguessable() {
     std::uint64_t value = 0;
@@ -128,9 +135,6 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
             if (dispatcher.interpreted()[op] > 1000)
                 base::log_debug("vCPU {}: operation {} interpreted {} times", wiring.index, op,
                                 dispatcher.interpreted()[op]);
-        for (unsigned why = 0; why < static_cast<unsigned>(Exit::Count); ++why)
-            base::log_debug("vCPU {}: {} exits for reason {}", wiring.index,
-                            dispatcher.exits(static_cast<Exit>(why)), why);
         if (checks)
             base::log_warning("vCPU {}: {} blocks checked, {} differences", wiring.index,
                               checker.compared(), checker.differences());
@@ -195,6 +199,7 @@ std::uint64_t TranslatorVcpu::blocks_different() const { return parts_->checker.
 
 CpuState& TranslatorVcpu::state() { return parts_->frame.state; }
 void TranslatorVcpu::state_changed() { parts_->dispatcher.state_changed(); }
+const EventLog* TranslatorVcpu::events() const { return &parts_->system.events; }
 
 VcpuStats TranslatorVcpu::stats() const {
     VcpuStats stats = counts_;
@@ -205,9 +210,13 @@ VcpuStats TranslatorVcpu::stats() const {
         stats.translated_guest_bytes = cache.guest_bytes();
         stats.code_cache_bytes = cache.code_bytes();
     }
-    stats.interrupts = parts_->board.interrupts();
-    stats.mmio_accesses = parts_->board.mmio_accesses();
-    stats.pio_accesses = parts_->board.pio_accesses();
+    const auto& events = parts_->system.events;
+    stats.exceptions = events.exceptions();
+    stats.interrupts = events.count(TakenEvent::Kind::Interrupt);
+    stats.mmio_accesses = parts_->wired.mmio_accesses();
+    stats.pio_accesses = parts_->wired.pio_accesses();
+    for (std::size_t i = 0; i < kExitNames.size(); ++i)
+        stats.exits.push_back({kExitNames.at(i), parts_->dispatcher.exits(static_cast<Exit>(i))});
     return stats;
 }
 

@@ -128,7 +128,7 @@ const Interpreter::Decoded* Interpreter::fetch_carefully(CodeSize code_size) {
 }
 
 StepResult Interpreter::fault() {
-    ++exceptions_;
+    ++faults_;
     return deliver_fault(cx_) ? StepResult::Continue : StepResult::Shutdown;
 }
 

@@ -61,9 +61,8 @@ public:
 
     /// Instructions completed; a REP string instruction counts once, at its end.
     [[gnu::always_inline]] std::uint64_t instructions() const { return instructions_; }
-    [[gnu::always_inline]] std::uint64_t exceptions() const { return exceptions_; }
     /// As InstructionMeter counts.
-    [[gnu::always_inline]] std::uint64_t executed() const { return instructions_ + exceptions_; }
+    [[gnu::always_inline]] std::uint64_t executed() const { return instructions_ + faults_; }
 
 private:
     /// A decoded instruction. It is found by its bytes, so it is good wherever these bytes are and
@@ -87,7 +86,7 @@ private:
     SystemContext& cx_;
     VectorUnit& vectors_;
     std::uint64_t instructions_ = 0;
-    std::uint64_t exceptions_ = 0;
+    std::uint64_t faults_ = 0; // instructions that ended in one
     std::array<Decoded, kDecoded> decoded_{};
 };
 

@@ -67,7 +67,7 @@ TEST_CASE_FIXTURE(Fixture, "a fault in the middle of REP MOVS leaves what was do
     CHECK(state.cr2 == 0x30000);
     CHECK(reg(Rcx) == 7);
     CHECK(reg(Rdi) == 0x30000);
-    CHECK(interpreter->exceptions() == 1);
+    CHECK(cx->events.exceptions() == 1);
 }
 
 TEST_CASE_FIXTURE(Fixture, "with TF set one iteration of REP is one step") {
@@ -98,11 +98,11 @@ TEST_CASE_FIXTURE(Fixture, "an instruction that ends with its page does not touc
     state.rip = 0x10fff;
     CHECK(interpreter->step() == StepResult::Continue);
     CHECK(state.rip == 0x11000);
-    CHECK(interpreter->exceptions() == 0);
+    CHECK(cx->events.exceptions() == 0);
     code({0xb0}, 0x10fff); // its second byte is in the missing page
     state.rip = 0x10fff;
     CHECK(interpreter->step() == StepResult::Continue);
-    CHECK(interpreter->exceptions() == 1);
+    CHECK(cx->events.exceptions() == 1);
     CHECK(state.cr2 == 0x11000);
 }
 
@@ -117,7 +117,7 @@ TEST_CASE_FIXTURE(Fixture, "LOCK CMPXCHG16B wants an aligned operand") {
     code({0xf0, 0x48, 0x0f, 0xc7, 0x0e}); // lock cmpxchg16b [rsi]
     reg(Rsi) = 0x20008;
     CHECK(interpreter->step() == StepResult::Continue);
-    CHECK(interpreter->exceptions() == 1); // #GP
+    CHECK(cx->events.exceptions() == 1); // #GP
     CHECK(state.rip == 0x20000 + 13 * 16);
 }
 

@@ -20,6 +20,7 @@
 #include "cpu/x86/board_access.hpp"
 #include "cpu/x86/cpu_state.hpp"
 #include "cpu/x86/decoder/op.hpp"
+#include "cpu/x86/event_log.hpp"
 #include "cpu/x86/system/tlb.hpp"
 #include "description/cpu_model.hpp"
 
@@ -93,6 +94,7 @@ struct SystemContext {
 
     Fault fault{};
     std::uint32_t changes = 0;
+    EventLog events{};
 
     // --- of the instruction in progress; begin_instruction() sets them ---
     bool stepping = false;        // not step_free(): end_instruction() has work

@@ -48,6 +48,12 @@ bool pushes_resume_flag(Vector vector) {
 /// What the exception leaves in registers before it is delivered (and whatever becomes of it).
 void note_fault(SystemContext& cx, const Fault& fault) {
     CpuState& state = cx.state;
+    cx.events.add({.kind = TakenEvent::Kind::Exception,
+                   .vector = static_cast<std::uint8_t>(fault.vector),
+                   .has_error_code = fault.has_error_code && cx.protected_mode(),
+                   .error_code = fault.error_code,
+                   .rip = state.rip,
+                   .cr2 = fault.cr2});
     if (fault.vector == Vector::PF)
         state.cr2 = fault.cr2;
     if (fault.vector == Vector::DB) {
@@ -76,6 +82,10 @@ void delivered(SystemContext& cx) {
     cx.changes |= change::kEvents;
 }
 
+void note(SystemContext& cx, TakenEvent::Kind kind, std::uint8_t vector) {
+    cx.events.add({.kind = kind, .vector = vector, .rip = cx.state.rip});
+}
+
 bool shut_down(SystemContext& cx) {
     cx.state.activity = Activity::Shutdown;
     cx.changes |= change::kActivity;
@@ -94,11 +104,16 @@ bool take_signals(SystemContext& cx, bool nmi_held) {
     switch (cx.board.take_event(nmi_held || waits, waits, vector)) {
     case CpuEvent::None: return true;
     case CpuEvent::Init:
+        note(cx, TakenEvent::Kind::Init, 0);
         cx.board.init_interrupts();
         init(cx, cx.vcpu_index == 0 ? Bootstrap::Yes : Bootstrap::No);
         return true;
-    case CpuEvent::Sipi: start_up(cx, vector); return true;
+    case CpuEvent::Sipi:
+        note(cx, TakenEvent::Kind::StartUp, vector);
+        start_up(cx, vector);
+        return true;
     case CpuEvent::Nmi:
+        note(cx, TakenEvent::Kind::Nmi, static_cast<std::uint8_t>(Vector::NMI));
         if (!deliver_interrupt(cx, static_cast<std::uint8_t>(Vector::NMI)))
             return false;
         state.nmi_blocked = true;
@@ -111,7 +126,10 @@ bool take_interrupt(SystemContext& cx) {
     if (!interrupts_open(cx) || !cx.board.intr_pending())
         return true;
     const int vector = cx.board.acknowledge_intr();
-    return vector < 0 || deliver_interrupt(cx, static_cast<std::uint8_t>(vector));
+    if (vector < 0)
+        return true;
+    note(cx, TakenEvent::Kind::Interrupt, static_cast<std::uint8_t>(vector));
+    return deliver_interrupt(cx, static_cast<std::uint8_t>(vector));
 }
 
 bool take_debug_trap(SystemContext& cx) {

@@ -22,7 +22,12 @@ bool redirection_bit(SystemContext& cx, std::uint8_t vector, bool& to_protected_
     return true;
 }
 
+void note(SystemContext& cx, std::uint8_t vector) {
+    cx.events.add({.kind = TakenEvent::Kind::Software, .vector = vector, .rip = cx.state.rip});
+}
+
 bool through_idt(SystemContext& cx, std::uint8_t vector, Event::Source source, std::uint64_t next) {
+    note(cx, vector);
     if (!deliver_event(cx, {.vector = vector, .source = source, .return_rip = next}))
         return false;
     cx.step_trap = false; // TF is cleared with the transfer, and no trap is left over
@@ -38,6 +43,7 @@ bool software_interrupt(SystemContext& cx, std::uint8_t vector, std::uint64_t ne
         if (vme && !redirection_bit(cx, vector, to_protected_mode))
             return false;
         if (!to_protected_mode) {
+            note(cx, vector);
             const Event event{
                 .vector = vector, .source = Event::Source::Software, .return_rip = next};
             return deliver_real(cx, event, 0, kVectorTableLimit);

@@ -4,6 +4,7 @@
 namespace doppel::cpu::x86 {
 
 void Tlb::insert(TlbEntry entry, bool global) {
+    ++misses_;
     entry.identity = global ? global_ : local_;
     large_pages_ |= entry.page_shift > 12;
     slot(entry.page) = entry;
@@ -38,6 +39,7 @@ void Tlb::flush_page(std::uint64_t linear) {
 }
 
 void Tlb::flush(const TlbFlush& flush) {
+    ++flushes_;
     switch (flush.kind) {
     case TlbFlush::Kind::All:
         global_ = ++last_identity_;

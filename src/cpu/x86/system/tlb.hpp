@@ -79,6 +79,10 @@ public:
     void switch_to(std::uint16_t pcid);
     void flush(const TlbFlush& flush);
 
+    /// Translations put in, which is one per miss; flushes of any kind.
+    std::uint64_t misses() const { return misses_; }
+    std::uint64_t flushes() const { return flushes_; }
+
 private:
     struct Space {
         std::uint16_t pcid = 0;
@@ -94,6 +98,8 @@ private:
     std::uint64_t last_identity_ = 2;
     std::uint64_t local_ = 2;
     std::uint64_t global_ = 1;
+    std::uint64_t misses_ = 0;
+    std::uint64_t flushes_ = 0;
     std::uint16_t pcid_ = 0;
     bool large_pages_ = false; // some were inserted since the last full flush
 };

@@ -160,7 +160,6 @@ bool Dispatcher::interpret(Result& result) {
 }
 
 bool Dispatcher::deliver(Result& result) {
-    ++exceptions_;
     count_fault();
     if (deliver_fault(cx_))
         return true;
@@ -347,7 +346,6 @@ void Dispatcher::count(VcpuStats& stats) const {
     stats.tlb_misses = misses_;
     stats.tlb_flushes = tlbs_.flushes();
     stats.fallbacks = fallbacks_;
-    stats.exceptions = exceptions_ + interpreter_.exceptions();
 }
 
 } // namespace doppel::cpu::x86::frontend

@@ -186,7 +186,6 @@ private:
     std::uint64_t exits_[static_cast<std::size_t>(Exit::Count)] = {};
     std::uint64_t misses_ = 0;
     std::uint64_t fallbacks_ = 0;
-    std::uint64_t exceptions_ = 0;
 };
 
 } // namespace doppel::cpu::x86::frontend

@@ -37,27 +37,23 @@ void VectorState::store_slow() {
 
 std::uint64_t VectorSavingBoard::mmio_read(std::uint64_t gpa, std::uint8_t size) noexcept {
     vectors_.store();
-    ++mmio_accesses_;
     return board_.mmio_read(gpa, size);
 }
 
 void VectorSavingBoard::mmio_write(std::uint64_t gpa, std::uint8_t size,
                                    std::uint64_t value) noexcept {
     vectors_.store();
-    ++mmio_accesses_;
     board_.mmio_write(gpa, size, value);
 }
 
 std::uint64_t VectorSavingBoard::pio_read(std::uint16_t port, std::uint8_t size) noexcept {
     vectors_.store();
-    ++pio_accesses_;
     return board_.pio_read(port, size);
 }
 
 void VectorSavingBoard::pio_write(std::uint16_t port, std::uint8_t size,
                                   std::uint64_t value) noexcept {
     vectors_.store();
-    ++pio_accesses_;
     board_.pio_write(port, size, value);
 }
 
@@ -103,7 +99,6 @@ bool VectorSavingBoard::intr_pending() noexcept {
 
 int VectorSavingBoard::acknowledge_intr() noexcept {
     vectors_.store();
-    ++interrupts_;
     return board_.acknowledge_intr();
 }
 

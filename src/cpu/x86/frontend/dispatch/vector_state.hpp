@@ -57,16 +57,9 @@ public:
     std::uint64_t tsc() noexcept override;
     bool random(std::uint64_t& value) noexcept override;
 
-    std::uint64_t mmio_accesses() const { return mmio_accesses_; }
-    std::uint64_t pio_accesses() const { return pio_accesses_; }
-    std::uint64_t interrupts() const { return interrupts_; }
-
 private:
     BoardAccess& board_;
     VectorState& vectors_;
-    std::uint64_t mmio_accesses_ = 0;
-    std::uint64_t pio_accesses_ = 0;
-    std::uint64_t interrupts_ = 0;
 };
 
 } // namespace doppel::cpu::x86::frontend

@@ -105,12 +105,18 @@ void InterpreterVcpu::reset() {
 CpuState& InterpreterVcpu::state() { return parts_->state; }
 
 void InterpreterVcpu::state_changed() { x86::state_changed(parts_->system); }
+const EventLog* InterpreterVcpu::events() const { return &parts_->system.events; }
 
 VcpuStats InterpreterVcpu::stats() const {
     VcpuStats stats = counts_;
     stats.instructions = parts_->interpreter.instructions();
     stats.executed = parts_->interpreter.executed();
-    stats.exceptions = parts_->interpreter.exceptions();
+    stats.exceptions = parts_->system.events.exceptions();
+    stats.interrupts = parts_->system.events.count(TakenEvent::Kind::Interrupt);
+    stats.tlb_misses = parts_->system.tlb.misses();
+    stats.tlb_flushes = parts_->system.tlb.flushes();
+    stats.mmio_accesses = parts_->board.mmio_accesses();
+    stats.pio_accesses = parts_->board.pio_accesses();
     return stats;
 }
 

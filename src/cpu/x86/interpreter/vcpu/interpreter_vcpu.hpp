@@ -30,6 +30,7 @@ public:
     VcpuStats stats() const override;
     CpuState& state() override;
     void state_changed() override;
+    const EventLog* events() const override;
 
     /// Steps to run before run() returns KickExit of itself; 0 = without end. For tests and the
     /// checking mode.
