@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Linux/x86 boot protocol, 64-bit entry (kernel documentation "x86/boot", version 2.15, sections
-/// "The Real-Mode Kernel Header" and "64-bit Boot Protocol"; zero page in "x86/zero-page").
+/// Linux/x86 boot protocol, the 64-bit entry where the kernel has one and else the 32-bit one
+/// (kernel documentation "x86/boot", version 2.15, sections "The Real-Mode Kernel Header", "64-bit
+/// Boot Protocol", "32-bit Boot Protocol"; zero page in "x86/zero-page").
 /// Not done: the legacy 16-bit entry, kernels before protocol 2.12.
 #include <algorithm>
 #include <array>
@@ -10,8 +11,8 @@
 #include <fmt/core.h>
 
 #include "base/bytes.hpp"
+#include "firmware/loaders/linux_entry.hpp"
 #include "firmware/loaders/loader.hpp"
-#include "firmware/loaders/long_mode_entry.hpp"
 
 namespace doppel::firmware {
 
@@ -26,15 +27,19 @@ namespace {
 
 // Offsets in the file and in the zero page alike.
 constexpr std::size_t kSetupSects = 0x1f1, kSyssize = 0x1f4, kJump = 0x200, kVersion = 0x206,
-                      kTypeOfLoader = 0x210, kLoadflags = 0x211, kRamdiskImage = 0x218,
-                      kRamdiskSize = 0x21c, kCmdLinePtr = 0x228, kInitrdAddrMax = 0x22c,
-                      kKernelAlignment = 0x230, kRelocatable = 0x234, kXloadflags = 0x236,
-                      kCmdlineSize = 0x238, kPrefAddress = 0x258, kInitSize = 0x260;
+                      kTypeOfLoader = 0x210, kLoadflags = 0x211, kCode32Start = 0x214,
+                      kRamdiskImage = 0x218, kRamdiskSize = 0x21c, kCmdLinePtr = 0x228,
+                      kInitrdAddrMax = 0x22c, kKernelAlignment = 0x230, kRelocatable = 0x234,
+                      kXloadflags = 0x236, kCmdlineSize = 0x238, kPrefAddress = 0x258,
+                      kInitSize = 0x260;
 // Zero page only.
 constexpr std::size_t kAcpiRsdp = 0x070, kExtRamdiskImage = 0x0c0, kExtRamdiskSize = 0x0c4,
                       kE820Entries = 0x1e8, kE820Table = 0x2d0, kE820Max = 128;
 constexpr std::uint16_t kXlfKernel64 = 1, kXlfCanBeLoadedAbove4G = 2;
+constexpr std::uint8_t kLoadedHigh = 1;
+constexpr std::size_t kParagraph = 16; // the header counts in these, the file may end within one
 constexpr std::uint64_t kEntry64 = 0x200;
+constexpr std::uint64_t kLimit32 = std::uint64_t{1} << 32; // of the 32-bit entry
 
 // Where our pieces stand below 640 KiB.
 constexpr std::uint64_t kZeroPage = 0x10000, kCommandLine = 0x20000, kKernelFloor = 1 << 20;
@@ -49,39 +54,44 @@ struct Header {
     std::uint32_t cmdline_max;
     bool relocatable;
     bool above_4g;
+    bool entry64;
 };
 
 Result<Header> parse_header(std::span<const std::byte> file) {
     const auto* p = file.data();
     const auto version = load_le<std::uint16_t>(p + kVersion);
     const auto xloadflags = load_le<std::uint16_t>(p + kXloadflags);
-    if (version < 0x20c || !(xloadflags & kXlfKernel64))
-        return base::fail(Errc::Unsupported,
-                          fmt::format("the kernel speaks boot protocol {}.{:02} without a 64-bit "
-                                      "entry point",
-                                      version >> 8, version & 0xff),
-                          "give a 64-bit kernel of Linux 3.8 or later");
+    const bool high = (load_le<std::uint8_t>(p + kLoadflags) & kLoadedHigh) != 0;
+    if (version < 0x20c || !high)
+        return base::fail(
+            Errc::Unsupported,
+            fmt::format("the kernel speaks boot protocol {}.{:02} without a 32-bit or "
+                        "64-bit entry point",
+                        version >> 8, version & 0xff),
+            "give a kernel of Linux 3.8 or later");
     Header header{};
     std::size_t sectors = load_le<std::uint8_t>(p + kSetupSects);
     sectors = sectors == 0 ? 4 : sectors; // for very old images, says the protocol
     header.payload_offset = (sectors + 1) * 512;
-    header.payload_bytes = std::size_t{load_le<std::uint32_t>(p + kSyssize)} * 16;
+    header.payload_bytes = std::size_t{load_le<std::uint32_t>(p + kSyssize)} * kParagraph;
     if (header.payload_bytes == 0)
         return base::fail(Errc::Corrupt, "the kernel image's header promises no kernel",
                           "copy it again");
-    if (header.payload_offset + header.payload_bytes > file.size())
+    if (header.payload_offset + header.payload_bytes > base::align_up(file.size(), kParagraph))
         return base::fail(Errc::Corrupt,
                           fmt::format("the kernel image is cut off: its header promises {} bytes, "
                                       "the file has {}",
                                       header.payload_offset + header.payload_bytes, file.size()),
                           "copy it again");
+    header.payload_bytes = std::min(header.payload_bytes, file.size() - header.payload_offset);
     header.preferred = load_le<std::uint64_t>(p + kPrefAddress);
     header.alignment = std::max<std::uint64_t>(load_le<std::uint32_t>(p + kKernelAlignment), 4096);
     header.init_size = load_le<std::uint32_t>(p + kInitSize);
     header.initrd_max = load_le<std::uint32_t>(p + kInitrdAddrMax);
     header.cmdline_max = load_le<std::uint32_t>(p + kCmdlineSize);
     header.relocatable = load_le<std::uint8_t>(p + kRelocatable) != 0;
-    header.above_4g = (xloadflags & kXlfCanBeLoadedAbove4G) != 0;
+    header.entry64 = (xloadflags & kXlfKernel64) != 0;
+    header.above_4g = header.entry64 && (xloadflags & kXlfCanBeLoadedAbove4G) != 0;
     if ((header.alignment & (header.alignment - 1)) != 0)
         return base::fail(Errc::Corrupt, fmt::format("the kernel's alignment {:#x} is not a power "
                                                      "of two",
@@ -101,7 +111,8 @@ Result<std::uint64_t> choose_kernel_address(const Header& header, const BootRequ
     const auto need = std::max<std::uint64_t>(header.init_size, header.payload_bytes);
     const auto fits = [&](std::uint64_t at) {
         const auto ram = ram_at(request, at);
-        return at >= kKernelFloor && ram && need <= ram->size - (at - ram->base);
+        return at >= kKernelFloor && ram && need <= ram->size - (at - ram->base) &&
+               (header.entry64 || at + need <= kLimit32);
     };
     if (fits(header.preferred))
         return header.preferred;
@@ -188,6 +199,7 @@ Result<BootState> load_linux_bzimage(GuestMemory& memory, const BootRequest& req
 
     std::array<std::byte, memory::kPageBytes> zero_page{};
     fill_zero_page(zero_page, request, initrd);
+    store_le(zero_page.data() + kCode32Start, static_cast<std::uint32_t>(at));
     const auto payload = request.kernel.subspan(header.payload_offset, header.payload_bytes);
     if (!memory.write({at}, payload) || !memory.write({initrd}, request.initrd) ||
         !memory.write({kZeroPage}, zero_page) ||
@@ -195,8 +207,8 @@ Result<BootState> load_linux_bzimage(GuestMemory& memory, const BootRequest& req
         return base::fail(Errc::OutOfRange,
                           "the VM has too little memory for the kernel's boot data",
                           "give the VM more memory");
-    auto state = DOPPEL_TRY(enter_long_mode(memory));
-    state.rip = at + kEntry64;
+    auto state = DOPPEL_TRY(header.entry64 ? enter_long_mode(memory) : enter_flat_mode(memory));
+    state.rip = header.entry64 ? at + kEntry64 : at;
     state.rsi = kZeroPage;
     return state;
 }

@@ -93,10 +93,14 @@ TEST_CASE_FIXTURE(Vm, "a bzImage cut off anywhere is refused") {
     const auto whole = bzimage().bytes.size();
     for (std::size_t size :
          {std::size_t{0x206}, std::size_t{0x211}, std::size_t{0x238}, std::size_t{0x267},
-          std::size_t{0x268}, std::size_t{0x400}, kPayload, kPayload + 1, whole - 1}) {
+          std::size_t{0x268}, std::size_t{0x400}, kPayload, kPayload + 1, whole - 16}) {
         CAPTURE(size);
         CHECK(error_of(bzimage().cut(size)) == Errc::Corrupt);
     }
+}
+
+TEST_CASE_FIXTURE(Vm, "a payload may end within the last 16 bytes that the header counts") {
+    CHECK(load(bzimage().cut(bzimage().bytes.size() - 15)));
 }
 
 TEST_CASE_FIXTURE(Vm, "a header that lies is refused") {
@@ -109,9 +113,21 @@ TEST_CASE_FIXTURE(Vm, "a header that lies is refused") {
                        .put<std::uint8_t>(0x234, 0))); // over our boot data
 }
 
-TEST_CASE_FIXTURE(Vm, "kernels without the 64-bit entry are named as such") {
+TEST_CASE_FIXTURE(Vm, "a kernel without the 64-bit entry is entered in 32 bits") {
+    const auto state = load(bzimage().put<std::uint16_t>(0x236, 0));
+    REQUIRE(state);
+    CHECK(state->mode == BootState::Mode::Protected32);
+    CHECK(state->rip == kPreferred);
+    CHECK(state->code_segment == 0x10);
+    CHECK(state->data_segment == 0x18);
+    CHECK(at<std::uint64_t>(state->gdt_base + 0x10) == 0x00cf9b000000ffff);
+    CHECK(at<std::uint64_t>(state->gdt_base + 0x18) == 0x00cf93000000ffff);
+    CHECK(at<std::uint32_t>(state->rsi + 0x214) == kPreferred); // code32_start
+}
+
+TEST_CASE_FIXTURE(Vm, "old kernels and those that go to low memory are named as such") {
     CHECK(error_of(bzimage().put<std::uint16_t>(0x206, 0x20b)) == Errc::Unsupported);
-    CHECK(error_of(bzimage().put<std::uint16_t>(0x236, 0)) == Errc::Unsupported);
+    CHECK(error_of(bzimage().put<std::uint8_t>(0x211, 0)) == Errc::Unsupported);
 }
 
 TEST_CASE_FIXTURE(Vm, "no more of the setup header is copied than there is") {

@@ -16,7 +16,7 @@
 namespace doppel::firmware {
 
 enum class KernelFormat : std::uint8_t {
-    LinuxBzImage, // boot protocol 2.12 or later with the 64-bit entry point
+    LinuxBzImage, // boot protocol 2.12 or later, entered in 64 or 32 bits
     ElfPvh,       // ELF with a Xen PVH note (XEN_ELFNOTE_PHYS32_ENTRY)
     Multiboot,    // multiboot 1 header, ELF or flat
     BootSector,   // 512 bytes (or more, whole sectors) ending in 55 aa

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// GDT and identity-mapping page tables of a 64-bit entry, below 64 KiB of guest RAM.
+/// How the Linux boot protocol enters a kernel: GDT and page tables, below 64 KiB of guest RAM.
 #include "firmware/loaders/loader.hpp"
 
 namespace doppel::firmware {
@@ -9,5 +9,8 @@ namespace doppel::firmware {
 /// low 4 GiB with 2 MiB pages; selectors 10h (code) and 18h (data), as the Linux boot protocol
 /// asks.
 base::Result<BootState> enter_long_mode(memory::GuestMemory& memory);
+
+/// The same for the 32-bit entry: Protected32, no page tables, the same selectors.
+base::Result<BootState> enter_flat_mode(memory::GuestMemory& memory);
 
 } // namespace doppel::firmware
