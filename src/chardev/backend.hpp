@@ -3,6 +3,7 @@
 /// Byte streams between a device (serial port, debug console) and the host (terminal, file,
 /// socket). The device writes to a ByteSink; a ByteSource hands bytes to the device, which is its
 /// ByteReceiver and says how many it has room for.
+#include <chrono>
 #include <cstddef>
 #include <span>
 
@@ -38,6 +39,11 @@ public:
 };
 
 /// A stream in both directions: what `--console stdio` stands for.
-class Backend : public ByteSink, public ByteSource {};
+class Backend : public ByteSink, public ByteSource {
+public:
+    /// The VM has ended: sends what is still queued, for at most `limit`. On the thread of the
+    /// event loop, which does not run.
+    virtual void finish(std::chrono::milliseconds /*limit*/) {}
+};
 
 } // namespace doppel::chardev

@@ -112,6 +112,54 @@ TEST_CASE("output larger than the socket takes arrives whole and in order") {
     CHECK(got == text);
 }
 
+TEST_CASE("a burst of single bytes is one write") {
+    auto loop = base::EventLoop::create().value();
+    int ends[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) ==
+            0); // keeps writes apart
+    const base::UniqueFd theirs{ends[1]};
+    auto backend = std::move(FdBackend::create(*loop, base::UniqueFd{ends[0]})).value();
+    for (const char c : std::string_view{"a console says this"})
+        backend->write(bytes_of({&c, 1}));
+    loop->post([&] { loop->stop(); });
+    loop->run();
+    char buffer[64];
+    CHECK(::recv(theirs.get(), buffer, sizeof buffer, MSG_DONTWAIT) == 19);
+    CHECK(::recv(theirs.get(), buffer, sizeof buffer, MSG_DONTWAIT) < 0);
+}
+
+TEST_CASE("a reader that never reads delays the guest once, not for every byte") {
+    auto loop = base::EventLoop::create().value();
+    Pair pair;
+    auto backend = std::move(FdBackend::create(*loop, std::move(pair.ours))).value();
+    const std::string mebibyte(1u << 20, 'x');
+    backend->write(bytes_of(mebibyte)); // the loop does not run: nothing leaves the queue
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < 20; ++i)
+        backend->write(bytes_of("y"));
+    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds{10});
+}
+
+TEST_CASE("finishing waits until the other side has read everything and closes") {
+    auto loop = base::EventLoop::create().value();
+    Pair pair;
+    auto backend = std::move(FdBackend::create(*loop, std::move(pair.ours))).value();
+    backend->write(bytes_of("last words"));
+    std::atomic<bool> closed = false;
+    std::string got;
+    std::thread reader{[&] {
+        char buffer[64];
+        for (ssize_t n = 0; (n = ::read(pair.theirs.get(), buffer, sizeof buffer)) > 0;)
+            got.append(buffer, static_cast<std::size_t>(n));
+        closed = true;
+        pair.theirs.reset();
+    }};
+    backend->finish(std::chrono::seconds{30});
+    CHECK(closed);
+    reader.join();
+    CHECK(got == "last words");
+}
+
 TEST_CASE("the end of the other side is reported once") {
     auto loop = base::EventLoop::create().value();
     Pair pair;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -64,18 +65,16 @@ std::size_t FdBackend::send_now(std::span<const std::byte> bytes) {
 
 void FdBackend::write(std::span<const std::byte> bytes) noexcept {
     std::unique_lock lock{queue_mutex_};
-    if (queue_.size() >= kQueueLimit)
-        queue_shrank_.wait_for(lock, kPatience,
-                               [this] { return gone_ || queue_.size() < kQueueLimit; });
+    if (queue_.size() >= kQueueLimit && !stuck_)
+        stuck_ = !queue_shrank_.wait_for(lock, kPatience,
+                                         [this] { return gone_ || queue_.size() < kQueueLimit; });
     if (gone_ || queue_.size() >= kQueueLimit)
         return;
-    const std::size_t sent = queue_.empty() ? send_now(bytes) : 0;
-    if (sent == bytes.size())
-        return;
+    stuck_ = false;
     const bool first = queue_.empty();
-    queue_.insert(queue_.end(), bytes.begin() + static_cast<std::ptrdiff_t>(sent), bytes.end());
-    if (first)
-        post(&FdBackend::update_interest);
+    queue_.insert(queue_.end(), bytes.begin(), bytes.end());
+    if (first) // a serial port writes byte by byte: those that follow at once go with this one
+        post(&FdBackend::flush);
 }
 
 void FdBackend::send_queued() {
@@ -90,6 +89,13 @@ void FdBackend::send_queued() {
             break;
     }
     queue_shrank_.notify_all();
+}
+
+void FdBackend::flush() {
+    if (gone_) // only ever set on this thread
+        return;
+    send_queued();
+    update_interest();
 }
 
 void FdBackend::update_interest() {
@@ -176,6 +182,21 @@ void FdBackend::drain(std::chrono::milliseconds limit) {
         }
         pollfd poll{fd_.get(), POLLOUT, 0};
         if (::poll(&poll, 1, static_cast<int>(left.count())) <= 0 || (poll.revents & POLLERR) != 0)
+            return;
+    }
+}
+
+void FdBackend::finish(std::chrono::milliseconds limit) {
+    drain(limit);
+    if (::shutdown(fd_.get(), SHUT_WR) != 0)
+        return; // no socket: nobody to wait for
+    const auto deadline = std::chrono::steady_clock::now() + limit;
+    for (;;) {
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+            deadline - std::chrono::steady_clock::now());
+        pollfd poll{fd_.get(), POLLRDHUP, 0};
+        if (left.count() <= 0 || ::poll(&poll, 1, static_cast<int>(left.count())) >= 0 ||
+            errno != EINTR)
             return;
     }
 }

@@ -16,9 +16,9 @@
 namespace doppel::chardev {
 
 /// write() from any thread; all else on the thread of the event loop, which outlives this. Output
-/// that the descriptor does not take at once is queued and sent by the loop; with the queue full,
-/// write() waits up to a second for the reader and then drops: a stuck terminal must not stop the
-/// guest for good.
+/// is queued and sent by the loop, so that a burst of single bytes is one write(2). With the queue
+/// full, write() waits a second for the reader and from then on drops until the queue shrinks: a
+/// stuck terminal must not stop the guest for good.
 class FdBackend final : public Backend {
 public:
     /// Takes `fd` and makes it nonblocking. Errors: Io.
@@ -34,12 +34,16 @@ public:
     void set_hangup(std::function<void()> callback) { hangup_ = std::move(callback); }
     /// Sends what is queued, for at most `limit`. The loop is not running.
     void drain(std::chrono::milliseconds limit);
+    /// drain(), and for a socket: says that this was all and waits until the other side, having
+    /// read it, closes its end; each for at most `limit`.
+    void finish(std::chrono::milliseconds limit) override;
 
 private:
     FdBackend(base::EventLoop& loop, base::UniqueFd fd);
     void on_ready(std::uint32_t events);
     bool read_some(); // false: end of input
     void send_queued();
+    void flush();
     void update_interest();
     void hang_up();
     std::size_t send_now(std::span<const std::byte> bytes);
@@ -58,6 +62,7 @@ private:
     std::condition_variable queue_shrank_;
     std::deque<std::byte> queue_; // guarded by queue_mutex_
     bool gone_ = false;           // guarded by queue_mutex_
+    bool stuck_ = false;          // guarded by queue_mutex_: the reader has been waited for
 };
 
 } // namespace doppel::chardev

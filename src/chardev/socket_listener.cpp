@@ -118,4 +118,11 @@ void SocketListener::receiver_ready() noexcept {
         client_->receiver_ready();
 }
 
+/// A client that goes on listening is not waited for.
+void SocketListener::finish(std::chrono::milliseconds limit) {
+    const std::scoped_lock lock{mutex_};
+    if (client_ != nullptr)
+        client_->drain(limit);
+}
+
 } // namespace doppel::chardev

@@ -20,6 +20,7 @@ public:
     void write(std::span<const std::byte> bytes) noexcept override;
     void set_receiver(ByteReceiver* receiver) noexcept override;
     void receiver_ready() noexcept override;
+    void finish(std::chrono::milliseconds limit) override;
 
 private:
     SocketListener(base::EventLoop& loop, base::UniqueFd fd, std::string path);

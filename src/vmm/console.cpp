@@ -11,6 +11,7 @@
 #include <climits>
 #include <cstdio>
 
+#include "chardev/fd_backend.hpp"
 #include "chardev/file_sink.hpp"
 #include "chardev/socket_listener.hpp"
 
@@ -22,9 +23,7 @@ namespace {
 
 Result<OpenConsole> from_fd(base::EventLoop& loop, base::UniqueFd fd) {
     OpenConsole console;
-    auto backend = DOPPEL_TRY(chardev::FdBackend::create(loop, std::move(fd)));
-    console.descriptor = backend.get();
-    console.backend = std::move(backend);
+    console.backend = DOPPEL_TRY(chardev::FdBackend::create(loop, std::move(fd)));
     return console;
 }
 

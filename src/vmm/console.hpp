@@ -6,7 +6,6 @@
 #include "base/result.hpp"
 #include "base/unique_fd.hpp"
 #include "chardev/backend.hpp"
-#include "chardev/fd_backend.hpp"
 #include "description/machine.hpp"
 
 namespace doppel::vmm {
@@ -14,8 +13,7 @@ namespace doppel::vmm {
 /// The host side of the first serial port. Control thread only.
 struct OpenConsole {
     std::unique_ptr<chardev::Backend> backend;
-    chardev::FdBackend* descriptor = nullptr; // = backend when that is a descriptor: for drain()
-    base::UniqueFd keep_open;                 // slave of a pseudo-terminal: readers may come and go
+    base::UniqueFd keep_open; // slave of a pseudo-terminal: readers may come and go
 };
 
 /// `inherited` is used up by ConsoleKind::Stdio. Prints the name of a pseudo-terminal to stderr.

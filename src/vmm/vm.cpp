@@ -257,8 +257,7 @@ Outcome Vm::run() {
     vm.hold_all();
     for (auto& vcpu : vm.vcpus)
         vcpu->wait_paused();
-    if (vm.console.descriptor != nullptr)
-        vm.console.descriptor->drain(std::chrono::seconds{2});
+    vm.console.backend->finish(std::chrono::seconds{2});
     const std::scoped_lock lock{vm.outcome_mutex};
     return vm.outcome;
 }

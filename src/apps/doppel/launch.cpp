@@ -142,7 +142,7 @@ private:
     void step() {
         std::array<pollfd, kCount> fds{};
         fds[kStdin] = {to_guest_.size() < kInputLimit ? stdin_ : -1, POLLIN, 0};
-        fds[kConsole] = {console_open_ ? child_.console.get() : -1,
+        fds[kConsole] = {child_.console.get(), // -1: closed
                          static_cast<short>(POLLIN | (to_guest_.empty() ? 0 : POLLOUT)), 0};
         fds[kStarted] = {child_.started.get(), POLLIN, 0};
         fds[kSignals] = {signals_.get(), POLLIN, 0};
@@ -160,8 +160,8 @@ private:
             read_typed();
         if ((fds[kConsole].revents & POLLOUT) != 0)
             send_typed();
-        if ((fds[kConsole].revents & (POLLIN | POLLHUP)) != 0)
-            console_open_ = copy_output();
+        if ((fds[kConsole].revents & (POLLIN | POLLHUP)) != 0 && !copy_output())
+            console_ended();
         if (fds[kSignals].revents != 0)
             on_signal();
         ended_ = fds[kEnd].revents != 0;
@@ -205,6 +205,14 @@ private:
             to_guest_.erase(0, static_cast<std::size_t>(n));
     }
 
+    /// The guest has said its last. What doppel-vmm still has to say (a crash report, --stats) goes
+    /// to a cooked terminal behind it: it waits until our end is closed.
+    void console_ended() {
+        terminal_.restore();
+        stdin_ = -1;
+        child_.console.reset();
+    }
+
     bool copy_output() {
         std::array<char, 65536> buffer;
         const auto n = ::recv(child_.console.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
@@ -239,7 +247,6 @@ private:
     EscapeFilter filter_;
     std::string to_guest_;
     int stdin_ = -1; // watched once the guest runs
-    bool console_open_ = true;
     bool ending_ = false;
     bool ended_ = false;
 };
