@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 
@@ -233,14 +234,36 @@ void GuestMemory::mark_dirty(std::uint64_t page_index) noexcept {
                                        std::memory_order_acq_rel);
 }
 
-void GuestMemory::start_dirty_log() { harvest_dirty_log(); }
+void GuestMemory::note_engine_writes(Gpa region, std::span<const std::uint64_t> bits) noexcept {
+    const auto place = find(region);
+    if (!place)
+        return;
+    const auto pages = place->left_bytes / kPageBytes;
+    for (std::size_t word = 0; word < bits.size(); ++word)
+        for (auto left = bits[word]; left != 0; left &= left - 1)
+            if (const auto page = word * 64 + static_cast<unsigned>(std::countr_zero(left));
+                page < pages)
+                mark_dirty(place->page_index + page);
+}
+
+void GuestMemory::start_dirty_log() {
+    if (write_log_ != nullptr && !is_logging_)
+        write_log_->start();
+    is_logging_ = true;
+    harvest_dirty_log();
+}
 
 void GuestMemory::stop_dirty_log() {
+    if (write_log_ != nullptr && is_logging_)
+        write_log_->stop();
+    is_logging_ = false;
     for (std::uint64_t i = 0; i < size_bytes_ / kPageBytes; ++i)
         page_states_[i].fetch_and(static_cast<PageState>(~kPageClean));
 }
 
 std::vector<std::uint64_t> GuestMemory::harvest_dirty_log() {
+    if (write_log_ != nullptr && is_logging_)
+        write_log_->collect(*this);
     const auto pages = size_bytes_ / kPageBytes;
     std::vector<std::uint64_t> bitmap(bitmap_words(pages));
     for (std::size_t i = 0; i < bitmap.size(); ++i)

@@ -36,6 +36,19 @@ public:
     virtual void on_code_write(Gpa gpa, std::uint64_t length_bytes, Moment moment) noexcept = 0;
 };
 
+class GuestMemory;
+
+/// Keeps account of writes that GuestMemory does not see: those of hardware virtualization. Control
+/// thread, vCPUs stopped. A failure must err on the side of "written".
+class WriteLog {
+public:
+    virtual ~WriteLog() = default;
+    virtual void start() noexcept = 0;
+    virtual void stop() noexcept = 0;
+    /// Hands what was written since the last call to GuestMemory::note_engine_writes().
+    virtual void collect(GuestMemory& memory) noexcept = 0;
+};
+
 struct RamRegion {
     Gpa base;
     std::uint64_t size_bytes = 0; // multiple of the page size
@@ -108,6 +121,10 @@ public:
     void set_code_page(Gpa page, bool has_code) noexcept;
     /// At most one watcher; set before vCPUs run.
     void set_code_watcher(CodeWatcher* watcher) noexcept { watcher_ = watcher; }
+    /// The same for the log of an engine whose guest writes RAM without us; null: there is none.
+    void set_write_log(WriteLog* log) noexcept { write_log_ = log; }
+    /// WriteLog::collect(): bit i of word i / 64 is page i of the region that begins at `region`.
+    void note_engine_writes(Gpa region, std::span<const std::uint64_t> bits) noexcept;
 
     // --- dirty log; the VM is paused, control thread only ---
 
@@ -141,6 +158,8 @@ private:
     std::unique_ptr<std::atomic<PageState>[]> page_states_;
     std::unique_ptr<std::atomic<std::uint64_t>[]> dirty_; // bit set: written in this round
     CodeWatcher* watcher_ = nullptr;                      // owned by the engine, outlives the vCPUs
+    WriteLog* write_log_ = nullptr;                       // the same
+    bool is_logging_ = false;                             // control thread
 };
 
 } // namespace doppel::memory
