@@ -181,6 +181,7 @@ struct Pc::Impl final : bus::IrqSink {
     bus::AddressSpace mmio{bus::AddressSpace::Kind::Mmio};
 
     TscAdapter tsc{host.tsc, host.timers.clock()};
+    std::shared_ptr<cpu::ApicHost> apic_host; // the engine's, if it has one; shared with it
     devices::ApicBus apic_bus;
     devices::IoApic io_apic{apic_bus};
     std::vector<std::unique_ptr<devices::LocalApic>> local_apics;
@@ -319,6 +320,14 @@ cpu::x86::VcpuWiring Pc::wiring(unsigned index) {
             .model = &impl_->host.model,
             .meter = impl_->host.meter,
             .entropy = impl_->host.entropy};
+}
+
+void Pc::host_apics(std::shared_ptr<cpu::ApicHost> engine) {
+    impl_->apic_host = std::move(engine);
+    impl_->apic_bus.host_in(*impl_->apic_host);
+    for (unsigned i = 0; i < impl_->config.cpus; ++i)
+        impl_->local_apics[i]->host_in(impl_->apic_host->apic(i));
+    impl_->io_apic.publish_routes();
 }
 
 void Pc::connect(unsigned index, cpu::Wakeup& wakeup, const cpu::x86::CpuState& state) {

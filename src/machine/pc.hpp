@@ -14,6 +14,7 @@
 #include "base/result.hpp"
 #include "bus/address_space.hpp"
 #include "chardev/backend.hpp"
+#include "cpu/apic_host.hpp"
 #include "cpu/x86/board_ports.hpp"
 #include "cpu/x86/cpu_state.hpp"
 #include "description/cpu_model.hpp"
@@ -65,6 +66,10 @@ public:
     memory::GuestMemory& memory();
     /// What vCPU `index` is wired to; valid as long as the board.
     cpu::x86::VcpuWiring wiring(unsigned index);
+    /// After all vCPUs are made, if their engine keeps the local APICs: the board's become its
+    /// façade. Shared with the engine, because timers and I/O threads may send interrupts while the
+    /// VM is taken apart.
+    void host_apics(std::shared_ptr<cpu::ApicHost> engine);
     /// Before the vCPUs run: whom the local APIC of vCPU `index` wakes, and the vCPU's state (for
     /// its TSC offset).
     void connect(unsigned index, cpu::Wakeup& wakeup, const cpu::x86::CpuState& state);

@@ -5,7 +5,35 @@
 
 namespace doppel::devices {
 
+namespace {
+
+/// The same request as an MSI (SDM §11.11): IOAPICs' have 8-bit destinations.
+bus::MsiMessage msi_of(const ApicMessage& message) {
+    const bool to_lowest = message.mode == DeliveryMode::LowestPriority;
+    return {.address = 0xfee0'0000 | (message.destination & 0xff) << 12 |
+                       (to_lowest ? 1u << 3 : 0) | (message.is_logical ? 1u << 2 : 0),
+            .data = message.vector | static_cast<std::uint32_t>(message.mode) << 8 | 1u << 14 |
+                    (message.is_level ? 1u << 15 : 0)};
+}
+
+} // namespace
+
+void ApicBus::host_in(cpu::ApicHost& engine) {
+    host_ = &engine;
+    engine.set_eoi_sink(*this);
+}
+
+void ApicBus::set_level_route(std::uint32_t input,
+                              const std::optional<ApicMessage>& message) noexcept {
+    if (host_ != nullptr)
+        host_->set_level_route(input, message ? std::optional{msi_of(*message)} : std::nullopt);
+}
+
 void ApicBus::deliver(const ApicMessage& message) noexcept {
+    if (host_ != nullptr) {
+        host_->send_msi(msi_of(message));
+        return;
+    }
     if (message.mode == DeliveryMode::LowestPriority) {
         deliver_to_lowest(message);
         return;
@@ -52,6 +80,10 @@ void ApicBus::broadcast_eoi(std::uint8_t vector) noexcept {
 void ApicBus::send_msi(bus::MsiMessage message) noexcept {
     if ((message.address & ~0xf'ffffull) != 0xfee0'0000)
         return;
+    if (host_ != nullptr) {
+        host_->send_msi(message);
+        return;
+    }
     ApicMessage request;
     request.destination = static_cast<std::uint32_t>(message.address >> 12) & 0xff;
     request.is_logical = (message.address & 1u << 2) != 0;

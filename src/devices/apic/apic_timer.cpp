@@ -36,22 +36,23 @@ void ApicTimer::set_state(const State& state) {
 
 // --- time -------------------------------------------------------------------------------------
 
-ApicTimer::Mode ApicTimer::mode() const {
-    const auto mode = state_.lvt >> kModeShift & 3;
+ApicTimer::Mode ApicTimer::mode_of(const State& state) {
+    const auto mode = state.lvt >> kModeShift & 3;
     return mode == 1 ? Mode::Periodic : mode == 2 ? Mode::TscDeadline : Mode::OneShot;
 }
 
 /// Divide configuration: bits 3, 1 and 0 count 2, 4, 8 … 128, and 1 last (SDM figure 11-10).
-std::uint64_t ApicTimer::divisor() const {
-    const unsigned code = (state_.divide & 3u) | (state_.divide >> 1 & 4u);
+std::uint64_t ApicTimer::divisor_of(const State& state) {
+    const unsigned code = (state.divide & 3u) | (state.divide >> 1 & 4u);
     return 1ull << ((code + 1) & 7);
 }
 
 /// start_ns may lie before VM time 0 (wrapped) after a change of the divider.
-std::uint64_t ApicTimer::elapsed_ns() const {
-    const auto since = clock_.now_ns() - state_.start_ns;
+std::uint64_t ApicTimer::elapsed_ns(const State& state) const {
+    const auto since = clock_.now_ns() - state.start_ns;
     return since > INT64_MAX ? 0 : since;
 }
+std::uint64_t ApicTimer::elapsed_ns() const { return elapsed_ns(state_); }
 
 std::uint64_t ApicTimer::elapsed_counts() const {
     return frequency_.ticks_at(elapsed_ns()) / divisor();
@@ -69,7 +70,11 @@ std::uint64_t ApicTimer::expiry_ns(std::uint64_t period) const {
 bool ApicTimer::is_running() const {
     if (mode() == Mode::TscDeadline)
         return state_.tsc_deadline != 0 && tsc_ != nullptr;
-    return state_.is_counting && state_.initial_count != 0;
+    return is_counting(state_);
+}
+
+bool ApicTimer::is_counting(const State& state) {
+    return state.is_counting && state.initial_count != 0;
 }
 
 void ApicTimer::disarm() {
@@ -179,13 +184,27 @@ void ApicTimer::set_initial_count(std::uint32_t count) {
 
 std::uint32_t ApicTimer::current_count() const {
     const base::MutexLock lock{mutex_};
-    if (mode() == Mode::TscDeadline || !is_running())
+    return current_count(state_);
+}
+
+std::uint32_t ApicTimer::current_count(const State& state) const {
+    if (mode_of(state) == Mode::TscDeadline || !is_counting(state))
         return 0;
-    const auto elapsed = elapsed_counts();
-    const std::uint64_t initial = state_.initial_count;
-    if (mode() == Mode::Periodic)
+    const auto elapsed = frequency_.ticks_at(elapsed_ns(state)) / divisor_of(state);
+    const std::uint64_t initial = state.initial_count;
+    if (mode_of(state) == Mode::Periodic)
         return static_cast<std::uint32_t>(initial - elapsed % initial);
     return elapsed >= initial ? 0 : static_cast<std::uint32_t>(initial - elapsed);
+}
+
+ApicTimer::State ApicTimer::counting_from(State state, std::uint32_t current) const {
+    const auto left = std::min(current, state.initial_count);
+    state.is_counting = state.initial_count != 0 && mode_of(state) != Mode::TscDeadline &&
+                        (left != 0 || mode_of(state) == Mode::Periodic);
+    const auto gone = (state.initial_count - left) * divisor_of(state);
+    state.start_ns = clock_.now_ns() - frequency_.ns_at(gone);
+    state.periods_seen = 0;
+    return state;
 }
 
 std::uint8_t ApicTimer::divide() const {

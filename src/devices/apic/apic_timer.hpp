@@ -47,6 +47,12 @@ public:
     ApicTimer(base::TimerQueue& timers, std::uint64_t hz, const TscPort* tsc,
               std::function<void(std::uint8_t vector)> on_expired);
 
+    /// The timer as its registers show it, for one that counts elsewhere: `state` with the count
+    /// standing at `current` now.
+    State counting_from(State state, std::uint32_t current) const;
+    /// Registers of a state, without starting it.
+    std::uint32_t current_count(const State& state) const;
+
     void reset();
     State state() const;
     void set_state(const State& state);
@@ -69,8 +75,12 @@ public:
 
 private:
     enum class Mode : std::uint8_t { OneShot, Periodic, TscDeadline };
-    Mode mode() const DOPPEL_REQUIRES(mutex_);
-    std::uint64_t divisor() const DOPPEL_REQUIRES(mutex_);
+    static Mode mode_of(const State& state);
+    static std::uint64_t divisor_of(const State& state);
+    static bool is_counting(const State& state);
+    Mode mode() const DOPPEL_REQUIRES(mutex_) { return mode_of(state_); }
+    std::uint64_t divisor() const DOPPEL_REQUIRES(mutex_) { return divisor_of(state_); }
+    std::uint64_t elapsed_ns(const State& state) const;
     std::uint64_t elapsed_ns() const DOPPEL_REQUIRES(mutex_);
     std::uint64_t elapsed_counts() const DOPPEL_REQUIRES(mutex_);
     std::uint64_t expiry_ns(std::uint64_t period) const DOPPEL_REQUIRES(mutex_);

@@ -23,6 +23,16 @@ constexpr std::uint64_t kMasked = 1u << 16;
 constexpr std::uint32_t kWritableLow = 0x1'afff; // all but delivery status and remote IRR
 constexpr std::uint32_t kWritableHigh = 0xff00'0000;
 
+ApicMessage message_of(std::uint64_t entry) {
+    ApicMessage message;
+    message.vector = static_cast<std::uint8_t>(entry);
+    message.mode = static_cast<DeliveryMode>(entry >> 8 & 7);
+    message.is_logical = (entry & 1u << 11) != 0;
+    message.is_level = (entry & kLevel) != 0;
+    message.destination = static_cast<std::uint32_t>(entry >> 56);
+    return message;
+}
+
 } // namespace
 
 IoApic::IoApic(ApicBus& bus) : bus_{bus} { bus.add(*this); }
@@ -30,18 +40,29 @@ IoApic::IoApic(ApicBus& bus) : bus_{bus} { bus.add(*this); }
 void IoApic::reset() {
     const base::MutexLock lock{mutex_};
     state_ = {};
+    publish_all();
 }
 
 // --- inputs -----------------------------------------------------------------------------------
 
-void IoApic::send(std::uint64_t entry) {
-    ApicMessage message;
-    message.vector = static_cast<std::uint8_t>(entry);
-    message.mode = static_cast<DeliveryMode>(entry >> 8 & 7);
-    message.is_logical = (entry & 1u << 11) != 0;
-    message.is_level = (entry & kLevel) != 0;
-    message.destination = static_cast<std::uint32_t>(entry >> 56);
-    bus_.deliver(message);
+void IoApic::send(std::uint64_t entry) { bus_.deliver(message_of(entry)); }
+
+/// Masked or not: a masked input's interrupt may still be in service.
+void IoApic::publish(std::size_t input) const {
+    const auto entry = state_.table[input];
+    const auto number = static_cast<std::uint32_t>(input);
+    bus_.set_level_route(number,
+                         (entry & kLevel) != 0 ? std::optional{message_of(entry)} : std::nullopt);
+}
+
+void IoApic::publish_all() const {
+    for (std::size_t input = 0; input < kInputs; ++input)
+        publish(input);
+}
+
+void IoApic::publish_routes() noexcept {
+    const base::MutexLock lock{mutex_};
+    publish_all();
 }
 
 void IoApic::service_level(std::size_t input) {
@@ -133,11 +154,13 @@ void IoApic::write_entry(std::size_t input, bool is_high, std::uint32_t value) {
     auto& entry = state_.table[input];
     if (is_high) {
         entry = (entry & 0xffff'ffff) | std::uint64_t{value & kWritableHigh} << 32;
+        publish(input);
         return;
     }
     entry = (entry & ~std::uint64_t{kWritableLow}) | (value & kWritableLow);
     if ((entry & kLevel) == 0)
         entry &= ~kRemoteIrr;
+    publish(input);
     service_level(input);
 }
 

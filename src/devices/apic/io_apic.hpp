@@ -43,6 +43,9 @@ public:
 
     void set_irq_level(std::uint32_t input, bool level) noexcept override;
     void end_of_interrupt(std::uint8_t vector) noexcept override;
+    /// Tells the bus about all level-triggered inputs: when the local APICs have moved to an
+    /// engine.
+    void publish_routes() noexcept;
 
 private:
     friend StatefulDevice<IoApic>;
@@ -53,6 +56,9 @@ private:
     /// Sends a level-triggered request that is due.
     void service_level(std::size_t input) DOPPEL_REQUIRES(mutex_);
     void send(std::uint64_t entry) DOPPEL_REQUIRES(mutex_);
+    void publish(std::size_t input) const DOPPEL_REQUIRES(mutex_);
+    void publish_all() const DOPPEL_REQUIRES(mutex_);
+    void state_loaded() DOPPEL_REQUIRES(mutex_) { publish_all(); }
 
     ApicBus& bus_; // owned by the Machine
     State state_ DOPPEL_GUARDED_BY(mutex_);

@@ -52,6 +52,7 @@ void LocalApic::reset() {
     events_ = 0;
     lint_levels_ = 0;
     reset_registers();
+    hand_over();
 }
 
 /// What INIT, power-on and re-enabling have in common: all but id, base and the state of wires.
@@ -71,14 +72,17 @@ void LocalApic::reset_registers() noexcept {
 
 /// A SIPI that came right after the INIT must survive.
 void LocalApic::init_reset() noexcept {
+    fetch();
     events_.fetch_and(~kEventNmi);
     reset_registers();
+    hand_over();
 }
 
 void LocalApic::enter_virtual_wire_mode() {
     svr_ = 0xff | kSvrEnable;
     lvt_[kLint0] = static_cast<std::uint32_t>(DeliveryMode::ExtInt) << 8;
     lvt_[kLint1] = static_cast<std::uint32_t>(DeliveryMode::Nmi) << 8;
+    hand_over();
 }
 
 // --- state ------------------------------------------------------------------------------------
@@ -95,7 +99,10 @@ void LocalApic::capture(State& copy) const {
     std::ranges::copy(lvt_, copy.lvt.begin());
     std::ranges::copy(irr_, copy.irr.begin());
     std::ranges::copy(tmr_, copy.tmr.begin());
-    copy.timer = timer_.state();
+    if (hosted_ != nullptr)
+        take_image(hosted_->apic(), copy);
+    else
+        copy.timer = timer_.state();
 }
 
 base::Result<void> LocalApic::check(const State& state) const {
@@ -106,6 +113,14 @@ base::Result<void> LocalApic::check(const State& state) const {
 }
 
 void LocalApic::state_loaded() {
+    spread();
+    if (hosted_ == nullptr)
+        timer_.set_state(state_.timer);
+    hand_over();
+    notify();
+}
+
+void LocalApic::spread() noexcept {
     base_ = state_.base;
     id_ = state_.id;
     ldr_ = state_.ldr;
@@ -117,9 +132,7 @@ void LocalApic::state_loaded() {
     std::ranges::copy(state_.lvt, lvt_.begin());
     std::ranges::copy(state_.irr, irr_.begin());
     std::ranges::copy(state_.tmr, tmr_.begin());
-    timer_.set_state(state_.timer);
     update_priority();
-    notify();
 }
 
 // --- who is meant: any thread -----------------------------------------------------------------
@@ -226,7 +239,7 @@ void LocalApic::set_irq_level(std::uint32_t input, bool level) noexcept {
     const auto before = level ? lint_levels_.fetch_or(bit) : lint_levels_.fetch_and(~bit);
     if (!level || (before & bit) != 0)
         return;
-    if (is_enabled())
+    if (is_enabled() && hosted_ == nullptr)
         local_interrupt(input == kLint0Input ? kLint0 : kLint1);
     else if (input == kLint1Input) // the pins are INTR and NMI of a CPU without APIC
         post_event(kEventNmi);
@@ -262,7 +275,7 @@ void LocalApic::report_error(std::uint32_t bit) noexcept {
 bool LocalApic::has_external_interrupt() const noexcept {
     if (pic_ == nullptr || (lint_levels_.load() & 1u << kLint0Input) == 0)
         return false;
-    if (!is_enabled())
+    if (!is_enabled() || hosted_ != nullptr)
         return true;
     const auto value = lvt(kLint0);
     return (value & kLvtMasked) == 0 &&
@@ -270,7 +283,7 @@ bool LocalApic::has_external_interrupt() const noexcept {
 }
 
 bool LocalApic::has_deliverable_vector() const noexcept {
-    const int vector = highest_bit(irr_);
+    const int vector = hosted_ == nullptr ? highest_bit(irr_) : -1;
     return vector >= 0 && vector >> 4 > ppr_.load(kRelaxed) >> 4 && is_software_enabled();
 }
 

@@ -16,6 +16,7 @@
 #include <atomic>
 
 #include "bus/interrupt.hpp"
+#include "cpu/apic_host.hpp"
 #include "cpu/interrupt_port.hpp"
 #include "devices/apic/apic_message.hpp"
 #include "devices/apic/apic_timer.hpp"
@@ -80,6 +81,10 @@ public:
 
     /// Whom to notify; set before the vCPU runs, null before it dies.
     void attach(cpu::Wakeup* wakeup) { wakeup_.store(wakeup, std::memory_order_release); }
+    /// From now on the registers, the timer and delivery are the engine's: this chip keeps the
+    /// wires (LINT0 is INTR of the PIC, whatever the LVT says: the engine knows that), and fetches
+    /// and hands over the registers when the chip is saved, loaded and reset.
+    void host_in(cpu::HostedApic& engine);
     void reset() override;
     /// As firmware leaves the boot CPU: enabled, LINT0 = ExtINT, LINT1 = NMI (MultiProcessor
     /// Specification 1.4 §3.6.2.2).
@@ -138,9 +143,16 @@ private:
     void update_priority() noexcept;
     void end_of_interrupt() noexcept;
     void reset_registers() noexcept;
+    void spread() noexcept; // state_ to the atomics
     void capture(State& copy) const;
     base::Result<void> check(const State& state) const;
     void state_loaded();
+
+    // another one's registers (local_apic_image.cpp)
+    cpu::ApicImage image_of(const State& state) const noexcept;
+    void take_image(const cpu::ApicImage& image, State& state) const noexcept;
+    void fetch() noexcept;     // what a hosted one has becomes what this one has
+    void hand_over() noexcept; // and the other way
 
     // registers (local_apic_registers.cpp)
     std::uint32_t read_register(std::uint32_t index) noexcept; // offset / 16
@@ -158,6 +170,7 @@ private:
     const Config config_;
     ApicBus& bus_;                       // owned by the Machine
     ExternalInterruptSource* const pic_; // the same, may be null
+    cpu::HostedApic* hosted_ = nullptr;  // of the engine, which outlives its use; null: it is here
     std::atomic<cpu::Wakeup*> wakeup_{nullptr};
 
     // Written by the vCPU's thread, read by senders to see whether a message is for this CPU.

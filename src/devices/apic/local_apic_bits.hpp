@@ -2,6 +2,7 @@
 #pragma once
 /// Register numbers and bits of the local APIC (Intel SDM Vol. 3A, Sept. 2023, tables 11-1, 11-6).
 /// A register's number is its xAPIC offset / 16 and its x2APIC MSR - 800h. Part of LocalApic.
+#include <array>
 #include <cstdint>
 
 namespace doppel::devices::local_apic {
@@ -55,6 +56,10 @@ inline constexpr std::uint32_t kSvrSuppressEoiBroadcast = 1u << 12;
 inline constexpr std::uint32_t kSvrBits = 0xff | kSvrEnable | kSvrSuppressEoiBroadcast;
 inline constexpr std::uint32_t kDfrFlat = 0xf;
 inline constexpr std::uint32_t kLvtMasked = 1u << 16;
+/// LVT bits from LVT_THERMAL to LVT_ERROR: vector, mask, and delivery mode, polarity and trigger
+/// where there are any.
+inline constexpr std::array<std::uint32_t, 5> kLvtBits{0x1'07ff, 0x1'07ff, 0x1'a7ff, 0x1'a7ff,
+                                                       0x1'00ff};
 
 inline constexpr std::uint32_t kEsrSendIllegalVector = 1u << 5;
 inline constexpr std::uint32_t kEsrReceiveIllegalVector = 1u << 6;

@@ -13,9 +13,6 @@ namespace {
 
 /// ICR bits that can be written; bit 12 (delivery status) is always idle here.
 constexpr std::uint32_t kIcrBits = 0x000c'cfff;
-/// LVT bits by entry: vector, mask, and delivery mode, polarity and trigger where there are any.
-constexpr std::array<std::uint32_t, LocalApic::kLvtCount> kLvtBits{0x1'07ff, 0x1'07ff, 0x1'a7ff,
-                                                                   0x1'a7ff, 0x1'00ff};
 
 } // namespace
 
