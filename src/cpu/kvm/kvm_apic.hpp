@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Between ApicImage and KVM's page of local-APIC registers (KVM_GET_LAPIC with
+/// KVM_X2APIC_API_USE_32BIT_IDS). Pure functions; any thread.
+#include <linux/kvm.h>
+
+#include <cstdint>
+
+#include "cpu/apic_host.hpp"
+
+namespace doppel::cpu::kvm {
+
+kvm_lapic_state to_lapic(const ApicImage& image);
+ApicImage from_lapic(const kvm_lapic_state& lapic);
+
+/// An interrupt that the APIC has handed out and the CPU has not begun: requested again instead of
+/// in service. False: the vector was not in service here (it came from the PIC).
+bool take_back(ApicImage& image, std::uint8_t vector);
+
+} // namespace doppel::cpu::kvm
