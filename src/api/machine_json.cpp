@@ -74,7 +74,7 @@ Result<void> take(const json::value& from, const std::string& path, description:
     DOPPEL_TRY_VOID(take(from, path, name));
     const auto engine = description::parse_engine(name);
     if (!engine)
-        return wrong(path, "auto, translator or interpreter");
+        return wrong(path, "auto, kvm, translator or interpreter");
     to = *engine;
     return {};
 }

@@ -23,8 +23,9 @@ std::unexpected<Error> invalid(std::string field, std::string text, std::string 
         Error{Errc::InvalidArgument, 0, std::move(text), std::move(field), std::move(hint)});
 }
 
-constexpr std::array<std::pair<Engine, const char*>, 3> kEngines{{
+constexpr std::array<std::pair<Engine, const char*>, 4> kEngines{{
     {Engine::Auto, "auto"},
+    {Engine::Kvm, "kvm"},
     {Engine::Translator, "translator"},
     {Engine::Interpreter, "interpreter"},
 }};
@@ -71,6 +72,13 @@ Result<void> validate_checking(const Machine& machine) {
     return {};
 }
 
+Result<void> validate_time(const Machine& machine) {
+    if (machine.time == TimeMode::Virtual && machine.engine == Engine::Kvm)
+        return invalid("time", "the engine kvm counts no instructions, so it has no virtual time",
+                       "leave out --engine, or use --engine translator");
+    return {};
+}
+
 Result<void> validate_console(const Console& console) {
     const bool needs_path =
         console.kind == ConsoleKind::File || console.kind == ConsoleKind::Socket;
@@ -110,6 +118,7 @@ Result<void> validate(const Machine& machine) {
         return std::unexpected(std::move(error));
     }
     DOPPEL_TRY_VOID(validate_checking(machine));
+    DOPPEL_TRY_VOID(validate_time(machine));
     return validate_console(machine.console);
 }
 

@@ -11,7 +11,7 @@
 
 namespace doppel::description {
 
-enum class Engine : std::uint8_t { Auto, Translator, Interpreter };
+enum class Engine : std::uint8_t { Auto, Kvm, Translator, Interpreter };
 
 /// What the guest's clocks follow.
 enum class TimeMode : std::uint8_t {

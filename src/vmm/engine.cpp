@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/engine.hpp"
 
+#include <fmt/core.h>
+
+#include "base/log.hpp"
+#include "cpu/kvm/kvm_machine.hpp"
+#include "cpu/kvm/kvm_vcpu.hpp"
 #include "cpu/x86/frontend/translator_vcpu.hpp"
 #include "cpu/x86/interpreter/vcpu/interpreter_vcpu.hpp"
+#include "vmm/kvm_verdict.hpp"
 
 namespace doppel::vmm {
 
 using base::Result;
+using description::Engine;
+using description::Machine;
 
 namespace {
 
@@ -37,12 +45,81 @@ private:
     const unsigned cpus_;
 };
 
+class KvmFactory final : public EngineFactory {
+public:
+    KvmFactory(std::unique_ptr<cpu::kvm::KvmMachine> machine, memory::GuestMemory& memory,
+               unsigned cpus)
+        : machine_{std::move(machine)}, memory_{memory}, cpus_{cpus} {
+        memory_.set_write_log(machine_.get());
+    }
+    ~KvmFactory() override { memory_.set_write_log(nullptr); }
+    Result<std::unique_ptr<cpu::x86::Vcpu>>
+    create_vcpu(const cpu::x86::VcpuWiring& wiring) override {
+        return DOPPEL_TRY(cpu::kvm::KvmVcpu::create(*machine_, wiring, cpus_));
+    }
+    std::shared_ptr<cpu::ApicHost> apic_host() override { return machine_; }
+
+private:
+    std::shared_ptr<cpu::kvm::KvmMachine> machine_; // the board is the other owner
+    memory::GuestMemory& memory_;
+    const unsigned cpus_;
+};
+
+/// Why KVM cannot have the machine's CPU model; empty: it can.
+Result<std::string> missing_features(const cpu::kvm::KvmSystem& system, const Machine& machine) {
+    const auto model = DOPPEL_TRY(description::find_cpu_model(machine.cpu_model));
+    return system.missing_features(model);
+}
+
+Result<std::unique_ptr<EngineFactory>> create_kvm(const Machine& machine,
+                                                  memory::GuestMemory& memory) {
+    auto system = DOPPEL_TRY(cpu::kvm::KvmSystem::open());
+    if (const auto missing = DOPPEL_TRY(missing_features(system, machine)); !missing.empty())
+        return base::fail(base::Errc::Unsupported,
+                          fmt::format("engine kvm: CPU model '{}' has what this host's KVM does "
+                                      "not offer ({})",
+                                      machine.cpu_model, missing),
+                          "use a smaller --cpu, such as x86-64-v1, or --engine translator");
+    if (const auto verdict = kvm_verdict(); !verdict.runs_kernels)
+        base::log_warning(
+            "engine kvm: this host's KVM does not run kernels ({}); only small guests "
+            "will work, --engine translator runs all",
+            verdict.reason);
+    auto shared = DOPPEL_TRY(cpu::kvm::KvmMachine::create(std::move(system), memory));
+    return std::make_unique<KvmFactory>(std::move(shared), memory, machine.cpus);
+}
+
+/// What `auto` means here: kvm where it runs kernels and has the CPU model.
+Engine choose(const Machine& machine) {
+    if (machine.checking || machine.time == description::TimeMode::Virtual)
+        return Engine::Translator;
+    const auto system = cpu::kvm::KvmSystem::open();
+    if (!system) {
+        base::log_info("engine translator, because {}", system.error().message());
+        return Engine::Translator;
+    }
+    if (const auto missing = missing_features(*system, machine); !missing || !missing->empty()) {
+        base::log_info("engine translator, because this host's KVM does not offer {}",
+                       missing.value_or("the CPU model"));
+        return Engine::Translator;
+    }
+    if (const auto verdict = kvm_verdict(); !verdict.runs_kernels) {
+        base::log_info("engine translator, because this host's KVM does not run kernels ({})",
+                       verdict.reason);
+        return Engine::Translator;
+    }
+    return Engine::Kvm;
+}
+
 } // namespace
 
-Result<std::unique_ptr<EngineFactory>> create_engine(const description::Machine& machine,
+Result<std::unique_ptr<EngineFactory>> create_engine(const Machine& machine,
                                                      memory::GuestMemory& memory) {
-    if (machine.engine == description::Engine::Interpreter)
+    const auto engine = machine.engine == Engine::Auto ? choose(machine) : machine.engine;
+    if (engine == Engine::Interpreter)
         return std::make_unique<InterpreterFactory>(machine.cpus);
+    if (engine == Engine::Kvm)
+        return create_kvm(machine, memory);
     const cpu::x86::TranslatorOptions options{.check = machine.checking};
     auto shared = DOPPEL_TRY(cpu::x86::TranslatorMachine::create(memory, options));
     return std::make_unique<TranslatorFactory>(std::move(shared), machine.cpus);

@@ -166,6 +166,8 @@ Result<void> Vm::Impl::create_vcpus() {
             turns.get()));
         board->connect(i, *vcpus.back(), vcpus.back()->vcpu().state());
     }
+    if (auto apics = engine->apic_host())
+        board->host_apics(std::move(apics));
     return {};
 }
 

@@ -2,6 +2,7 @@
 /// doppel-vmm: the process of one VM. Reads its machine description from a descriptor; started by
 /// `doppel run` and the daemon, not by people. Exit codes as those of `doppel run`.
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -11,10 +12,12 @@
 #include <cstdio>
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "api/machine_json.hpp"
 #include "base/event_loop.hpp"
 #include "base/log.hpp"
+#include "vmm/kvm_verdict.hpp"
 #include "vmm/vm.hpp"
 
 namespace {
@@ -102,9 +105,26 @@ int run(const Arguments& arguments) {
     return exit_code(outcome);
 }
 
+/// For the engine's choice: the self-test of KVM, in a process that may be killed; and what is
+/// known of it (tests ask). One line: "good" or "bad REASON".
+bool answer_about_kvm(std::string_view question) {
+    if (question == "--kvm-self-test") {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        std::puts(vmm::kvm_self_test_line().c_str());
+    } else if (question == "--kvm-verdict") {
+        const auto verdict = vmm::kvm_verdict();
+        std::puts(verdict.runs_kernels ? "good" : ("bad " + verdict.reason).c_str());
+    } else {
+        return false;
+    }
+    return true;
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
+    if (argc == 2 && answer_about_kvm(argv[1]))
+        return 0;
     Arguments arguments;
     if (!parse(argc, argv, arguments)) {
         std::fputs("doppel-vmm is started by 'doppel run'; it takes --description-fd N "

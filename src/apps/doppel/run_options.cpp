@@ -122,7 +122,8 @@ void add_run_options(CLI::App& command, RunOptions& o) {
         ->type_name("MODEL")
         ->capture_default_str();
     command
-        .add_option("--engine", o.engine, "what executes guest code: auto, translator, interpreter")
+        .add_option("--engine", o.engine,
+                    "what executes guest code: auto, kvm, translator, interpreter")
         ->type_name("ENGINE")
         ->capture_default_str();
     command
@@ -181,7 +182,7 @@ Result<Machine> machine_of(const RunOptions& o) {
     if (!engine)
         return base::fail(Errc::InvalidArgument,
                           fmt::format("--engine: engine '{}' is unknown", o.engine),
-                          "use auto, translator or interpreter");
+                          "use auto, kvm, translator or interpreter");
     machine.engine = *engine;
     const auto time =
         description::parse_time_mode(!o.time.empty() ? o.time : (o.check ? "virtual" : "real"));

@@ -2,6 +2,8 @@
 /* The PC's interrupt chips: 8254 timer by the 8259A pair and by the I/O APIC, spurious interrupts,
  * channel 2 by port 61h, RTC periodic interrupt, HPET counter and comparator, serial port.
  * Intel 8259A, 8254, 82093AA data sheets; MC146818A; IA-PC HPET 1.0a §2.3; ACPI 6.5 §5.2.12.
+ *
+ * kvm: kvm-api
  */
 #include "guest.h"
 

@@ -5,6 +5,7 @@
  *
  * expect: exit 0
  * expect: text ok the tables
+ * kvm: kvm-api
  */
 #include "guest.h"
 

@@ -10,6 +10,7 @@
  * expect: text #GP error 0073 at rip 1
  * expect: text #DF error 0000 at rip 1
  * expect: text #GP error 0043 at rip 1
+ * kvm: cannot
  */
 #include "guest.h"
 

@@ -4,6 +4,7 @@
  * Intel SDM (June 2025) Vol. 3B §22.1 (real-address mode), Vol. 3A §10.9 (mode switching).
  *
  * qemu deviates: real mode: case i -- checks no limits
+ * kvm: kvm-api
  */
     .intel_syntax noprefix
     .code16
