@@ -78,13 +78,12 @@ std::uint64_t VcpuThread::cpu_time_ns() const {
            static_cast<std::uint64_t>(time.tv_nsec);
 }
 
-bool VcpuThread::obey() {
+void VcpuThread::wait_while_paused() {
     std::unique_lock lock{mutex_};
     parked_ = true;
     changed_.notify_all();
     changed_.wait(lock, [this] { return wish_.load() != Wish::Pause; });
     parked_ = false;
-    return wish_.load() == Wish::Run;
 }
 
 /// An event that came while the vCPU still ran has set signal_: then the vCPU looks once more,
@@ -115,8 +114,12 @@ void VcpuThread::run_once() {
 }
 
 void VcpuThread::main() {
-    while (wish_.load() == Wish::Run || obey())
-        run_once();
+    for (Wish wish = wish_.load(); wish != Wish::Stop; wish = wish_.load()) {
+        if (wish == Wish::Run)
+            run_once();
+        else
+            wait_while_paused();
+    }
     const std::scoped_lock lock{mutex_};
     parked_ = true;
     changed_.notify_all();

@@ -49,7 +49,7 @@ private:
     enum class Wish : std::uint8_t { Run, Pause, Stop };
 
     void main();
-    bool obey(); // waits while paused; false: stop
+    void wait_while_paused();
     void leave_guest();
     void run_once();
     void sleep_until_event();
@@ -67,7 +67,7 @@ private:
 
     std::mutex mutex_;
     std::condition_variable changed_;
-    bool parked_ = false; // guarded by mutex_: the thread waits in obey()
+    bool parked_ = false; // guarded by mutex_: the thread is in wait_while_paused()
     std::jthread thread_;
 };
 
