@@ -311,7 +311,7 @@ std::optional<std::uint8_t> LocalApic::acknowledge_intr() noexcept {
 
 cpu::CpuEvent LocalApic::take_event(bool nmi_blocked, bool wait_for_sipi,
                                     std::uint8_t& sipi_vector) noexcept {
-    const auto events = events_.load();
+    auto events = events_.load();
     if ((events & kEventInit) != 0) {
         events_.fetch_and(~kEventInit);
         return cpu::CpuEvent::Init;
@@ -322,10 +322,11 @@ cpu::CpuEvent LocalApic::take_event(bool nmi_blocked, bool wait_for_sipi,
     }
     if ((events & kEventSipi) == 0)
         return cpu::CpuEvent::None;
-    const auto sipi = events_.fetch_and(kEventInit | kEventNmi);
-    if (!wait_for_sipi)
-        return cpu::CpuEvent::None; // dropped (SDM §9.4.3: ignored unless waiting)
-    sipi_vector = static_cast<std::uint8_t>(sipi >> kSipiVectorShift);
+    // If an INIT has come since, the SIPI behind it is not the one that was looked at.
+    const bool taken = events_.compare_exchange_strong(events, events & (kEventInit | kEventNmi));
+    if (!taken || !wait_for_sipi)
+        return cpu::CpuEvent::None; // dropped (SDM §9.4.3: ignored unless waiting), or look again
+    sipi_vector = static_cast<std::uint8_t>(events >> kSipiVectorShift);
     return cpu::CpuEvent::Sipi;
 }
 
