@@ -128,8 +128,7 @@ bool GuestMemory::write(Gpa gpa, std::span<const std::byte> from) noexcept {
                 [&](const Place& place, Gpa here, std::uint64_t length, auto done) {
                     const bool watched = prepare_engine_write(here, length);
                     std::memcpy(place.host, from.data() + done, length);
-                    if (watched)
-                        finish_engine_write(here, length);
+                    finish_device_write(here, length, watched);
                 });
 }
 
@@ -137,9 +136,17 @@ bool GuestMemory::fill(Gpa gpa, std::uint64_t length_bytes, std::byte value) noe
     return walk(gpa, length_bytes, [&](const Place& place, Gpa here, std::uint64_t length, auto) {
         const bool watched = prepare_engine_write(here, length);
         std::memset(place.host, static_cast<int>(value), length);
-        if (watched)
-            finish_engine_write(here, length);
+        finish_device_write(here, length, watched);
     });
+}
+
+/// No vCPU's safepoint holds a device up: a page that was plain when it began to write may have
+/// become a code page since, translated from old bytes. The fence keeps the look behind the write;
+/// whoever translates sets the state first and reads the bytes then (tests/model/code_page_test).
+void GuestMemory::finish_device_write(Gpa gpa, std::uint64_t length_bytes, bool watched) noexcept {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (watched || (watcher_ != nullptr && (page_state(gpa) & kPageCode) != 0))
+        finish_engine_write(gpa, length_bytes);
 }
 
 /// Calls part(gpa, done, length) for each stretch that lies in one region.

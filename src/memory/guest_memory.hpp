@@ -148,6 +148,7 @@ private:
     template <typename Part>
     bool by_region(std::uint64_t offset, std::uint64_t length, Part&& part) const;
     template <typename Copy> bool walk(Gpa gpa, std::uint64_t length_bytes, Copy&& copy) const;
+    void finish_device_write(Gpa gpa, std::uint64_t length_bytes, bool watched) noexcept;
     void mark_dirty(std::uint64_t page_index) noexcept;
 
     std::vector<RamRegion> regions_;
