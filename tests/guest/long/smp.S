@@ -9,6 +9,7 @@
 #include "guest.h"
 
 #define ROUNDS 20000
+#define SPLIT_ROUNDS 3000 /* each takes a while: on real ones, too */
 #define IPI 0x51
 
     .text
@@ -51,6 +52,18 @@ main:
     CHECK "lock cmpxchg16b", [counter+32], 2*ROUNDS
     CHECK "lock add across a cache line", [split+60], 2*ROUNDS
     CHECK "xchg as a spin lock", [counter+48], 2*ROUNDS
+
+    BEGIN "locked instructions across pages"
+    MAP_PAGE 1, "offset scratch + 0x5000", P|W
+    MAP_PAGE 2, "offset scratch + 0x3000", P|W
+    mov rax, WINDOW + 0x2000 - 4 /* two pages that are not neighbours in memory */
+    call count_across
+    CHECK "both halves", rdx, SPLIT_ROUNDS
+    CHECK "carry", rbx, SPLIT_ROUNDS
+    mov eax, offset scratch + 0x8000 - 4 /* neighbours */
+    call count_across
+    CHECK "neighbours, both halves", rdx, SPLIT_ROUNDS
+    CHECK "neighbours, carry", rbx, SPLIT_ROUNDS
 
     BEGIN "order of stores"
     ORDER store_in_order
@@ -184,6 +197,37 @@ count_locked:
     jnz 1b
     ret
 
+    /* This CPU adds 1 to the quadword at rax, two pages, while the other one adds 1 to its high
+       half: ebx = high half, edx = low half. */
+count_across:
+    mov [split_at], rax
+    mov qword ptr [rax], 0
+    ORDER count_high_half
+    mov rax, [split_at]
+    mov ecx, SPLIT_ROUNDS
+1:  lock inc qword ptr [rax]
+    loop 1b
+    mov dword ptr [stop], 1
+    call wait_ap
+    mov dword ptr [stop], 0
+    mov rax, [split_at]
+    mov edx, [rax]
+    mov ebx, [rax + 4]
+    sub ebx, [high_halves]
+    add ebx, SPLIT_ROUNDS /* as if it had added so many */
+    ret
+
+    /* Until the first CPU has done its part. */
+count_high_half:
+    mov rax, [split_at]
+    xor ecx, ecx
+1:  lock inc dword ptr [rax + 4]
+    inc ecx
+    cmp dword ptr [stop], 0
+    je 1b
+    mov [high_halves], ecx
+    ret
+
 store_in_order:
     mov ecx, 1
 1:  mov [flag_first], ecx
@@ -252,6 +296,9 @@ flag_first: .skip 4
     .balign 64
 flag_second: .skip 4
     .balign 8
+split_at: .skip 8
+high_halves: .skip 8
+stop: .skip 8
 sleeping: .skip 8
 ipis: .skip 8
 ran: .skip 8
