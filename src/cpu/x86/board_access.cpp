@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/x86/board_access.hpp"
 
+#include <sched.h>
+
 #include "base/verify.hpp"
 #include "cpu/rendezvous.hpp"
 
@@ -102,5 +104,6 @@ CpuEvent WiredBoard::take_event(bool nmi_blocked, bool wait_for_sipi,
 void WiredBoard::init_interrupts() noexcept { wiring_.interrupts->init_reset(); }
 std::uint64_t WiredBoard::tsc() noexcept { return wiring_.tsc->read(); }
 bool WiredBoard::random(std::uint64_t& value) noexcept { return wiring_.entropy->next(value); }
+void WiredBoard::yield() noexcept { ::sched_yield(); }
 
 } // namespace doppel::cpu::x86

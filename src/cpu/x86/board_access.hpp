@@ -16,6 +16,10 @@ class Rendezvous;
 
 namespace doppel::cpu::x86 {
 
+/// Some 100 us of spinning, longer than a lock is held by one who runs: a yield may cost a time
+/// slice of the host.
+inline constexpr std::uint32_t kPausesBetweenYields = 4096;
+
 /// vCPU thread only.
 class BoardAccess {
 public:
@@ -47,6 +51,8 @@ public:
     virtual std::uint64_t tsc() noexcept = 0;
     /// EntropySource::next() of a vCPU that has one.
     virtual bool random(std::uint64_t& value) noexcept = 0;
+    /// The guest waits for another vCPU, which may wait for a host CPU: lets others have this one.
+    virtual void yield() noexcept = 0;
 
 protected:
     ~BoardAccess() = default;
@@ -107,6 +113,7 @@ public:
     void init_interrupts() noexcept override;
     std::uint64_t tsc() noexcept override;
     bool random(std::uint64_t& value) noexcept override;
+    void yield() noexcept override;
 
     std::uint64_t mmio_accesses() const { return mmio_accesses_; }
     std::uint64_t pio_accesses() const { return pio_accesses_; }

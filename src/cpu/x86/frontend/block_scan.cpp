@@ -166,6 +166,7 @@ translator::FlagsWanted wanted_flags(const BlockScan& scan) {
         case Treatment::Pushf:
         case Treatment::Cli:
         case Treatment::Sti:
+        case Treatment::Pause:
         case Treatment::BitString:
         case Treatment::Pop:
         case Treatment::Leave:

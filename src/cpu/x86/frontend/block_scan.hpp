@@ -22,6 +22,7 @@ enum class Treatment : std::uint8_t {
     Rdtsc, // and RDTSCP
     Cli,
     Sti,
+    Pause,
     Pushf,
     ReadSegment, // MOV r, sreg
     BitString,   // BT and its like, register offset into memory

@@ -188,6 +188,7 @@ void BlockTranslator::emit_instruction(const ScannedInstruction& at) {
     case Treatment::Rdtsc: emit_rdtsc(at.in.op == Op::Rdtscp); break;
     case Treatment::Cli:
     case Treatment::Sti: emit_interrupt_flag(at); break;
+    case Treatment::Pause: emit_pause(at); break;
     case Treatment::Pushf: emit_pushf(at); break;
     case Treatment::ReadSegment: emit_read_segment(at); break;
     case Treatment::BitString: emit_bit_string(at); break;

@@ -81,6 +81,7 @@ private:
 
     // --- emit_system.cpp ---
     void emit_interrupt_flag(const ScannedInstruction& at);
+    void emit_pause(const ScannedInstruction& at);
     void emit_pushf(const ScannedInstruction& at);
     void emit_read_segment(const ScannedInstruction& at);
     void emit_bit_string(const ScannedInstruction& at);

@@ -22,7 +22,7 @@ bool is_generic_integer(Op op) {
     case Op::Sahf: case Op::Clc: case Op::Stc: case Op::Cmc: case Op::Movnti: case Op::Adcx:
     case Op::Adox: case Op::Andn: case Op::Bextr: case Op::Blsi: case Op::Blsmsk: case Op::Blsr:
     case Op::Bzhi: case Op::Mulx: case Op::Pdep: case Op::Pext: case Op::Rorx: case Op::Sarx:
-    case Op::Shlx: case Op::Shrx: case Op::Pause: case Op::Lfence: case Op::Mfence:
+    case Op::Shlx: case Op::Shrx: case Op::Lfence: case Op::Mfence:
     case Op::Sfence: return true;
     default: return false;
     }
@@ -130,6 +130,7 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     switch (in.op) {
     case Op::Nop:
     case Op::Prefetch: return Treatment::Nothing;
+    case Op::Pause: return (mode & mode::kCount) != 0 ? Treatment::Generic : Treatment::Pause;
     case Op::Lea: return Treatment::Lea;
     case Op::Push:
     case Op::Pop:

@@ -29,6 +29,16 @@ void BlockTranslator::emit_interrupt_flag(const ScannedInstruction& at) {
     a_.alu_mem_imm32(Alu::Or, kRflags, kIf);
 }
 
+/// A vCPU that spins for long waits for one that may have no host CPU: now and then the
+/// interpreter executes the PAUSE, and gives the host's CPU away.
+void BlockTranslator::emit_pause(const ScannedInstruction& at) {
+    clobber_flags();
+    a_.alu_mem_imm32(Alu::Sub, state_at(offsetof(Frame, pauses_left) - offsetof(Frame, state)), 1);
+    interpret_if(Condition::Below, at);
+    a_.byte(0xf3);
+    a_.byte(0x90);
+}
+
 /// The slot and the other bits of rflags, put together as unpack_flags() does.
 void BlockTranslator::emit_pushf(const ScannedInstruction& at) {
     clobber_flags();

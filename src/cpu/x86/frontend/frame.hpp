@@ -73,8 +73,9 @@ struct alignas(64) Frame {
     CpuState state;
     alignas(64) std::array<std::byte, 64> bounce{}; // operand of a load that is not plain RAM
     std::array<std::byte, 4096> nowhere{};          // the host page behind no_stack_page()
-    std::uint32_t event_hint = 0; // the InterruptPort may have something: STI asks
-    std::uint64_t budget = 0;     // instructions that counting blocks may still execute
+    std::uint32_t event_hint = 0;  // the InterruptPort may have something: STI asks
+    std::uint64_t budget = 0;      // instructions that counting blocks may still execute
+    std::uint64_t pauses_left = 0; // until the next PAUSE that lets other threads run
 };
 static_assert(offsetof(Frame, state) == sizeof(FrameHeader));
 static_assert(offsetof(CpuState, gpr) == 0);

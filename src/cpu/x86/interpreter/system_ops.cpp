@@ -245,8 +245,10 @@ bool op_fence(Execution&) {
     asm volatile("mfence" ::: "memory");
     return true;
 }
-bool op_pause(Execution&) {
+bool op_pause(Execution& x) {
     asm volatile("pause");
+    if (++x.cx.pauses % kPausesBetweenYields == 0)
+        x.cx.board.yield();
     return true;
 }
 

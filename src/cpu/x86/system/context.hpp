@@ -95,6 +95,7 @@ struct SystemContext {
     Fault fault{};
     std::uint32_t changes = 0;
     EventLog events{};
+    std::uint32_t pauses = 0; // interpreted
 
     // --- of the instruction in progress; begin_instruction() sets them ---
     bool stepping = false;        // not step_free(): end_instruction() has work

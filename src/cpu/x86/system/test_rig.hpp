@@ -56,6 +56,7 @@ public:
         value = ++ticks;
         return true;
     }
+    void yield() noexcept override {}
 
     std::map<std::uint64_t, std::uint64_t> mmio;
     std::map<std::uint16_t, std::uint64_t> pio;

@@ -249,6 +249,10 @@ bool Dispatcher::serve(Exit why, Result& result, bool& leave) {
     }
     const Site at = site();
     cx_.state.rip = site_rip(at);
+    if (at.extra == static_cast<std::uint16_t>(Op::Pause)) {
+        frame_.pauses_left = kPausesBetweenYields;
+        cx_.board.yield();
+    }
     if (at_limit() || compare_first())
         return false;
     ++interpreted_[at.extra];

@@ -123,4 +123,9 @@ bool VectorSavingBoard::random(std::uint64_t& value) noexcept {
     return board_.random(value);
 }
 
+void VectorSavingBoard::yield() noexcept {
+    vectors_.store();
+    board_.yield();
+}
+
 } // namespace doppel::cpu::x86::frontend

@@ -56,6 +56,7 @@ public:
     void init_interrupts() noexcept override;
     std::uint64_t tsc() noexcept override;
     bool random(std::uint64_t& value) noexcept override;
+    void yield() noexcept override;
 
 private:
     BoardAccess& board_;
