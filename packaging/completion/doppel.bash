@@ -6,7 +6,7 @@ _doppel_run_value() { # completes the value of the option $1; false when it take
     -k | --kernel | -i | --initrd | --module) COMPREPLY=($(compgen -f -- "$cur")) ;;
     --cpu) COMPREPLY=($(compgen -W "x86-64-v1 x86-64-v2 x86-64-v3 x86-64-v4 host" -- "$cur")) ;;
     --time) COMPREPLY=($(compgen -W "real virtual" -- "$cur")) ;;
-    --engine) COMPREPLY=($(compgen -W "auto translator interpreter" -- "$cur")) ;;
+    --engine) COMPREPLY=($(compgen -W "auto kvm translator interpreter" -- "$cur")) ;;
     --console) COMPREPLY=($(compgen -W "stdio pty file: socket: none" -- "$cur")) ;;
     --log) COMPREPLY=($(compgen -W "trace debug info warning error off" -- "$cur")) ;;
     -a | --append | -m | --memory | -c | --cpus | --name) COMPREPLY=() ;;

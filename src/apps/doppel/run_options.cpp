@@ -122,8 +122,7 @@ void add_run_options(CLI::App& command, RunOptions& o) {
         ->type_name("MODEL")
         ->capture_default_str();
     command
-        .add_option("--engine", o.engine,
-                    "what executes guest code: auto, kvm, translator, interpreter")
+        .add_option("--engine", o.engine, "what runs the guest: auto, kvm, translator, interpreter")
         ->type_name("ENGINE")
         ->capture_default_str();
     command
