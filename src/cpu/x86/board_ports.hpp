@@ -23,6 +23,7 @@ public:
     virtual ~MsrPort() = default;
     /// Empty: no such MSR here (#GP(0) when no other place has it).
     virtual std::optional<std::uint64_t> read_msr(unsigned vcpu, std::uint32_t index) noexcept = 0;
+    /// Also told of IA32_TSC and IA32_TSC_ADJUST, when the vCPU has taken the value.
     virtual bool write_msr(unsigned vcpu, std::uint32_t index, std::uint64_t value) noexcept = 0;
 };
 

@@ -135,6 +135,7 @@ inline constexpr std::uint64_t FLAG_CF = 1u << 0, FLAG_PF = 1u << 2, FLAG_AF = 1
                                FLAG_IOPL = 3u << 12, FLAG_NT = 1u << 14, FLAG_RF = 1u << 16,
                                FLAG_VM = 1u << 17, FLAG_AC = 1u << 18, FLAG_VIF = 1u << 19,
                                FLAG_VIP = 1u << 20, FLAG_ID = 1u << 21;
+inline constexpr std::uint64_t DEBUGCTL_BTF = 1u << 1; // single steps are branches
 inline constexpr std::uint64_t kArithmeticFlags =
     FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF;
 

@@ -144,7 +144,10 @@ StepResult Interpreter::fault() {
     if (!interpreter::kHandlers.by_op[static_cast<std::size_t>(instruction.op)](execution))
         return fault();
     state.rip = execution.next;
-    end_instruction(cx_);
+    // A jump to the instruction behind it passes for none: only a debugger's block steps could
+    // tell.
+    end_instruction(cx_, execution.next != next && !execution.unfinished ? Flow::Branched
+                                                                         : Flow::InLine);
     instructions_ += execution.unfinished ? 0 : 1;
     return state.activity == Activity::Running ? StepResult::Continue : StepResult::Halted;
 }

@@ -81,6 +81,25 @@ TEST_CASE_FIXTURE(Fixture, "with TF set one iteration of REP is one step") {
     CHECK((state.pending_debug & 0x4000) != 0);
 }
 
+TEST_CASE_FIXTURE(Fixture, "with DEBUGCTL.BTF a single step goes to the next taken branch") {
+    code({0x90, 0x74, 0x02, 0xf3, 0xaa, 0xeb, 0x05}); // nop; jz +2; rep stosb; jmp +5
+    reg(Rdi) = 0x20000;
+    reg(Rcx) = 2;
+    state.rflags = (state.rflags | FLAG_TF) & ~FLAG_ZF;
+    state.debugctl = DEBUGCTL_BTF;
+    for (int i = 0; i < 4; ++i) { // nop, jz not taken, two of rep stosb
+        CHECK(interpreter->step() == StepResult::Continue);
+        CHECK(state.pending_debug == 0);
+    }
+    CHECK(interpreter->step() == StepResult::Continue);
+    CHECK(state.rip == test::kCode + 12);
+    CHECK((state.pending_debug & 0x4000) != 0);
+    CHECK(state.debugctl == DEBUGCTL_BTF);
+    CHECK(service_events(*cx) == Next::Execute);
+    CHECK(cx->events.exceptions(Vector::DB) == 1);
+    CHECK(state.debugctl == 0); // the exception clears it
+}
+
 TEST_CASE_FIXTURE(Fixture, "changed code is executed as it is, not as it was") {
     code({0xb0, 0x01}); // mov al, 1
     CHECK(interpreter->step() == StepResult::Continue);

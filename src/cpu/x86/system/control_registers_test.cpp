@@ -176,9 +176,11 @@ TEST_CASE_FIXTURE(LongRig, "TSC, TSC_ADJUST and their relation") {
     CHECK(rdtsc(*cx));
     CHECK(edx_eax() == 5000);
     CHECK(msr(0x10, 1000));
+    CHECK(board.last_msr_written == 0x10); // its clock must follow
     CHECK(guest_tsc(*cx) == 1000);
     CHECK(state.tsc_adjust == 0 - 4000ull);
     CHECK(msr(0x3b, 0));
+    CHECK(board.last_msr_written == 0x3b);
     CHECK(guest_tsc(*cx) == 5000);
     state.tsc_aux = 0x12;
     CHECK(rdtscp(*cx));
@@ -191,6 +193,9 @@ TEST_CASE_FIXTURE(LongRig, "TSC, TSC_ADJUST and their relation") {
 TEST_CASE("CPUID: run-time parts") {
     Rig rig;
     auto& cx = *rig.cx;
+    CHECK((cpuid_leaf(cx, 1, 0).edx & 1u << 9) != 0); // APIC
+    rig.board.apic_base &= ~(std::uint64_t{1} << 11);
+    CHECK((cpuid_leaf(cx, 1, 0).edx & 1u << 9) == 0);
     cx.vcpu_index = 2;
     cx.vcpu_count = 6;
     CHECK((cpuid_leaf(cx, 1, 0).ebx >> 24) == 2);

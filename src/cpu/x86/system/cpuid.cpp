@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/x86/system/cpuid.hpp"
 
+#include "cpu/x86/system/msr_table.hpp"
 #include "cpu/x86/system/xsave.hpp"
 
 namespace doppel::cpu::x86 {
@@ -106,11 +107,16 @@ std::uint32_t id_bits(std::uint32_t count) {
 }
 
 void fill_leaf1(const SystemContext& cx, CpuidRegisters& out) {
-    constexpr std::uint32_t kOsxsave = 1u << 27, kHtt = 1u << 28;
+    constexpr std::uint32_t kOsxsave = 1u << 27, kHtt = 1u << 28, kApic = 1u << 9;
+    constexpr std::uint64_t kApicEnable = 1u << 11;
     const std::uint32_t ids = 1u << id_bits(cx.vcpu_count);
     out.ebx = (out.ebx & 0xffff) | (ids & 0xff) << 16 | (cx.vcpu_index & 0xff) << 24;
     if (cx.vcpu_count > 1)
         out.edx |= kHtt;
+    // A disabled APIC is as if there were none (Vol. 3A §12.4.3).
+    if (std::uint64_t base = 0;
+        cx.board.read_msr(IA32_APIC_BASE, base) && (base & kApicEnable) == 0)
+        out.edx &= ~kApic;
     out.ecx &= ~kOsxsave;
     if ((cx.state.cr4 & CR4_OSXSAVE) != 0)
         out.ecx |= kOsxsave;

@@ -59,6 +59,7 @@ void note_fault(SystemContext& cx, const Fault& fault) {
     if (fault.vector == Vector::DB) {
         state.dr6 = (state.dr6 & ~std::uint64_t{0xf}) | fault.debug_bits;
         state.dr7 &= ~kDr7Gd;
+        state.debugctl &= ~DEBUGCTL_BTF; // Vol. 3B §18.4.3
         cx.changes |= change::kDebug;
     }
 }
@@ -213,7 +214,7 @@ bool begin_instruction_slow(SystemContext& cx, std::uint64_t linear) {
     return false;
 }
 
-void end_instruction_slow(SystemContext& cx) {
+void end_instruction_slow(SystemContext& cx, Flow flow) {
     CpuState& state = cx.state;
     if (cx.shadowed) {
         state.sti_shadow = false;
@@ -222,7 +223,7 @@ void end_instruction_slow(SystemContext& cx) {
     }
     if (cx.resume)
         state.rflags &= ~FLAG_RF;
-    if (cx.step_trap)
+    if (cx.step_trap && ((state.debugctl & DEBUGCTL_BTF) == 0 || flow == Flow::Branched))
         state.pending_debug |= kDr6SingleStep;
     state.pending_debug |= cx.debug_hits;
     cx.debug_hits = 0;

@@ -7,7 +7,7 @@
 ///     if (needs_service(cx)) switch (service_events(cx)) { … }       // interrupts, traps, halt
 ///     if (!begin_instruction(cx, linear_of_rip)) goto fault;         // instruction breakpoints
 ///     … fetch, decode, execute; state.rip = next …
-///     success:  end_instruction(cx);          // shadows, RF, single step
+///     success:  end_instruction(cx, flow);    // shadows, RF, single step
 ///     fault:    if (!deliver_fault(cx)) -> ShutdownExit
 /// Translated code skips begin/end as long as step_free(cx) held on entry to the block.
 #include "cpu/x86/system/context.hpp"
@@ -48,7 +48,9 @@ Next service_events(SystemContext& cx);
 }
 
 [[nodiscard]] bool begin_instruction_slow(SystemContext& cx, std::uint64_t linear);
-void end_instruction_slow(SystemContext& cx);
+/// Where an instruction went: with IA32_DEBUGCTL.BTF only a branch is a single step.
+enum class Flow : std::uint8_t { InLine, Branched };
+void end_instruction_slow(SystemContext& cx, Flow flow);
 
 /// Notes TF and the shadows for end_instruction() and looks at instruction breakpoints; false: #DB
 /// is in cx.fault.
@@ -59,9 +61,9 @@ void end_instruction_slow(SystemContext& cx);
 }
 /// After an instruction that completed; state.rip is the next one. Also after each iteration of a
 /// REP string instruction (state.rip then is the instruction itself).
-[[gnu::always_inline]] inline void end_instruction(SystemContext& cx) {
+[[gnu::always_inline]] inline void end_instruction(SystemContext& cx, Flow flow = Flow::InLine) {
     if (cx.stepping) [[unlikely]]
-        end_instruction_slow(cx);
+        end_instruction_slow(cx, flow);
 }
 
 /// HLT: CPL 0 is checked here. Sets Activity::Halted; the engine then advances rip and calls

@@ -47,17 +47,15 @@ bool gate_open(const SystemContext& cx, MsrGate gate) {
     return false;
 }
 
-bool write_tsc(SystemContext& cx, std::uint64_t value) {
+void write_tsc(SystemContext& cx, std::uint64_t value) {
     const std::uint64_t step = value - guest_tsc(cx);
     cx.state.tsc_offset += step;
     cx.state.tsc_adjust += step;
-    return true;
 }
 
-bool write_tsc_adjust(SystemContext& cx, std::uint64_t value) {
+void write_tsc_adjust(SystemContext& cx, std::uint64_t value) {
     cx.state.tsc_offset += value - cx.state.tsc_adjust;
     cx.state.tsc_adjust = value;
-    return true;
 }
 
 bool write_base(SystemContext& cx, SegmentIndex segment, std::uint64_t value) {
@@ -90,8 +88,11 @@ bool read_special(SystemContext& cx, std::uint32_t index, std::uint64_t& value) 
 
 bool write_special(SystemContext& cx, std::uint32_t index, std::uint64_t value) {
     switch (index) {
-    case IA32_TSC: return write_tsc(cx, value);
-    case IA32_TSC_ADJUST: return write_tsc_adjust(cx, value);
+    case IA32_TSC:
+    case IA32_TSC_ADJUST:
+        index == IA32_TSC ? write_tsc(cx, value) : write_tsc_adjust(cx, value);
+        static_cast<void>(cx.board.write_msr(index, value)); // for a clock that is made of the TSC
+        return true;
     case IA32_PAT:
         if (!memory_types_are_legal(value, true))
             return false;

@@ -63,7 +63,7 @@ constexpr MsrRow kRows[] = {
     {0x000001a0, Plain, Intel, "IA32_MISC_ENABLE", &S::misc_enable, kMiscEnableWritable, 0},
     {0x000001a2, Constant, Intel, "MSR_TEMPERATURE_TARGET", nullptr, 0, 0},
     {0x000001b0, Tolerant, Intel, "IA32_ENERGY_PERF_BIAS", nullptr, 0, 0},
-    {IA32_DEBUGCTL, Plain, Always, "IA32_DEBUGCTL", &S::debugctl, 0x2, 0}, // BTF: kept, not obeyed
+    {IA32_DEBUGCTL, Plain, Always, "IA32_DEBUGCTL", &S::debugctl, DEBUGCTL_BTF, 0},
     {0x000001db, Constant, Always, "LASTBRANCHFROMIP", nullptr, 0, 0},
     {0x000001dc, Constant, Always, "LASTBRANCHTOIP", nullptr, 0, 0},
     {0x000001dd, Constant, Always, "LASTINTFROMIP", nullptr, 0, 0},

@@ -36,10 +36,13 @@ public:
         work(argument);
     }
     bool read_msr(std::uint32_t index, std::uint64_t& value) noexcept override {
-        value = 0xfee00900;
+        value = apic_base;
         return index == 0x1b;
     }
-    bool write_msr(std::uint32_t index, std::uint64_t) noexcept override { return index == 0x1b; }
+    bool write_msr(std::uint32_t index, std::uint64_t) noexcept override {
+        last_msr_written = index;
+        return index == 0x1b;
+    }
     std::uint8_t cr8() noexcept override { return tpr; }
     void set_cr8(std::uint8_t value) noexcept override { tpr = value; }
     bool intr_pending() noexcept override { return vector >= 0; }
@@ -64,7 +67,8 @@ public:
     int vector = -1;
     CpuEvent event = CpuEvent::None;
     std::uint8_t tpr = 0, sipi_vector = 0;
-    std::uint64_t ticks = 1000;
+    std::uint64_t ticks = 1000, apic_base = 0xfee00900;
+    std::uint32_t last_msr_written = 0;
 
 private:
     memory::GuestMemory& memory_;
