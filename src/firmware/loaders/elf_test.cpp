@@ -142,6 +142,13 @@ TEST_CASE("notes that lie give no PVH entry") {
     CHECK_FALSE(entry(pvh64().text(kNotes + 32, "xen")));
 }
 
+TEST_CASE_FIXTURE(Vm, "a kernel with both a multiboot header and a PVH note boots by multiboot") {
+    auto both = pvh64();
+    both.put<std::uint32_t>(kNotes + 0x30, 0x1badb002).put<std::uint32_t>(kNotes + 0x34, 0);
+    both.put<std::uint32_t>(kNotes + 0x38, 0u - 0x1badb002);
+    CHECK(detect_kernel(both.bytes) == KernelFormat::Multiboot);
+}
+
 TEST_CASE_FIXTURE(Vm, "a multiboot kernel gets its information structure") {
     CHECK(detect_kernel(multiboot32().bytes) == KernelFormat::Multiboot);
     const std::vector<std::byte> bytes(3, std::byte{7});

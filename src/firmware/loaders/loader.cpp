@@ -56,13 +56,15 @@ Result<KernelFormat> detect_kernel(std::span<const std::byte> file) {
                 "copy it again");
         return KernelFormat::LinuxBzImage;
     }
+    // Before PVH: a hypervisor has both, and takes its PVH entry for that of a guest of another
+    // one.
+    if (find_multiboot_header(file))
+        return KernelFormat::Multiboot;
     if (ElfImage::is_elf(file)) {
         const auto image = DOPPEL_TRY(ElfImage::parse(file));
         if (image.pvh_entry())
             return KernelFormat::ElfPvh;
     }
-    if (find_multiboot_header(file))
-        return KernelFormat::Multiboot;
     if (has_boot_signature(file) && file.size() % kSector == 0)
         return KernelFormat::BootSector;
     return base::fail(Errc::Corrupt, "this is no kernel that can be booted",
