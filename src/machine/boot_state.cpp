@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "machine/boot_state.hpp"
 
+#include "machine/pc_map.hpp"
+
 namespace doppel::machine {
 
 using namespace cpu::x86;
@@ -70,6 +72,21 @@ void apply_boot_state(const firmware::BootState& boot, CpuState& state) {
         return;
     }
     set_protected(boot, state);
+}
+
+void apply_memory_types(CpuState& state, unsigned physical_bits) {
+    constexpr std::uint64_t kWriteBack = 6, kAllWriteBack = 0x0606'0606'0606'0606;
+    constexpr std::uint64_t kFixedEnabled = 1u << 10, kEnabled = 1u << 11, kValid = 1u << 11;
+    constexpr std::size_t kVga = 2; // IA32_MTRR_FIX16K_A0000
+    static_assert(pc::kLowMemoryEnd == 0xa0000 && pc::kExtendedBase == 0xc0000);
+    state.mtrr_fixed.fill(kAllWriteBack);
+    state.mtrr_fixed[kVga] = 0; // uncacheable
+    const auto hole = pc::kHighBase - pc::kLowRamLimit;
+    static_assert(((pc::kHighBase - pc::kLowRamLimit) & (pc::kHighBase - pc::kLowRamLimit - 1)) ==
+                  0);
+    state.mtrr_variable[0] = pc::kLowRamLimit; // uncacheable
+    state.mtrr_variable[1] = ((std::uint64_t{1} << physical_bits) - hole) | kValid;
+    state.mtrr_def_type = kWriteBack | kFixedEnabled | kEnabled;
 }
 
 } // namespace doppel::machine

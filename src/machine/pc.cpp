@@ -147,6 +147,11 @@ public:
         return clock_.read_msr(vcpu, index);
     }
     bool write_msr(unsigned vcpu, std::uint32_t index, std::uint64_t value) noexcept override {
+        constexpr std::uint32_t IA32_TSC = 0x10, IA32_TSC_ADJUST = 0x3b;
+        if (index == IA32_TSC || index == IA32_TSC_ADJUST) {
+            clock_.refresh();
+            return true;
+        }
         return clock_.write_msr(vcpu, index, value);
     }
 
@@ -338,6 +343,10 @@ void Pc::connect(unsigned index, cpu::Wakeup& wakeup, const cpu::x86::CpuState& 
 void Pc::disconnect() {
     for (const auto& apic : impl_->local_apics)
         apic->attach(nullptr);
+}
+
+void Pc::apply_firmware_state(cpu::x86::CpuState& state) const {
+    apply_memory_types(state, impl_->host.model.physical_bits);
 }
 
 Result<void> Pc::boot(const PcBoot& boot, cpu::x86::CpuState& first) {

@@ -76,6 +76,8 @@ public:
     /// Before the vCPUs die: timers may still fire.
     void disconnect();
 
+    /// What firmware leaves in every CPU (memory types), on top of RESET.
+    void apply_firmware_state(cpu::x86::CpuState& state) const;
     /// Puts firmware tables and the kernel into memory and the entry state into `first`, which is
     /// as after RESET. Errors: of the loaders.
     base::Result<void> boot(const PcBoot& boot, cpu::x86::CpuState& first);

@@ -177,8 +177,11 @@ Result<void> Vm::Impl::load() {
     for (std::size_t i = 0; i < files.modules.size(); ++i)
         boot.modules.push_back({files.modules[i].bytes(), description.boot.modules[i]});
     auto& first = vcpus.front()->vcpu();
-    for (auto& vcpu : vcpus)
+    for (auto& vcpu : vcpus) {
         vcpu->vcpu().reset();
+        board->apply_firmware_state(vcpu->vcpu().state());
+        vcpu->vcpu().state_changed();
+    }
     auto booted = board->boot(boot, first.state());
     if (!booted)
         return std::unexpected(in_kernel(std::move(booted).error()));
