@@ -56,6 +56,9 @@ bool in_use(const XsaveArea& area, unsigned bit) {
 }
 
 bool same(const XsaveArea& a, const XsaveArea& b, const Component& part) {
+    if (in_use(a, part.bit) == in_use(b, part.bit))
+        return !in_use(a, part.bit) ||
+               std::memcmp(&a.bytes[part.offset], &b.bytes[part.offset], part.bytes) == 0;
     for (std::size_t i = part.offset; i < part.offset + part.bytes; ++i)
         if ((in_use(a, part.bit) ? a.bytes[i] : std::byte{}) !=
             (in_use(b, part.bit) ? b.bytes[i] : std::byte{}))
