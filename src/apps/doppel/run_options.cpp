@@ -54,7 +54,7 @@ Result<description::Console> parse_console(const std::string& text) {
         console.path = text.substr(colon + 1);
     const bool takes_path =
         kind == description::ConsoleKind::File || kind == description::ConsoleKind::Socket;
-    if (!kind || takes_path == console.path.empty())
+    if (!kind || takes_path != (colon != std::string::npos) || takes_path == console.path.empty())
         return base::fail(Errc::InvalidArgument, fmt::format("console '{}' is unknown", text),
                           "use stdio, pty, file:PATH, socket:PATH or none");
     console.kind = *kind;
