@@ -358,6 +358,7 @@ Result<void> Pc::boot(const PcBoot& boot, cpu::x86::CpuState& first) {
         DOPPEL_TRY(firmware::acpi::write_tables(*impl_->memory, acpi_board(impl_->config.cpus),
                                                 pc::kFirmwareArea, kTablesEnd - pc::kFirmwareArea));
     const firmware::BootRequest request{.kernel = boot.kernel,
+                                        .kernel_name = boot.kernel_name,
                                         .initrd = boot.initrd,
                                         .command_line = boot.command_line,
                                         .modules = boot.modules,

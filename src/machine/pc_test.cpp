@@ -179,8 +179,9 @@ TEST_CASE_FIXTURE(Rig, "a kernel that looks for a BIOS finds its data area and n
     std::array<std::byte, 512> sector{};
     sector[510] = std::byte{0x55};
     sector[511] = std::byte{0xaa};
-    REQUIRE(
-        pc->boot({.kernel = sector, .initrd = {}, .command_line = {}, .modules = {}}, states[0]));
+    REQUIRE(pc->boot(
+        {.kernel = sector, .kernel_name = {}, .initrd = {}, .command_line = {}, .modules = {}},
+        states[0]));
     const auto& memory = pc->memory();
     CHECK(memory.load<std::uint16_t>({0x400}) == pc::kCom1);
     CHECK(memory.load<std::uint16_t>({0x40e}) == pc::kEbda >> 4);
