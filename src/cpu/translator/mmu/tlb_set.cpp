@@ -29,12 +29,18 @@ std::size_t page_hash(std::uint64_t linear) { return linear >> 12 & 0x7fff; }
 
 } // namespace
 
-void TlbSet::prepare(Instance& instance, std::size_t number) {
-    instance.tlb = reinterpret_cast<TlbInstance*>(memory_ + number * kInstanceStride);
-    // The memory is zeros, which is what most empty tags look like.
-    instance.tlb->rtag[0] = instance.tlb->wtag[0] = TlbInstance::empty_tag(0);
-    for (std::size_t i = 0; i < TlbInstance::kBranches; ++i)
-        instance.tlb->branch_tag[i] = TlbInstance::empty_branch_tag(i);
+/// All views: translated code may go from one to another without asking.
+void TlbSet::prepare(Space& space) {
+    std::byte* at =
+        memory_ + static_cast<std::size_t>(&space - spaces_.data()) * kViews * kInstanceStride;
+    for (auto& view : space.views) {
+        view.tlb = reinterpret_cast<TlbInstance*>(at);
+        at += kInstanceStride;
+        // The memory is zeros, which is what most empty tags look like.
+        view.tlb->rtag[0] = view.tlb->wtag[0] = TlbInstance::empty_tag(0);
+        view.tlb->branch_tag[0] = TlbInstance::empty_branch_tag(0);
+        drop_stack(view);
+    }
 }
 
 TlbSet::Space& TlbSet::space_for(std::uint16_t pcid) {
@@ -49,6 +55,8 @@ TlbSet::Space& TlbSet::space_for(std::uint16_t pcid) {
     if (oldest->used)
         for (auto& view : oldest->views)
             empty(view, true);
+    else
+        prepare(*oldest);
     oldest->used = true;
     oldest->pcid = pcid;
     return *oldest;
@@ -58,9 +66,6 @@ TlbInstance* TlbSet::select(std::uint16_t pcid, View view) {
     Space& space = space_for(pcid);
     space.last_use = ++uses_;
     Instance& instance = space.views[static_cast<std::size_t>(view)];
-    if (instance.tlb == nullptr)
-        prepare(instance, static_cast<std::size_t>(&space - spaces_.data()) * kViews +
-                              static_cast<std::size_t>(view));
     current_ = &instance;
     return instance.tlb;
 }
@@ -147,6 +152,7 @@ void TlbSet::empty_local_branches(Instance& instance) {
 void TlbSet::empty(Instance& instance, bool keep_global) {
     if (instance.tlb == nullptr)
         return;
+    drop_stack(instance);
     std::uint32_t kept = 0;
     for (std::uint32_t i = 0; i < instance.touched_count; ++i) {
         const std::uint16_t index = instance.touched[i];
@@ -194,6 +200,7 @@ void TlbSet::flush_pcid(std::uint16_t pcid) {
 
 void TlbSet::flush_page_in(Instance& instance, std::uint64_t linear, bool own) {
     TlbInstance& tlb = *instance.tlb;
+    drop_stack(instance);
     std::uint64_t first = linear & kPage;
     std::size_t count = 1;
     if (test(instance.large, region_hash(linear))) {
@@ -246,6 +253,7 @@ void TlbSet::drop_write(const std::byte* host_page) {
         for (auto& view : space.views) {
             if (view.tlb == nullptr)
                 continue;
+            drop_stack(view);
             for (std::uint32_t i = 0; i < view.touched_count; ++i) {
                 const std::size_t index = view.touched[i];
                 TlbInstance& tlb = *view.tlb;
@@ -257,11 +265,15 @@ void TlbSet::drop_write(const std::byte* host_page) {
 }
 
 void TlbSet::drop_all_writes() {
-    for (auto& space : spaces_)
-        for (auto& view : space.views)
-            if (view.tlb != nullptr)
-                for (std::uint32_t i = 0; i < view.touched_count; ++i)
-                    view.tlb->wtag[view.touched[i]] = TlbInstance::empty_tag(view.touched[i]);
+    for (auto& space : spaces_) {
+        for (auto& view : space.views) {
+            if (view.tlb == nullptr)
+                continue;
+            drop_stack(view);
+            for (std::uint32_t i = 0; i < view.touched_count; ++i)
+                view.tlb->wtag[view.touched[i]] = TlbInstance::empty_tag(view.touched[i]);
+        }
+    }
 }
 
 } // namespace doppel::cpu::translator

@@ -17,13 +17,21 @@ enum class Treatment : std::uint8_t {
     Nothing, // prefetch, hint NOP
     Lea,
     Push,
+    PushMemory,
     Pop,
     Leave,
     Rdtsc, // and RDTSCP
     Cli,
     Sti,
     Pause,
+    Cld,
+    Std,
     Pushf,
+    Popf,
+    Clac,
+    Stac,
+    Swapgs,
+    SegmentBase, // RDFSBASE and its like
     ReadSegment, // MOV r, sreg
     BitString,   // BT and its like, register offset into memory
     Jump,        // direct; likewise the following
@@ -33,6 +41,8 @@ enum class Treatment : std::uint8_t {
     IndirectJump,
     IndirectCall,
     Return,
+    Syscall,
+    Sysret,
     Interpret, // ends the block: the interpreter executes it
 };
 

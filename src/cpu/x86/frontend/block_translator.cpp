@@ -137,12 +137,22 @@ void BlockTranslator::emit_cold() {
             emit_far_cold(cold);
             continue;
         }
+        if (cold.why == Exit::StackMiss)
+            emit_stack_refill(cold);
         Site site = cold.site;
         if (cold.relative_to != nullptr)
             site.relative =
                 static_cast<std::int32_t>(cold.relative_to - (a_.here() + Stubs::kExitBytes));
         emit_leave(cold.why, cold.flags, site, cold.left);
     }
+}
+
+/// The stack has moved to another page, which is mostly in the TLB.
+void BlockTranslator::emit_stack_refill(const Cold& cold) {
+    a_.lea(kScratch0, {kGuestRsp, kNoReg, 1, cold.site.low});
+    a_.mov_imm(kScratch1, 4096u - cold.site.extra);
+    a_.call(stubs_.stack_refill);
+    a_.jump_if(Condition::BelowEqual, cold.relative_to);
 }
 
 void BlockTranslator::note_signal(const ScannedInstruction& at, bool poll) {
@@ -189,7 +199,17 @@ void BlockTranslator::emit_instruction(const ScannedInstruction& at) {
     case Treatment::Cli:
     case Treatment::Sti: emit_interrupt_flag(at); break;
     case Treatment::Pause: emit_pause(at); break;
+    case Treatment::PushMemory: emit_push_memory(at); break;
+    case Treatment::Cld:
+    case Treatment::Std: emit_direction_flag(at); break;
     case Treatment::Pushf: emit_pushf(at); break;
+    case Treatment::Popf: emit_popf(at); break;
+    case Treatment::Clac:
+    case Treatment::Stac: emit_alignment_flag(at); break;
+    case Treatment::Swapgs: emit_swapgs(); break;
+    case Treatment::SegmentBase: emit_segment_base(at); break;
+    case Treatment::Syscall: emit_syscall(at); break;
+    case Treatment::Sysret: emit_sysret(at); break;
     case Treatment::ReadSegment: emit_read_segment(at); break;
     case Treatment::BitString: emit_bit_string(at); break;
     case Treatment::Jump: emit_jump(at); break;

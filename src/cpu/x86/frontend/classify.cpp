@@ -103,7 +103,7 @@ Treatment classify_stack(const Instruction& in) {
     if (in.op == Op::Pop)
         return in.operands[0].kind == OperandKind::Gpr ? Treatment::Pop : Treatment::Interpret;
     if (in.op == Op::Push)
-        return in.has_memory() ? Treatment::Interpret : Treatment::Push;
+        return in.has_memory() ? Treatment::PushMemory : Treatment::Push;
     return Treatment::Leave;
 }
 
@@ -125,6 +125,10 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     if (!unit_enabled(in, mode) || !plain_memory(in))
         return Treatment::Interpret;
     const bool kernel = (mode & mode::kUser) == 0;
+    if (in.op == Op::Syscall && !kernel)
+        return Treatment::Syscall;
+    if (in.op == Op::Sysret && kernel && in.operand_size == 8)
+        return Treatment::Sysret;
     if (in.branch != BranchKind::None)
         return classify_branch(in);
     switch (in.op) {
@@ -139,6 +143,16 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     case Op::Rdtscp: return (mode & mode::kTsc) != 0 ? Treatment::Rdtsc : Treatment::Interpret;
     case Op::Cli: return kernel ? Treatment::Cli : Treatment::Interpret;
     case Op::Sti: return kernel ? Treatment::Sti : Treatment::Interpret;
+    case Op::Cld: return Treatment::Cld;
+    case Op::Std: return Treatment::Std;
+    case Op::Swapgs: return kernel ? Treatment::Swapgs : Treatment::Interpret;
+    case Op::Clac: return kernel ? Treatment::Clac : Treatment::Interpret;
+    case Op::Stac: return kernel ? Treatment::Stac : Treatment::Interpret;
+    case Op::Rdfsbase:
+    case Op::Rdgsbase:
+    case Op::Wrfsbase:
+    case Op::Wrgsbase: return Treatment::SegmentBase;
+    case Op::Popf: return kernel && in.operand_size == 8 ? Treatment::Popf : Treatment::Interpret;
     case Op::Pushf: return in.operand_size == 8 ? Treatment::Pushf : Treatment::Interpret;
     case Op::MovFromSegment: return in.has_memory() ? Treatment::Interpret : Treatment::ReadSegment;
     default: break;

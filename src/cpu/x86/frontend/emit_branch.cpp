@@ -154,11 +154,7 @@ void BlockTranslator::load_target(const ScannedInstruction& at) {
 /// A call to a non-canonical address faults before it pushes: the interpreter shall do that.
 void BlockTranslator::check_canonical_target(const ScannedInstruction& at) {
     clobber_flags();
-    a_.mov(kScratch1, kScratch0);
-    a_.sar(kScratch1, 47);
-    a_.alu_imm(Alu::Add, kScratch1, 1, false);
-    a_.alu_imm(Alu::Cmp, kScratch1, 1, false);
-    interpret_if(Condition::Above, at);
+    interpret_unless_canonical(kScratch0, at);
 }
 
 void BlockTranslator::emit_indirect(const ScannedInstruction& at) {

@@ -15,14 +15,10 @@ namespace {
 
 std::int32_t tag_offset(bool write) { return write ? DOPPEL_TLB(wtag) : DOPPEL_TLB(rtag); }
 
-void emit_index(Assembler& a, HostReg address) {
-    // bextr r14, address, r15
-    a.byte(0xc4);
-    a.byte(static_cast<std::uint8_t>(0x40 | ((address & 8) != 0 ? 0 : 0x20) | 2));
-    a.byte(0x80); // W, vvvv = ~15
-    a.byte(0xf7);
-    a.byte(static_cast<std::uint8_t>(0xc0 | (kScratch1 & 7) << 3 | (address & 7)));
-}
+void emit_index(Assembler& a, HostReg address) { a.bextr(kScratch1, address, kTlb); }
+
+const Mem kStackPage{kTlb, kNoReg, 1, DOPPEL_TLB(stack_page)};
+const Mem kStackAddend{kTlb, kNoReg, 1, DOPPEL_TLB(stack_addend)};
 
 /// Something else may come before a page fault: misalignment, a pending x87 exception.
 bool interpreter_decides(const Instruction& in) {
@@ -160,7 +156,7 @@ void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32
     const std::int32_t low = group.low - at.rsp_before;
     const std::int32_t range = group.high - group.low;
     a_.lea(kScratch0, {kGuestRsp, kNoReg, 1, low});
-    a_.alu(Alu::Xor, kScratch0, DOPPEL_FRAME(stack_page));
+    a_.alu(Alu::Xor, kScratch0, kStackPage);
     a_.alu_imm(Alu::Cmp, kScratch0, 4096 - range);
     Cold miss;
     miss.place = a_.jump_if_later(Condition::Above);
@@ -181,11 +177,11 @@ Mem BlockTranslator::cached_stack(const ScannedInstruction& at, std::int32_t off
                                   std::uint32_t size, bool write, bool single) {
     check_stack_group(at, offset, size, write);
     if (single) {
-        a_.load(kScratch0, DOPPEL_FRAME(stack_addend));
+        a_.load(kScratch0, kStackAddend);
         a_.lea(kScratch0, {kScratch0, kGuestRsp, 1, offset});
         return {kScratch0};
     }
-    a_.load(kScratch1, DOPPEL_FRAME(stack_addend));
+    a_.load(kScratch1, kStackAddend);
     return {kGuestRsp, kScratch1, 1, offset};
 }
 

@@ -45,6 +45,7 @@ const std::uint8_t* emit_common(Assembler& a) {
     for (unsigned i = 1; i < kHome.size(); ++i)
         if (!in_slot(i))
             a.store(slot(i), kHome[i]);
+    a.store(DOPPEL_FRAME(tlb_register), kTlb);
     a.load(kRsp, DOPPEL_FRAME(host_rsp));
     for (std::size_t i = std::size(kCalleeSaved); i-- > 0;)
         a.pop(kCalleeSaved[i]);
@@ -54,6 +55,26 @@ const std::uint8_t* emit_common(Assembler& a) {
 
 } // namespace
 
+/// rsp is the frame - 8 here.
+const std::uint8_t* emit_stack_refill(Assembler& a) {
+    const std::uint8_t* const start = a.here();
+    Mem limit = DOPPEL_FRAME(refill_limit);
+    limit.displacement += 8;
+    const Mem tag{kTlb, kScratch1, 8, DOPPEL_TLB(wtag)};
+    a.store(limit, kScratch1);
+    a.bextr(kScratch1, kScratch0, kTlb);
+    a.alu(Alu::Xor, kScratch0, tag);
+    a.alu(Alu::Cmp, kScratch0, limit);
+    std::uint8_t* const no = a.short_jump_if_later(Condition::Above);
+    a.load(kScratch0, tag);
+    a.store({kTlb, kNoReg, 1, DOPPEL_TLB(stack_page)}, kScratch0);
+    a.load(kScratch0, {kTlb, kScratch1, 8, DOPPEL_TLB(addend)});
+    a.store({kTlb, kNoReg, 1, DOPPEL_TLB(stack_addend)}, kScratch0);
+    a.bind_short(no);
+    a.ret();
+    return start;
+}
+
 Stubs emit_stubs(Assembler& a) {
     Stubs stubs;
     stubs.base = a.here();
@@ -61,6 +82,8 @@ Stubs emit_stubs(Assembler& a) {
     emit_enter(a);
     a.align(16);
     const std::uint8_t* const common = emit_common(a);
+    a.align(16);
+    stubs.stack_refill = emit_stack_refill(a);
     for (std::uint32_t why = 0; why < static_cast<std::uint32_t>(Exit::Count); ++why) {
         for (std::size_t flags = 0; flags < 2; ++flags) {
             a.align(16);
