@@ -107,6 +107,8 @@ void TlbSet::insert_branch(const Branch& branch) {
     add(instance.code_pages, page_hash(rip));
     note_size(instance, rip, branch.page_shift);
     if (branch.global) {
+        if (supervisor_view())
+            insert_shared(branch);
         global_in_half_.data()[half(rip)] = true;
         remove(instance.branch_is_local, index); // it may stay in the list
     } else if (!test(instance.branch_is_local, index)) {
@@ -121,6 +123,25 @@ void TlbSet::insert_branch(const Branch& branch) {
 void TlbSet::drop_branch(std::uint64_t rip) {
     const std::size_t index = TlbInstance::branch_index(rip);
     current_->tlb->branch_tag[index] = TlbInstance::empty_branch_tag(index);
+    const std::size_t shared = shared_index(rip);
+    if (shared_branches()[shared].tag == rip)
+        shared_branches()[shared].tag = TlbInstance::empty_branch_tag(shared);
+}
+
+void TlbSet::insert_shared(const Branch& branch) {
+    shared_branches()[shared_index(branch.rip)] = {branch.rip, branch.host};
+    add(shared_regions_, region_hash(branch.rip));
+    shared_used_ = true;
+    shared_huge_ |= branch.page_shift > 21;
+}
+
+void TlbSet::empty_shared() {
+    if (!shared_used_)
+        return;
+    for (std::size_t i = 0; i < kSharedBranches; ++i)
+        shared_branches()[i].tag = TlbInstance::empty_branch_tag(i);
+    clear(shared_regions_);
+    shared_used_ = shared_huge_ = false;
 }
 
 void TlbSet::empty_entry(Instance& instance, std::size_t index) {
@@ -178,6 +199,7 @@ void TlbSet::empty(Instance& instance, bool keep_global) {
 
 void TlbSet::flush_all() {
     ++flushes_;
+    empty_shared();
     for (auto& space : spaces_)
         for (auto& view : space.views)
             empty(view, false);
@@ -225,6 +247,8 @@ void TlbSet::flush_page_in(Instance& instance, std::uint64_t linear, bool own) {
 
 void TlbSet::flush_page(std::uint16_t pcid, std::uint64_t linear) {
     ++flushes_;
+    if (shared_huge_ || test(shared_regions_, region_hash(linear)))
+        empty_shared();
     const bool maybe_global = global_in_half_.data()[half(linear)];
     for (auto& space : spaces_) {
         if (!space.used || (space.pcid != pcid && !maybe_global))
@@ -241,6 +265,7 @@ void TlbSet::flush_page(std::uint16_t pcid, std::uint64_t linear) {
 }
 
 void TlbSet::flush_branches() {
+    empty_shared();
     for (auto& space : spaces_)
         for (auto& view : space.views)
             if (view.tlb != nullptr)

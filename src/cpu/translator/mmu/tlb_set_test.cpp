@@ -105,6 +105,38 @@ TEST_CASE_FIXTURE(Rig, "every flush takes the stack page with it, in the views i
     CHECK(second.stack_page == kNoStack.page);
 }
 
+TEST_CASE_FIXTURE(Rig,
+                  "a branch of the kernel is known in every address space until it is flushed") {
+    const auto* const code = reinterpret_cast<const std::uint8_t*>(page());
+    const auto known = [&](std::uint64_t rip) {
+        return tlbs->shared_branches()[TlbSet::shared_index(rip)].tag == rip;
+    };
+    const auto enter = [&] { tlbs->insert_branch({.rip = kAt, .host = code, .global = true}); };
+    tlbs->select(1, View::User);
+    enter();
+    CHECK_FALSE(known(kAt)); // the kernel may not be allowed to execute it
+    tlbs->select(1, View::Kernel);
+    tlbs->insert_branch({.rip = kAt, .host = code});
+    CHECK_FALSE(known(kAt));
+    enter();
+    CHECK(known(kAt));
+    tlbs->flush_non_global();
+    tlbs->flush_page(1, kAt + 0x20'0000);
+    CHECK(known(kAt));
+    tlbs->flush_page(1, kAt + 4096); // the page of code may be a large one
+    CHECK_FALSE(known(kAt));
+    enter();
+    tlbs->drop_branch(kAt);
+    CHECK_FALSE(known(kAt));
+    enter();
+    tlbs->flush_branches();
+    CHECK_FALSE(known(kAt));
+    enter();
+    tlbs->flush_all();
+    CHECK_FALSE(known(kAt));
+    CHECK_FALSE(known(0));
+}
+
 TEST_CASE_FIXTURE(Rig, "translated code may go from one view of a space to another") {
     TlbInstance* const user = tlbs->select(1, View::User);
     auto* const kernel = reinterpret_cast<TlbInstance*>(reinterpret_cast<std::byte*>(user) +

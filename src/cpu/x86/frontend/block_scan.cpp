@@ -163,6 +163,7 @@ translator::FlagsWanted wanted_flags(const BlockScan& scan) {
         case Treatment::Lea:
         case Treatment::ReadSegment:
         case Treatment::Swapgs:
+        case Treatment::ReadControl:
         case Treatment::Rdtsc: continue;
         case Treatment::Generic:
             if (checks)
@@ -180,6 +181,7 @@ translator::FlagsWanted wanted_flags(const BlockScan& scan) {
         case Treatment::Clac:
         case Treatment::Stac:
         case Treatment::SegmentBase:
+        case Treatment::RepString:
         case Treatment::Syscall:
         case Treatment::Sysret:
         case Treatment::Cli:

@@ -33,6 +33,8 @@ enum class Treatment : std::uint8_t {
     Swapgs,
     SegmentBase, // RDFSBASE and its like
     ReadSegment, // MOV r, sreg
+    ReadControl, // MOV r, CR0/2/3/4
+    RepString,   // REP MOVS, REP STOS
     BitString,   // BT and its like, register offset into memory
     Jump,        // direct; likewise the following
     Conditional,

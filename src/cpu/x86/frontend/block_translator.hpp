@@ -40,7 +40,7 @@ private:
     void emit_entries(translator::Block& out);
     void emit_counting_entries(translator::Block& out);
     void emit_cold();
-    void emit_leave(Exit why, FlagPlace flags, const Site& site, std::uint8_t left);
+    void emit_leave(const std::uint8_t* stub, const Site& site, std::uint8_t left);
 
     // --- flags ---
     void save_flags();    // into the slot; clobbers scratch 1
@@ -90,6 +90,9 @@ private:
     void emit_pack_flags(); // those of scratch 0 into the slot; clobbers both
     void emit_alignment_flag(const ScannedInstruction& at);
     void emit_swapgs();
+    void emit_read_control(const ScannedInstruction& at);
+    void emit_rep_string(const ScannedInstruction& at);
+    void check_string(const ScannedInstruction& at, translator::HostReg pointer, bool write);
     void emit_segment_base(const ScannedInstruction& at);
     void emit_syscall(const ScannedInstruction& at);
     void emit_sysret(const ScannedInstruction& at);
@@ -129,6 +132,7 @@ private:
         std::uint8_t left = 0; // see Site
         bool far = false;
         bool counted_branch = false; // a side exit of a block that counts
+        bool shared = false;         // a branch that may be among the shared ones
         bool flags_saved = false;
         std::int64_t target = 0;
         const ScannedInstruction* at = nullptr;

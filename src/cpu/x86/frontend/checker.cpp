@@ -15,7 +15,7 @@ namespace doppel::cpu::x86::frontend {
 
 namespace {
 
-constexpr std::uint32_t kEverything = mode::kX87 | mode::kSse | mode::kAvx;
+constexpr std::uint32_t kEverything = mode::kX87 | mode::kSse | mode::kAvx | mode::kCount;
 constexpr std::uint64_t kMaxReports = 20;
 
 std::uint64_t effective_address(const CpuState& state, const Instruction& in) {

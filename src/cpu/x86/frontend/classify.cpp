@@ -97,6 +97,14 @@ bool is_awkward_high_byte(const Instruction& in) {
     return high && (stack_pointer || (in.op == Op::Cmpxchg && in.has_memory()));
 }
 
+/// Counting blocks leave them to the interpreter, which counts its way through long ones.
+Treatment classify_string(const Instruction& in, std::uint32_t mode) {
+    return (mode & mode::kCount) == 0 && in.rep() && !in.repne() && in.address_size == 8 &&
+                   in.memory_segment < Fs
+               ? Treatment::RepString
+               : Treatment::Interpret;
+}
+
 Treatment classify_stack(const Instruction& in) {
     if (in.operand_size != 8)
         return Treatment::Interpret;
@@ -143,6 +151,11 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     case Op::Rdtscp: return (mode & mode::kTsc) != 0 ? Treatment::Rdtsc : Treatment::Interpret;
     case Op::Cli: return kernel ? Treatment::Cli : Treatment::Interpret;
     case Op::Sti: return kernel ? Treatment::Sti : Treatment::Interpret;
+    case Op::Movs:
+    case Op::Stos: return classify_string(in, mode);
+    case Op::MovFromControl:
+        return kernel && in.operands[1].reg <= 4 && in.operands[1].reg != 1 ? Treatment::ReadControl
+                                                                            : Treatment::Interpret;
     case Op::Cld: return Treatment::Cld;
     case Op::Std: return Treatment::Std;
     case Op::Swapgs: return kernel ? Treatment::Swapgs : Treatment::Interpret;

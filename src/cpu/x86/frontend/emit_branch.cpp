@@ -62,6 +62,9 @@ void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint8
     miss.site.length = at.in.length;
     miss.site.undo = undo;
     miss.site.bits = at.treatment == Treatment::Return ? std::uint8_t{0} : Site::kCall;
+    const bool to_supervisor = (scan_.mode & mode::kUser) == 0 ? at.treatment != Treatment::Sysret
+                                                               : at.treatment == Treatment::Syscall;
+    miss.shared = to_supervisor;
     cold_.push_back(miss);
     a_.jump(Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branch_host)});
     ended_ = true;

@@ -145,6 +145,56 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
     return result;
 }
 
+/// One end of a string instruction: scratch 1 = addend of the page at `pointer`, in which all of
+/// its rcx elements lie; otherwise it is the interpreter's.
+void BlockTranslator::check_string(const ScannedInstruction& at, HostReg pointer, bool write) {
+    std::uint8_t* const start = a_.here();
+    emit_index(a_, pointer);
+    a_.load(kScratch0, tlb_entry(tag_offset(write)));
+    a_.alu(Alu::Xor, kScratch0, pointer);
+    a_.alu_imm(Alu::Cmp, kScratch0, 4095);
+    Cold miss;
+    miss.place = a_.jump_if_later(Condition::Above);
+    miss.relative_to = start;
+    miss.site = {.page_offset = at.page_offset,
+                 .length = at.in.length,
+                 .bits = static_cast<std::uint8_t>((write ? Site::kWrite : 0) | Site::kCareful),
+                 .size = 1};
+    miss.left = left_before(at);
+    cold_.push_back(miss);
+    a_.lea(kScratch0, {kScratch0, kRcx, static_cast<std::uint8_t>(at.in.operand_size), 0});
+    a_.alu_imm(Alu::Cmp, kScratch0, 4096);
+    interpret_if(Condition::Above, at);
+    a_.load(kScratch1, tlb_entry(DOPPEL_TLB(addend)));
+}
+
+/// REP MOVS and REP STOS upwards within a page each. The host's own overlaps in the same way.
+void BlockTranslator::emit_rep_string(const ScannedInstruction& at) {
+    const bool moves = at.in.op == Op::Movs;
+    clobber_flags();
+    a_.test_mem32_imm32(state_at(offsetof(CpuState, rflags)), static_cast<std::uint32_t>(FLAG_DF));
+    interpret_if(Condition::NotEqual, at);
+    a_.alu_imm(Alu::Cmp, kRcx, 4096);
+    interpret_if(Condition::Above, at);
+    check_string(at, kRdi, true);
+    a_.store(DOPPEL_FRAME(spare), kScratch1);
+    if (moves) {
+        check_string(at, kRsi, false);
+        a_.alu(Alu::Add, kRsi, kScratch1);
+    }
+    a_.alu(Alu::Add, kRdi, DOPPEL_FRAME(spare));
+    if (at.in.operand_size == 2)
+        a_.byte(0x66);
+    a_.byte(0xf3);
+    if (at.in.operand_size == 8)
+        a_.byte(0x48);
+    const unsigned opcode = (moves ? 0xa4 : 0xaa) + (at.in.operand_size == 1 ? 0 : 1);
+    a_.byte(static_cast<std::uint8_t>(opcode));
+    a_.alu(Alu::Sub, kRdi, DOPPEL_FRAME(spare));
+    if (moves)
+        a_.alu(Alu::Sub, kRsi, kScratch1);
+}
+
 void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32_t offset,
                                         std::uint32_t size, bool write) {
     if (group_checked_[at.stack_group])

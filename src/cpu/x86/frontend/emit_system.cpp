@@ -142,6 +142,16 @@ void BlockTranslator::emit_swapgs() {
     a_.store(other, kScratch0);
 }
 
+void BlockTranslator::emit_read_control(const ScannedInstruction& at) {
+    constexpr std::size_t offsets[] = {offsetof(CpuState, cr0), 0, offsetof(CpuState, cr2),
+                                       offsetof(CpuState, cr3), offsetof(CpuState, cr4)};
+    const unsigned reg = at.in.operands[0].reg;
+    const HostReg to = in_slot(reg) ? kScratch0 : kHome[reg];
+    a_.load(to, state_at(offsets[at.in.operands[1].reg]));
+    if (in_slot(reg))
+        a_.store(slot(reg), to);
+}
+
 /// Flags are in the slot; clobbers scratch 1.
 void BlockTranslator::interpret_unless_canonical(HostReg value, const ScannedInstruction& at) {
     a_.mov(kScratch1, value);

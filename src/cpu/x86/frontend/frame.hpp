@@ -46,9 +46,9 @@ struct FrameHeader {
     std::uint64_t resume_r13 = 0, resume_r14 = 0;
     std::uint64_t exit_site = 0; // offset in code memory of the Site of the exit that was taken
     std::uint64_t exit_r13 = 0, exit_r14 = 0;
-    std::uint64_t spare = 0;        // of one instruction's translation
-    std::uint64_t refill_limit = 0; // of the stack refill
-    std::uint64_t unused = 0;
+    std::uint64_t spare = 0;           // of one instruction's translation
+    std::uint64_t refill_limit = 0;    // of the stack refill
+    std::uint64_t shared_branches = 0; // TlbSet::SharedBranch[]
     std::uint64_t page_va = 0; // linear address of the page the block in execution started in
     /// The frame's own address, or kAttention: leave at the next poll.
     std::atomic<std::uint64_t> attention{0};

@@ -3,6 +3,8 @@
 
 #include <bit>
 
+#include "cpu/translator/mmu/tlb_set.hpp"
+
 namespace doppel::cpu::x86::frontend {
 
 using namespace translator;
@@ -75,6 +77,20 @@ const std::uint8_t* emit_stack_refill(Assembler& a) {
     return start;
 }
 
+const std::uint8_t* emit_shared_branch(Assembler& a, const std::uint8_t* miss) {
+    const std::uint8_t* const start = a.here();
+    a.rorx(kScratch1, kScratch0, TlbSet::kSharedBits);
+    a.alu(Alu::Xor, kScratch1, kScratch0);
+    a.alu_imm(Alu::And, kScratch1, TlbSet::kSharedBranches - 1, false);
+    a.shl(kScratch1, 4);
+    static_assert(sizeof(TlbSet::SharedBranch) == 16);
+    a.alu(Alu::Add, kScratch1, DOPPEL_FRAME(shared_branches));
+    a.alu(Alu::Cmp, kScratch0, Mem{kScratch1});
+    a.jump_if(Condition::NotEqual, miss);
+    a.jump(Mem{kScratch1, kNoReg, 1, offsetof(TlbSet::SharedBranch, host)});
+    return start;
+}
+
 Stubs emit_stubs(Assembler& a) {
     Stubs stubs;
     stubs.base = a.here();
@@ -93,6 +109,8 @@ Stubs emit_stubs(Assembler& a) {
             emit_leave(a, static_cast<Exit>(why), static_cast<FlagPlace>(flags), common);
         }
     }
+    a.align(16);
+    stubs.shared_branch = emit_shared_branch(a, stubs.exit(Exit::Branch, FlagPlace::Slot));
     return stubs;
 }
 

@@ -111,6 +111,7 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
         dispatcher.set_meter(wires.meter);
         if (options.block_limit != 0)
             dispatcher.set_block_limit(options.block_limit);
+        frame.header.shared_branches = reinterpret_cast<std::uint64_t>(tlbs.shared_branches());
         system.tlb_listener = &dispatcher;
         world.attach(dispatcher);
         world.rendezvous().attach(*this);
