@@ -67,6 +67,15 @@ struct CreateRequest {
     ImageOpener* opener = nullptr;
 };
 
+struct DiskUse {
+    std::uint64_t size_bytes = 0; // of the disk
+    std::uint64_t data_bytes = 0; // in whole clusters
+};
+struct SpaceNeed {
+    std::uint64_t required = 0;        // now
+    std::uint64_t fully_allocated = 0; // once everything is written
+};
+
 struct Format {
     std::string_view name;
     std::string_view description;
@@ -76,6 +85,8 @@ struct Format {
     /// Null: the format is read only.
     Task<void> (*create)(CreateRequest request) = nullptr;
     std::span<const OptionSpec> options;
+    /// Null: cannot be told.
+    Result<SpaceNeed> (*measure)(const DiskUse& use, const OptionValues& options) = nullptr;
 };
 
 } // namespace doppel::block

@@ -19,9 +19,13 @@ Task<void> ImageNode::apply_snapshot(std::string) {
 Task<void> ImageNode::delete_snapshot(std::string) {
     return ready<void>(cannot("internal snapshots"));
 }
+Task<void> ImageNode::view_snapshot(std::string) {
+    return ready<void>(cannot("internal snapshots"));
+}
 Task<void> ImageNode::change_backing(std::string, std::string) {
     return ready<void>(cannot("backing files"));
 }
+Task<void> ImageNode::make_empty() { return ready<void>(cannot("backing files")); }
 Task<CheckResult> ImageNode::check(Repair) {
     return ready<CheckResult>(cannot("consistency check"));
 }

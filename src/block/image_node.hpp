@@ -104,9 +104,13 @@ public:
     virtual Task<void> create_snapshot(std::string name, std::int64_t time_ns);
     virtual Task<void> apply_snapshot(std::string name);
     virtual Task<void> delete_snapshot(std::string name);
+    /// A read-only node shows the snapshot's content from now on.
+    virtual Task<void> view_snapshot(std::string name);
 
     /// Writes other names into the image; does not open them. Empty: no backing file.
     virtual Task<void> change_backing(std::string file, std::string format);
+    /// Everything shows what lies behind it again: after its content was committed there.
+    virtual Task<void> make_empty();
     /// Error Unsupported: the format has no check (exit code 63).
     virtual Task<CheckResult> check(Repair repair);
     virtual Task<void> amend(OptionValues options);

@@ -39,13 +39,16 @@ enum class Content : std::uint8_t {
     Compressed, // data, stored compressed
 };
 
+class Node;
+
 /// What a range holds, from its beginning for `length` bytes.
 struct Extent {
     std::uint64_t length = 0;
     Content content = Content::Data;
     bool allocated = true;             // this node decides the content, not what stands behind it
     std::uint32_t depth = 0;           // how many backing files down the content was found
-    std::optional<std::uint64_t> host; // where it lies in the protocol node, when it lies plain
+    std::optional<std::uint64_t> host; // where it lies in `place`, when it lies plain
+    Node* place = nullptr;             // the protocol node that holds it
 };
 
 class Node {

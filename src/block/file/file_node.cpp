@@ -231,6 +231,7 @@ Task<Extent> FileNode::status(std::uint64_t offset, std::uint64_t length) {
     extent.length = std::min(length, known_.end - offset);
     extent.content = known_.data ? Content::Data : Content::Zero;
     extent.host = offset;
+    extent.place = this;
     return ready<Extent>(extent);
 }
 

@@ -41,6 +41,7 @@ Task<Extent> MemoryNode::status(std::uint64_t offset, std::uint64_t length) {
     Extent extent;
     extent.length = length;
     extent.host = offset;
+    extent.place = this;
     return ready<Extent>(extent);
 }
 

@@ -51,6 +51,7 @@ public:
         Extent extent;
         extent.length = length;
         extent.host = offset;
+        extent.place = this;
         return ready<Extent>(extent);
     }
     Task<void> resize(std::uint64_t size_bytes) override {

@@ -32,6 +32,8 @@ public:
 
     /// The operation after `count` more fails with this errno, once.
     void fail_after(std::size_t count, int os_errno);
+    /// Takes back fail_after().
+    void heal() { fail_in_ = 0; }
     /// No write passes this size: disk full.
     void limit(std::uint64_t bytes) { limit_ = bytes; }
 

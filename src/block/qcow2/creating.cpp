@@ -174,9 +174,35 @@ Task<void> create(CreateRequest request) {
     co_return {};
 }
 
+/// As if the disk were written once, from beginning to end.
+Result<SpaceNeed> measure(const DiskUse& use, const OptionValues& values) {
+    const OptionReader options{kOptions, values};
+    const auto header = DOPPEL_TRY(header_of(options));
+    const Geometry geometry{header};
+    const auto data = geometry.clusters_for(use.size_bytes);
+    const auto l1_entries = geometry.l1_entries_for(use.size_bytes);
+    const auto tables = 1 + l1_entries + geometry.clusters_for(l1_entries * 8);
+    std::uint64_t counted = 0; // clusters of refcount blocks and their table
+    while (true) {
+        const auto blocks = (tables + data + counted + geometry.refblock_entries() - 1) /
+                            geometry.refblock_entries();
+        const auto needed = blocks + geometry.clusters_for(blocks * 8);
+        if (needed <= counted)
+            break;
+        counted = needed;
+    }
+    const auto metadata = (tables + counted) << geometry.cluster_bits;
+    const auto preallocated = options.text("preallocation") != "off";
+    const auto full = metadata + (data << geometry.cluster_bits);
+    if (header.external_data())
+        return SpaceNeed{metadata, metadata};
+    return SpaceNeed{preallocated ? full : metadata + use.data_bytes, full};
+}
+
 constexpr Format kFormat{"qcow2", "QEMU's image: thin, snapshots, backing files, compression",
                          probe,   open,
-                         create,  kOptions};
+                         create,  kOptions,
+                         measure};
 
 } // namespace
 

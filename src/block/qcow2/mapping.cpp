@@ -142,7 +142,10 @@ Task<Extent> Qcow2Node::status(std::uint64_t offset, std::uint64_t length) {
     Extent extent;
     extent.length = run.length;
     switch (run.kind) {
-    case Kind::Data: extent.host = run.host; break;
+    case Kind::Data:
+        extent.host = run.host;
+        extent.place = data_;
+        break;
     case Kind::Compressed: extent.content = Content::Compressed; break;
     case Kind::Zero:
         extent.content = Content::Zero;

@@ -56,7 +56,9 @@ public:
     Task<void> create_snapshot(std::string name, std::int64_t time_ns) override;
     Task<void> apply_snapshot(std::string name) override;
     Task<void> delete_snapshot(std::string name) override;
+    Task<void> view_snapshot(std::string name) override;
     Task<void> change_backing(std::string file, std::string format) override;
+    Task<void> make_empty() override;
     Task<CheckResult> check(Repair repair) override;
     Task<void> amend(OptionValues options) override;
     BitmapStore* bitmaps() override { return &bitmaps_; }
@@ -137,7 +139,7 @@ private:
     bool moved(const Entry& old) const;
 
     // zeroing.cpp
-    enum class Emptying : std::uint8_t { Discard, ZeroKeep, ZeroUnmap };
+    enum class Emptying : std::uint8_t { Discard, ZeroKeep, ZeroUnmap, Unallocate };
     Task<void> empty_clusters(std::uint64_t begin, std::uint64_t end, Emptying how);
     Task<void> empty_range(std::uint64_t begin, std::uint64_t end, Emptying how);
     std::optional<Entry> emptied(const Entry& entry, Emptying how) const;

@@ -292,4 +292,15 @@ Task<void> Qcow2Node::delete_snapshot(std::string wanted) {
     co_return {};
 }
 
+Task<void> Qcow2Node::view_snapshot(std::string wanted) {
+    DOPPEL_VERIFY(read_only(), "only a read-only node shows a snapshot");
+    DOPPEL_CO_TRY(index, find_snapshot(wanted));
+    const auto& snapshot = snapshots_[index];
+    DOPPEL_AWAIT(l1, read_l1(snapshot.l1_offset, snapshot.l1_entries));
+    l1.resize(std::max<std::size_t>(l1.size(), geometry_.l1_entries_for(snapshot.disk_bytes)));
+    l1_ = std::move(l1);
+    header_.size_bytes = snapshot.disk_bytes;
+    co_return {};
+}
+
 } // namespace doppel::block::qcow2

@@ -19,7 +19,7 @@ std::optional<Entry> Qcow2Node::emptied(const Entry& entry, Emptying how) const 
     const Entry zero =
         geometry_.extended ? Entry{0, ~std::uint64_t{0} << kSubclusters} : Entry{kZeroFlag, 0};
     const bool vacant = entry.word == 0 && entry.bits == 0;
-    if (header_.version < 3 || (vacant && !backing_))
+    if (how == Emptying::Unallocate || header_.version < 3 || (vacant && !backing_))
         return vacant ? std::nullopt : std::optional{unallocated};
     if (how == Emptying::ZeroKeep && has_host(entry) && entry.copied())
         return geometry_.extended ? Entry{entry.word, zero.bits} : Entry{entry.word | kZeroFlag, 0};
@@ -45,7 +45,7 @@ Task<void> Qcow2Node::empty_range(std::uint64_t begin, std::uint64_t end, Emptyi
             continue;
         DOPPEL_AWAIT_VOID(set_entry(at, *changed));
         if (changed->host() == 0)
-            free_entry(entry, how == Emptying::Discard || how == Emptying::ZeroUnmap);
+            free_entry(entry, how != Emptying::ZeroKeep);
     }
     co_return {};
 }
@@ -164,6 +164,13 @@ Task<void> Qcow2Node::discard(std::uint64_t offset, std::uint64_t length) {
         co_return {};
     bitmaps_.mark(offset, length);
     DOPPEL_AWAIT_VOID(empty_clusters(first, last, Emptying::Discard));
+    co_return {};
+}
+
+Task<void> Qcow2Node::make_empty() {
+    bitmaps_.mark(0, size());
+    DOPPEL_AWAIT_VOID(
+        empty_clusters(0, base::align_up(size(), geometry_.cluster()), Emptying::Unallocate));
     co_return {};
 }
 

@@ -55,7 +55,12 @@ Task<void> create(CreateRequest request) {
     co_return {};
 }
 
-constexpr Format kFormat{"raw", "the disk's bytes and nothing else", probe, open, create, kOptions};
+Result<SpaceNeed> measure(const DiskUse& use, const OptionValues&) {
+    return SpaceNeed{use.size_bytes, use.size_bytes};
+}
+
+constexpr Format kFormat{"raw",  "the disk's bytes and nothing else", probe, open, create, kOptions,
+                         measure};
 
 } // namespace
 

@@ -47,6 +47,10 @@ public:
         return file_->allocated_bytes();
     }
 
+    Task<std::vector<Placement>> place(std::uint64_t offset, std::uint64_t length) override {
+        return ready<std::vector<Placement>>(std::vector{Placement{offset, length}});
+    }
+
 private:
     Task<void> write_guarded(std::uint64_t offset, IoBuffer from, Durability durability);
 
