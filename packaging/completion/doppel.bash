@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # bash completion of doppel(1)
 
+_doppel_img_commands="create info check convert compare map measure resize
+    rebase commit snapshot amend bitmap dd bench"
+
 _doppel_run_value() { # completes the value of the option $1; false when it takes none we know
     case $1 in
     -k | --kernel | -i | --initrd | --module) COMPREPLY=($(compgen -f -- "$cur")) ;;
@@ -17,7 +20,11 @@ _doppel_run_value() { # completes the value of the option $1; false when it take
 _doppel() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "run --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "run img --help --version" -- "$cur"))
+    elif [ "${COMP_WORDS[1]}" = img ] && [ "$COMP_CWORD" -eq 2 ]; then
+        COMPREPLY=($(compgen -W "$_doppel_img_commands" -- "$cur"))
+    elif [ "${COMP_WORDS[1]}" = img ]; then
+        COMPREPLY=($(compgen -f -- "$cur"))
     elif [ "${COMP_WORDS[1]}" = run ] && ! _doppel_run_value "$prev"; then
         COMPREPLY=($(compgen -W "--kernel --initrd --append --module --memory --cpus --cpu
             --engine --time --console --name --no-reboot --debug-exit --check --stats

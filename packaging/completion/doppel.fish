@@ -3,6 +3,8 @@
 
 complete -c doppel -f
 complete -c doppel -n __fish_use_subcommand -a run -d 'Run a machine in the foreground'
+complete -c doppel -n __fish_use_subcommand -a img -d 'Work on disk images'
+complete -c doppel -n '__fish_seen_subcommand_from img' -F -a 'create info check convert compare map measure resize rebase commit snapshot amend bitmap dd bench'
 complete -c doppel -n __fish_use_subcommand -l version -d 'Say which version this is'
 complete -c doppel -s h -l help -d 'Say what options there are'
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""manual_check.py DOPPEL: manual and completions know exactly the options of `doppel run`."""
+"""manual_check.py DOPPEL: manual and completions know exactly the options of `doppel run`, and of
+every command of `doppel img`."""
 
 import re
 import subprocess
@@ -22,6 +23,31 @@ def options_of_program(program: str) -> set[str]:
     return set(re.findall(r"^\s+(?:-\w,\s*)?--([a-z-]+)", text, re.MULTILINE))
 
 
+def check_img(program: str) -> int:
+    """Each command of `doppel img` has a section with its options in the manual."""
+    def text(*words: str) -> str:
+        return subprocess.run([program, "img", *words, "--help"], check=True, capture_output=True,
+                              text=True).stdout
+    overview = text().split("Commands:")[1].split("Formats:")[0]
+    manual = (ROOT / "docs/man/doppel-img.1").read_text()
+    wrong = 0
+    for command in re.findall(r"^  ([a-z]+) ", overview, re.MULTILINE):
+        section = re.search(rf"^\.Ss {command} .*?(?=^\.S[sh])", manual, re.MULTILINE | re.DOTALL)
+        known = set(re.findall(r"^\.It Fl (-?[\w-]+)", section.group() if section else "",
+                               re.MULTILINE))
+        options = text(command).split("\nOptions:\n")[1].split("\n\n")[0]
+        real = set(re.findall(r"^ +-(-?[\w-]+)", options, re.MULTILINE))
+        for option in sorted(real ^ known):
+            print(f"doppel-img.1: {command} -{option} is",
+                  "missing" if option in real else "not an option")
+            wrong = 1
+        for name in ("doppel.bash", "_doppel", "doppel.fish"):
+            if not re.search(rf"\b{command}\b", (ROOT / "packaging/completion" / name).read_text()):
+                print(f"{name}: img {command} is missing")
+                wrong = 1
+    return wrong
+
+
 def main() -> int:
     real = options_of_program(sys.argv[1]) - {"help"}
     wrong = 0 if real else 1
@@ -31,7 +57,7 @@ def main() -> int:
         for option in sorted(real ^ known):
             print(f"{name}: --{option} is", "missing" if option in real else "not an option")
             wrong = 1
-    return wrong
+    return wrong | check_img(sys.argv[1])
 
 
 if __name__ == "__main__":

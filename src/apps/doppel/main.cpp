@@ -2,12 +2,15 @@
 /// doppel: the one command a person types. Exit codes: 0 success or the guest powered off, 2 the
 /// input was wrong, 70 the host or Doppel failed; `doppel run` also passes on the guest's own.
 #include <cstdio>
+#include <span>
+#include <string_view>
 
 #include <CLI/CLI.hpp>
 
 #include "api/machine_json.hpp"
 #include "apps/doppel/launch.hpp"
 #include "apps/doppel/run_options.hpp"
+#include "img/command.hpp"
 
 namespace {
 
@@ -46,6 +49,10 @@ constexpr const char* kRunFooter =
 } // namespace
 
 int main(int argc, char** argv) {
+    // Images have qemu-img's command line, not ours: scripts rely on it.
+    const std::span<const char* const> words{argv, static_cast<std::size_t>(argc)};
+    if (argc > 1 && std::string_view{argv[1]} == "img")
+        return doppel::img::run("doppel img", words.subspan(2));
     CLI::App app{"Doppel: virtual machines on any Linux host.", "doppel"};
     app.set_version_flag("--version", std::string{"doppel "} + DOPPEL_VERSION);
     app.require_subcommand(0, 1);
@@ -53,6 +60,7 @@ int main(int argc, char** argv) {
     auto* run_command = app.add_subcommand("run", "run a VM in the foreground");
     run_command->footer(kRunFooter);
     doppel::cli::add_run_options(*run_command, run_options);
+    app.add_subcommand("img", "disk images: create, convert, check …");
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <array>
+
+#include <fmt/core.h>
+
+#include "block/option_reader.hpp"
+#include "img/images.hpp"
+
+namespace doppel::img {
+
+namespace {
+
+constexpr std::array kAmendFlags{
+    Flag{"o", "NAME=VALUE,…", "what to change"},
+    Flag{"f", "FORMAT", "format of the image [found out]"},
+    Flag{"t", "MODE", "cache mode [writeback]"},
+    Flag{"q", "", "say nothing"},
+    Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
+};
+
+Result<int> amend(Session& session) {
+    const auto& arguments = session.arguments;
+    DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE"));
+    const auto options = DOPPEL_TRY(parse_options(arguments.all("o")));
+    if (options.empty())
+        return base::fail(Errc::InvalidArgument, "nothing to change", "Give -o NAME=VALUE.");
+    auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0],
+                                       open_flags(arguments, block::Access::ReadWrite)));
+    DOPPEL_TRY_VOID(session.context.wait(image.node->amend(options)));
+    DOPPEL_TRY_VOID(close_image(session, *image.node));
+    return 0;
+}
+
+constexpr std::array kBitmapFlags{
+    Flag{"add", "", "make a bitmap"},
+    Flag{"remove", "", "delete it"},
+    Flag{"clear", "", "unmark everything"},
+    Flag{"enable", "", "record writes from now on"},
+    Flag{"disable", "", "record no more"},
+    Flag{"merge", "SOURCE", "mark what bitmap SOURCE marks"},
+    Flag{"b", "FILE", "with --merge: the image that has SOURCE"},
+    Flag{"F", "FORMAT", "its format [found out]"},
+    Flag{"g", "SIZE", "with --add: bytes per bit [64k]"},
+    Flag{"f", "FORMAT", "format of the image [found out]"},
+    Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
+};
+
+Result<void> merge(Session& session, block::BitmapStore& store, const std::string& name,
+                   const std::string& source) {
+    const auto& arguments = session.arguments;
+    if (!arguments.has("b"))
+        return store.merge(name, store, source);
+    OpenFlags flags;
+    flags.format = arguments.get("F");
+    flags.backing = false;
+    auto other = DOPPEL_TRY(open_named(session, arguments.get("b"), flags));
+    auto* bitmaps = other.node->bitmaps();
+    if (bitmaps == nullptr)
+        return base::fail(Errc::Unsupported,
+                          fmt::format("format {} has no bitmaps", other.format->name));
+    return store.merge(name, *bitmaps, source);
+}
+
+Result<void> change(Session& session, block::BitmapStore& store, const std::string& name) {
+    const auto& arguments = session.arguments;
+    if (arguments.has("add")) {
+        const auto granularity = DOPPEL_TRY(block::parse_size(arguments.get("g", "64k")));
+        DOPPEL_TRY_VOID(store.add(name, granularity));
+    }
+    if (arguments.has("clear"))
+        DOPPEL_TRY_VOID(store.clear(name));
+    if (arguments.has("enable"))
+        DOPPEL_TRY_VOID(store.set_recording(name, true));
+    if (arguments.has("disable"))
+        DOPPEL_TRY_VOID(store.set_recording(name, false));
+    for (const auto& source : arguments.all("merge"))
+        DOPPEL_TRY_VOID(merge(session, store, name, source));
+    if (arguments.has("remove"))
+        DOPPEL_TRY_VOID(store.remove(name));
+    return {};
+}
+
+Result<int> bitmap(Session& session) {
+    const auto& arguments = session.arguments;
+    DOPPEL_TRY_VOID(arguments.expect(2, 2, "FILE BITMAP"));
+    bool any = false;
+    for (const auto* action : {"add", "remove", "clear", "enable", "disable", "merge"})
+        any = any || arguments.has(action);
+    if (!any)
+        return base::fail(Errc::InvalidArgument,
+                          "give --add, --remove, --clear, --enable, --disable or --merge");
+    if (arguments.has("g") && !arguments.has("add"))
+        return base::fail(Errc::InvalidArgument, "-g wants --add");
+    auto flags = open_flags(arguments, block::Access::ReadWrite);
+    flags.backing = false;
+    auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
+    auto* store = image.node->bitmaps();
+    if (store == nullptr)
+        return base::fail(Errc::Unsupported,
+                          fmt::format("format {} has no bitmaps", image.format->name));
+    auto changed = change(session, *store, arguments.positional()[1]);
+    auto closed = close_image(session, *image.node); // also what was done before an error
+    DOPPEL_TRY_VOID(changed);
+    DOPPEL_TRY_VOID(closed);
+    return 0;
+}
+
+constexpr Command kAmend{
+    "amend", "-o NAME=VALUE,… FILE", "change options of an image that exists", {}, kAmendFlags,
+    amend};
+constexpr Command kBitmap{
+    "bitmap", "ACTION… FILE BITMAP", "work on the dirty bitmaps that an image keeps",
+    {},       kBitmapFlags,          bitmap};
+
+} // namespace
+
+const Command& amend_command() { return kAmend; }
+const Command& bitmap_command() { return kBitmap; }
+
+} // namespace doppel::img

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "img/command.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+#include <fmt/core.h>
+
+#include "block/image/formats.hpp"
+
+namespace doppel::img {
+
+namespace {
+
+std::array<const Command*, 15> commands() {
+    return {&create_command(),  &info_command(),   &check_command(),    &convert_command(),
+            &compare_command(), &map_command(),    &measure_command(),  &resize_command(),
+            &rebase_command(),  &commit_command(), &snapshot_command(), &amend_command(),
+            &bitmap_command(),  &dd_command(),     &bench_command()};
+}
+
+void print_overview(std::string_view program, std::FILE* out) {
+    fmt::print(out,
+               "Disk images: look at, make, convert and repair them.\n\n"
+               "Usage: {} COMMAND [OPTIONS] …\n\nCommands:\n",
+               program);
+    for (const auto* command : commands())
+        fmt::print(out, "  {:<10} {}\n", command->name, command->summary);
+    fmt::print(out, "\nFormats:\n");
+    for (const auto* format : block::formats())
+        fmt::print(out, "  {:<10} {}{}\n", format->name, format->description,
+                   format->create == nullptr ? " (read only)" : "");
+    fmt::print(out, "\nSizes take k, M, G, T, P or E. '{} COMMAND --help' says more.\n", program);
+}
+
+void print_help(std::string_view program, const Command& command) {
+    fmt::print("Usage: {} {} {}\n\n{}.\n", program, command.name, command.usage, command.summary);
+    if (!command.details.empty())
+        fmt::print("\n{}\n", command.details);
+    fmt::print("\nOptions:\n");
+    for (const auto& flag : command.flags) {
+        auto text = flag.name.size() == 1 ? fmt::format("-{}", flag.name)
+                                          : fmt::format("    --{}", flag.name);
+        if (!flag.long_name.empty())
+            text += fmt::format(", --{}", flag.long_name);
+        if (!flag.value.empty())
+            text += fmt::format(" {}", flag.value);
+        fmt::print("  {:<26} {}\n", text, flag.help);
+    }
+    if (command.name != "create")
+        return;
+    for (const auto* format : block::formats()) {
+        if (format->options.empty())
+            continue;
+        fmt::print("\nOptions of {} (-o NAME=VALUE):\n", format->name);
+        for (const auto& option : format->options)
+            fmt::print("  {:<18} {}{}\n", option.name, option.help,
+                       option.standard.empty() ? "" : fmt::format(" [{}]", option.standard));
+    }
+}
+
+int complain(std::string_view program, const Error& error, int code) {
+    fmt::print(stderr, "{}: {}\n", program, error.message());
+    return code;
+}
+
+int run_command(std::string_view program, const Command& command,
+                std::span<const char* const> words) {
+    const auto wants_help = [](std::string_view word) { return word == "--help" || word == "-h"; };
+    if (std::ranges::any_of(words, wants_help)) {
+        print_help(program, command);
+        return 0;
+    }
+    const auto name = fmt::format("{} {}", program, command.name);
+    const auto arguments = Arguments::parse(words, command.flags);
+    if (!arguments) {
+        fmt::print(stderr, "{}: {}; see '{} --help'\n", name, arguments.error().message(), name);
+        return command.error_code;
+    }
+    const auto loop = base::EventLoop::create();
+    if (!loop)
+        return complain(name, loop.error(), command.error_code);
+    const auto context = block::IoContext::create(**loop);
+    if (!context)
+        return complain(name, context.error(), command.error_code);
+    Session session{**context, *arguments};
+    const auto code = command.run(session);
+    return code ? *code : complain(name, code.error(), command.error_code);
+}
+
+} // namespace
+
+int run(std::string_view program, std::span<const char* const> words) {
+    if (words.empty()) {
+        print_overview(program, stderr);
+        return kFailed;
+    }
+    const std::string_view first = words[0];
+    if (first == "--help" || first == "-h" || first == "help") {
+        print_overview(program, stdout);
+        return 0;
+    }
+    if (first == "--version" || first == "-V") {
+        fmt::print("doppel-img version {}\n", DOPPEL_VERSION);
+        return 0;
+    }
+    for (const auto* command : commands())
+        if (command->name == first)
+            return run_command(program, *command, words.subspan(1));
+    fmt::print(stderr, "{}: there is no command '{}'; see '{} --help'\n", program, first, program);
+    return kFailed;
+}
+
+} // namespace doppel::img

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "img/images.hpp"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <cstdlib>
+
+#include <fmt/core.h>
+
+namespace doppel::img {
+
+namespace {
+
+std::unexpected<Error> bad(std::string text, std::string hint = {}) {
+    return base::fail(Errc::InvalidArgument, std::move(text), std::move(hint));
+}
+
+bool stop_requested = false;    // read by the loop's thread between chunks
+char unfinished[PATH_MAX] = ""; // removed by the signal handler of a second signal
+
+void on_signal(int) {
+    if (stop_requested) {
+        if (unfinished[0] != '\0')
+            ::unlink(unfinished);
+        ::_exit(130);
+    }
+    stop_requested = true;
+}
+
+} // namespace
+
+const bool* interrupted() {
+    struct sigaction action{};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP})
+        ::sigaction(signal, &action, nullptr);
+    return &stop_requested;
+}
+
+Result<ImageName> parse_image_name(const std::string& text, bool as_options,
+                                   const std::string& format) {
+    if (!as_options)
+        return ImageName{text, format};
+    const auto values = DOPPEL_TRY(parse_options({text}));
+    ImageName name{{}, format};
+    for (const auto& [key, value] : values) {
+        if (key == "driver")
+            name.format = value;
+        else if (key == "file.filename" || key == "filename")
+            name.path = value;
+        else if (key != "file.driver" || (value != "file" && value != "host_device"))
+            return bad(fmt::format("--image-opts: '{}={}' is unknown", key, value),
+                       "Known are driver, file.driver (file, host_device) and file.filename.");
+    }
+    if (name.path.empty())
+        return bad(fmt::format("--image-opts: '{}' names no file", text), "Give file.filename.");
+    if (name.format == "file" || name.format == "host_device")
+        name.format = "raw";
+    return name;
+}
+
+OpenFlags open_flags(const Arguments& arguments, block::Access access) {
+    OpenFlags flags;
+    flags.format = arguments.get("f");
+    flags.access = access;
+    flags.shared = arguments.has("U");
+    flags.cache = arguments.get("t", arguments.get("T", "writeback"));
+    return flags;
+}
+
+Result<block::OpenedImage> open_named(Session& session, const std::string& text,
+                                      const OpenFlags& flags) {
+    const auto name =
+        DOPPEL_TRY(parse_image_name(text, session.arguments.has("image-opts"), flags.format));
+    block::ImageOptions options;
+    options.format = name.format;
+    options.access = flags.access;
+    options.cache = DOPPEL_TRY(block::parse_cache_mode(flags.cache));
+    options.sharing = flags.shared ? block::Sharing::Forced : block::Sharing::Locked;
+    options.backing = flags.backing;
+    options.repair_later = flags.repair_later;
+    // A name that says raw and a content that says otherwise: a guest may have written it.
+    options.trust_probe = !name.path.ends_with(".raw");
+    return session.context.wait(block::open_image(session.context, name.path, options));
+}
+
+Result<void> close_image(Session& session, block::Node& node) {
+    return session.context.wait(node.close());
+}
+
+Result<block::OptionValues> parse_options(const std::vector<std::string>& texts) {
+    block::OptionValues values;
+    for (const auto& text : texts) {
+        std::string item;
+        for (std::size_t i = 0; i <= text.size(); ++i) {
+            if (i < text.size() &&
+                (text[i] != ',' || (i + 1 < text.size() && text[i + 1] == ','))) {
+                item += text[i];
+                i += text[i] == ',';
+                continue;
+            }
+            if (item.empty())
+                continue;
+            const auto equals = item.find('=');
+            values[item.substr(0, equals)] =
+                equals == std::string::npos ? "on" : item.substr(equals + 1);
+            item.clear();
+        }
+    }
+    return values;
+}
+
+namespace {
+
+class Opener final : public block::ImageOpener {
+public:
+    explicit Opener(block::IoContext& context) : context_{context} {}
+    block::Task<std::unique_ptr<block::Node>>
+    open_backing(std::string written, std::string, std::string, block::ImageOptions) override {
+        return block::ready<std::unique_ptr<block::Node>>(
+            base::fail(Errc::Internal, "a new image opens no backing file: " + written));
+    }
+    Result<std::unique_ptr<block::Node>> open_part(const std::string& written,
+                                                   const std::string& image,
+                                                   const block::ImageOptions&) override {
+        // The user has named this file himself, a moment ago.
+        return block::FileNode::open(
+            context_, backing_path(written, image),
+            {block::Access::ReadWrite, block::CacheMode::Unsafe, block::Sharing::Locked});
+    }
+
+private:
+    block::IoContext& context_;
+};
+
+} // namespace
+
+Result<void> create_image(Session& session, const block::Format& format, const std::string& path,
+                          std::uint64_t size_bytes, const block::OptionValues& options) {
+    if (format.create == nullptr)
+        return base::fail(Errc::Unsupported,
+                          fmt::format("format {} can be read, not created", format.name));
+    auto file =
+        DOPPEL_TRY(block::FileNode::create(session.context, path, block::CacheMode::Unsafe));
+    Opener opener{session.context};
+    return session.context.wait(
+        format.create({&session.context, std::move(file), size_bytes, options, &opener}));
+}
+
+NewFile::NewFile(std::string temporary, std::string final_name)
+    : temporary_{std::move(temporary)}, final_{std::move(final_name)} {
+    if (!is_device())
+        fmt::format_to_n(unfinished, sizeof unfinished - 1, "{}", temporary_);
+}
+
+NewFile::NewFile(NewFile&& other) noexcept
+    : temporary_{std::exchange(other.temporary_, {})}, final_{std::exchange(other.final_, {})} {}
+
+NewFile::~NewFile() {
+    if (!temporary_.empty() && !is_device())
+        ::unlink(temporary_.c_str());
+    unfinished[0] = '\0';
+}
+
+Result<NewFile> NewFile::prepare(Session& session, const std::string& path) {
+    std::string real = path;
+    if (char* resolved = ::realpath(path.c_str(), nullptr)) { // through links, to the file itself
+        real = resolved;
+        std::free(resolved);
+    }
+    struct stat info{};
+    const bool exists = ::stat(real.c_str(), &info) == 0;
+    if (exists) // refuses directories and images in use
+        DOPPEL_TRY(block::FileNode::open(
+            session.context, real,
+            {block::Access::ReadWrite, block::CacheMode::WriteBack, block::Sharing::Locked}));
+    if (exists && S_ISBLK(info.st_mode))
+        return NewFile{real, real};
+    const auto temporary = fmt::format("{}.part-{}", real, ::getpid());
+    DOPPEL_TRY(block::FileNode::create(session.context, temporary, block::CacheMode::Unsafe));
+    return NewFile{temporary, real};
+}
+
+Result<void> NewFile::publish() {
+    if (!is_device() && ::rename(temporary_.c_str(), final_.c_str()) != 0)
+        return base::fail_errno(errno, fmt::format("rename '{}' to '{}'", temporary_, final_));
+    temporary_.clear();
+    return {};
+}
+
+std::string human_size(std::uint64_t bytes) {
+    constexpr std::array<const char*, 7> kUnits{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    auto value = static_cast<double>(bytes);
+    std::size_t unit = 0;
+    for (; value >= 1000 && unit + 1 < kUnits.size(); ++unit)
+        value /= 1024;
+    return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.3g} {}", value, kUnits[unit]);
+}
+
+std::string backing_path(const std::string& written, const std::string& image) {
+    const auto slash = image.rfind('/');
+    if (written.starts_with('/') || slash == std::string::npos)
+        return written;
+    return image.substr(0, slash + 1) + written;
+}
+
+} // namespace doppel::img

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// What the commands do with images alike: open them as the flags say, make new ones under a
+/// temporary name, take a break at Ctrl-C. Owner thread only.
+#include <memory>
+#include <string>
+
+#include "block/image/open_image.hpp"
+#include "img/command.hpp"
+
+namespace doppel::img {
+
+/// An image on the command line: a path, or with --image-opts "driver=qcow2,file.filename=PATH".
+struct ImageName {
+    std::string path;
+    std::string format;
+};
+Result<ImageName> parse_image_name(const std::string& text, bool as_options,
+                                   const std::string& format);
+
+struct OpenFlags {
+    std::string format;
+    block::Access access = block::Access::ReadOnly;
+    bool shared = false; // -U
+    std::string cache = "writeback";
+    bool backing = true;
+    bool repair_later = false;
+};
+/// The flags that every command shares: -f, -U, --image-opts, -t or -T.
+OpenFlags open_flags(const Arguments& arguments, block::Access access);
+Result<block::OpenedImage> open_named(Session& session, const std::string& text,
+                                      const OpenFlags& flags);
+/// Closes an image that was written to; the error if that fails.
+Result<void> close_image(Session& session, block::Node& node);
+
+/// "-o a=b,c=d", several times; ",," stands for a comma in a value.
+Result<block::OptionValues> parse_options(const std::vector<std::string>& texts);
+
+/// Creates an image at `path`, which must not be in use.
+Result<void> create_image(Session& session, const block::Format& format, const std::string& path,
+                          std::uint64_t size_bytes, const block::OptionValues& options);
+
+/// A file that appears under its name when it is complete: until then it has another, and it goes
+/// away when it does not become complete, be it by Ctrl-C.
+class NewFile {
+public:
+    /// Error: somebody uses the file that is to be replaced, or the place cannot be written.
+    static Result<NewFile> prepare(Session& session, const std::string& path);
+    NewFile(NewFile&& other) noexcept;
+    NewFile& operator=(NewFile&&) = delete;
+    NewFile(const NewFile&) = delete;
+    ~NewFile();
+    /// Where to write: a name beside the final one; the device itself if it is one.
+    const std::string& path() const noexcept { return temporary_; }
+    bool is_device() const noexcept { return temporary_ == final_; }
+    /// The file is complete.
+    Result<void> publish();
+
+private:
+    NewFile(std::string temporary, std::string final_name);
+    std::string temporary_;
+    std::string final_;
+};
+
+/// Set by SIGINT, SIGTERM and SIGHUP from the first call on.
+const bool* interrupted();
+
+/// Prints progress on the terminal: percent, rate, time left; qemu-img's line where -p was given
+/// and stderr is no terminal.
+class Progress {
+public:
+    enum class When : std::uint8_t { Never, Terminal, Always };
+    Progress(When when, std::uint64_t total_bytes);
+    ~Progress();
+    Progress(const Progress&) = delete;
+    Progress& operator=(const Progress&) = delete;
+    void add(std::uint64_t bytes);
+
+private:
+    void draw();
+    When when_;
+    bool terminal_;
+    std::uint64_t total_;
+    std::uint64_t done_ = 0;
+    double start_s_;
+    double drawn_s_ = 0;
+};
+/// -p, -q and a terminal decide.
+Progress::When progress_of(const Arguments& arguments);
+
+/// "1.5 GiB".
+std::string human_size(std::uint64_t bytes);
+/// The backing file of `image` as a path from here.
+std::string backing_path(const std::string& written, const std::string& image);
+
+} // namespace doppel::img

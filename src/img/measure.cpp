@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <array>
+#include <cstdio>
+
+#include <fmt/core.h>
+
+#include "base/bytes.hpp"
+#include "block/option_reader.hpp"
+#include "img/images.hpp"
+#include "img/json.hpp"
+
+namespace doppel::img {
+
+namespace {
+
+constexpr std::array kFlags{
+    Flag{"O", "FORMAT", "format of the image to be [raw]"},
+    Flag{"o", "NAME=VALUE,…", "its options"},
+    Flag{"size", "SIZE", "of a new, empty disk instead of a FILE"},
+    Flag{"f", "FORMAT", "format of FILE [found out]"},
+    Flag{"l", "NAME", "measure this internal snapshot of FILE"},
+    Flag{"U", "", "do not lock", "force-share"},
+    Flag{"output", "human|json", "form of the output"},
+    Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
+};
+
+/// Bytes of the target's clusters that hold data.
+block::Task<std::uint64_t> data_bytes(block::Node& node, std::uint64_t cluster) {
+    std::uint64_t bytes = 0;
+    std::uint64_t counted_to = 0;
+    for (std::uint64_t at = 0; at < node.size();) {
+        DOPPEL_AWAIT(extent, node.status(at, node.size() - at));
+        if (extent.content != block::Content::Zero) {
+            const auto begin = std::max(counted_to, base::align_down(at, cluster));
+            const auto end = base::align_up(at + extent.length, cluster);
+            bytes += end - begin;
+            counted_to = end;
+        }
+        at += extent.length;
+    }
+    co_return bytes;
+}
+
+Result<block::SpaceNeed> measure(Session& session, const block::Format& format,
+                                 const block::OptionValues& options) {
+    const auto& arguments = session.arguments;
+    if (arguments.has("size")) {
+        if (!arguments.positional().empty())
+            return base::fail(Errc::InvalidArgument, "--size and FILE exclude each other");
+        const auto size = DOPPEL_TRY(block::parse_size(arguments.get("size")));
+        return format.measure({size, 0}, options);
+    }
+    DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE, or --size SIZE"));
+    auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0],
+                                       open_flags(arguments, block::Access::ReadOnly)));
+    if (arguments.has("l"))
+        DOPPEL_TRY_VOID(session.context.wait(image.node->view_snapshot(arguments.get("l"))));
+    const block::OptionReader reader{format.options, options};
+    std::uint64_t cluster = 1;
+    if (!reader.text("cluster_size").empty())
+        cluster = DOPPEL_TRY(reader.size("cluster_size"));
+    const auto data = DOPPEL_TRY(session.context.wait(data_bytes(*image.node, cluster)));
+    return format.measure({image.node->size(), data}, options);
+}
+
+Result<int> run(Session& session) {
+    const auto& arguments = session.arguments;
+    const auto* format = DOPPEL_TRY(block::find_format(arguments.get("O", "raw")));
+    if (format->measure == nullptr)
+        return base::fail(
+            Errc::Unsupported,
+            fmt::format("the size of {} images cannot be told beforehand", format->name));
+    const auto options = DOPPEL_TRY(parse_options(arguments.all("o")));
+    DOPPEL_TRY_VOID(block::OptionReader(format->options, options).check_names(format->name));
+    const auto need = DOPPEL_TRY(measure(session, *format, options));
+    if (arguments.get("output", "human") == "json") {
+        Json json;
+        json.begin_object();
+        json.number("required", need.required);
+        json.number("fully-allocated", need.fully_allocated);
+        json.end_object();
+        std::fputs(json.take().c_str(), stdout);
+    } else {
+        fmt::print("required size: {}\nfully allocated size: {}\n", need.required,
+                   need.fully_allocated);
+    }
+    return 0;
+}
+
+constexpr Command kCommand{"measure",
+                           "[-O FORMAT] [-o …] {FILE | --size SIZE}",
+                           "tell how much space an image would take in another format",
+                           {},
+                           kFlags,
+                           run};
+
+} // namespace
+
+const Command& measure_command() { return kCommand; }
+
+} // namespace doppel::img

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+/// rebase and commit: between an image and its backing file.
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include <fmt/core.h>
+
+#include "block/aligned_memory.hpp"
+#include "block/copy/copier.hpp"
+#include "img/images.hpp"
+
+namespace doppel::img {
+
+namespace {
+
+constexpr std::uint64_t kChunk = 1u << 20;
+
+constexpr std::array kRebaseFlags{
+    Flag{"b", "FILE", "the new backing file; \"\" for none", "backing"},
+    Flag{"F", "FORMAT", "its format", "backing-format"},
+    Flag{"u", "", "only change the name: the content of both must be the same"},
+    Flag{"f", "FORMAT", "format of the image [found out]"},
+    Flag{"t", "MODE", "cache mode of the image [writeback]"},
+    Flag{"p", "", "show progress even when stderr is no terminal"},
+    Flag{"q", "", "say nothing"},
+    Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
+};
+
+constexpr std::array kCommitFlags{
+    Flag{"b", "FILE", "the image of the chain to write to [the next]"},
+    Flag{"d", "", "leave the image as it is: do not empty it afterwards"},
+    Flag{"f", "FORMAT", "format of the image [found out]"},
+    Flag{"t", "MODE", "cache mode [writeback]"},
+    Flag{"p", "", "show progress even when stderr is no terminal"},
+    Flag{"q", "", "say nothing"},
+    Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
+};
+
+/// What the new chain would show differently is written into the image itself.
+block::Task<void> keep_content(block::Node& image, block::Node* new_base, Progress& progress) {
+    block::AlignedMemory here{kChunk};
+    block::AlignedMemory there{kChunk};
+    for (std::uint64_t at = 0; at < image.size();) {
+        DOPPEL_AWAIT(extent, image.status(at, std::min(kChunk, image.size() - at)));
+        const auto length = extent.length;
+        if (!extent.allocated) {
+            const auto mine = here.span().first(length);
+            const auto theirs = there.span().first(length);
+            std::ranges::fill(theirs, std::byte{0});
+            DOPPEL_AWAIT_VOID(image.read(at, block::IoBuffer{mine}));
+            const auto known = new_base != nullptr && at < new_base->size()
+                                   ? std::min(length, new_base->size() - at)
+                                   : 0;
+            if (known > 0)
+                DOPPEL_AWAIT_VOID(new_base->read(at, block::IoBuffer{theirs.first(known)}));
+            if (std::memcmp(mine.data(), theirs.data(), length) != 0)
+                DOPPEL_AWAIT_VOID(
+                    image.write(at, block::IoBuffer{mine}, block::Durability::Cached));
+        }
+        at += length;
+        progress.add(length);
+    }
+    co_return {};
+}
+
+Result<int> rebase(Session& session) {
+    const auto& arguments = session.arguments;
+    DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE"));
+    if (!arguments.has("b"))
+        return base::fail(Errc::InvalidArgument, "the new backing file is missing",
+                          "Give -b FILE, or -b \"\" for none.");
+    const auto base_name = arguments.get("b");
+    if (!base_name.empty() && !arguments.has("F"))
+        return base::fail(Errc::InvalidArgument, "the backing file's format is not named",
+                          "Add -F FORMAT.");
+    const auto& path = arguments.positional()[0];
+    auto flags = open_flags(arguments, block::Access::ReadWrite);
+    flags.backing = !arguments.has("u");
+    auto image = DOPPEL_TRY(open_named(session, path, flags));
+    if (!arguments.has("u")) {
+        block::OpenedImage base;
+        if (!base_name.empty()) {
+            block::ImageOptions options;
+            options.format = arguments.get("F");
+            base = DOPPEL_TRY(session.context.wait(block::open_image(
+                session.context, backing_path(base_name, image.node->name()), options)));
+        }
+        Progress progress{progress_of(arguments), image.node->size()};
+        DOPPEL_TRY_VOID(session.context.wait(keep_content(*image.node, base.node.get(), progress)));
+        DOPPEL_TRY_VOID(session.context.wait(image.node->flush()));
+    }
+    DOPPEL_TRY_VOID(
+        session.context.wait(image.node->change_backing(base_name, arguments.get("F"))));
+    DOPPEL_TRY_VOID(close_image(session, *image.node));
+    return 0;
+}
+
+block::Task<void> write_down(block::Node& image, block::Node& target, std::uint32_t depth,
+                             Progress& progress) {
+    block::AlignedMemory bytes{kChunk};
+    if (target.size() < image.size())
+        DOPPEL_AWAIT_VOID(target.resize(image.size()));
+    for (std::uint64_t at = 0; at < image.size();) {
+        DOPPEL_AWAIT(extent, image.status(at, std::min(kChunk, image.size() - at)));
+        const bool above = extent.allocated || (extent.depth > 0 && extent.depth < depth);
+        if (above && extent.content == block::Content::Zero) {
+            DOPPEL_AWAIT_VOID(target.write_zeroes(at, extent.length, block::Unmap::Allow,
+                                                  block::Durability::Cached));
+        } else if (above) {
+            const auto part = bytes.span().first(extent.length);
+            DOPPEL_AWAIT_VOID(image.read(at, block::IoBuffer{part}));
+            DOPPEL_AWAIT_VOID(target.write(at, block::IoBuffer{part}, block::Durability::Cached));
+        }
+        at += extent.length;
+        progress.add(extent.length);
+    }
+    DOPPEL_AWAIT_VOID(target.flush()); // before the image above is emptied
+    co_return {};
+}
+
+struct Target {
+    std::string path;
+    std::string format;
+    std::uint32_t depth = 1; // images above it
+};
+
+/// The image of the chain that -b names, by its path or by how the chain writes it.
+Result<Target> find_target(Session& session, const std::string& path, const std::string& wanted) {
+    OpenFlags flags;
+    flags.format = session.arguments.get("f");
+    flags.backing = false;
+    Target target{path, {}, 0};
+    while (target.depth < block::kMaxChainDepth) {
+        auto image = DOPPEL_TRY(open_named(session, target.path, flags));
+        const auto info = image.node->info();
+        if (info.backing_file.empty())
+            break;
+        target.path = backing_path(info.backing_file, image.node->name());
+        target.format = flags.format = info.backing_format;
+        ++target.depth;
+        if (wanted.empty() || wanted == target.path || wanted == info.backing_file)
+            return target;
+    }
+    return wanted.empty()
+               ? base::fail(Errc::InvalidArgument, fmt::format("'{}' has no backing file", path))
+               : base::fail(Errc::InvalidArgument,
+                            fmt::format("'{}' is not in the chain of '{}'", wanted, path));
+}
+
+Result<int> commit(Session& session) {
+    const auto& arguments = session.arguments;
+    DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE"));
+    const auto path =
+        DOPPEL_TRY(parse_image_name(arguments.positional()[0], arguments.has("image-opts"), {}))
+            .path;
+    const auto found = DOPPEL_TRY(find_target(session, path, arguments.get("b")));
+    // The chain below is open twice here: we hold the target for writing, and read the chain
+    // without locks of our own.
+    block::ImageOptions options;
+    options.format = found.format;
+    options.access = block::Access::ReadWrite;
+    options.cache = DOPPEL_TRY(block::parse_cache_mode(arguments.get("t", "writeback")));
+    auto target =
+        DOPPEL_TRY(session.context.wait(block::open_image(session.context, found.path, options)));
+    auto flags = open_flags(arguments, block::Access::ReadOnly);
+    flags.shared = true;
+    {
+        auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
+        Progress progress{progress_of(arguments), image.node->size()};
+        DOPPEL_TRY_VOID(
+            session.context.wait(write_down(*image.node, *target.node, found.depth, progress)));
+    }
+    DOPPEL_TRY_VOID(close_image(session, *target.node));
+    target.node.reset();
+    if (!arguments.has("d") && !arguments.has("b")) {
+        auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0],
+                                           open_flags(arguments, block::Access::ReadWrite)));
+        DOPPEL_TRY_VOID(session.context.wait(image.node->make_empty()));
+        DOPPEL_TRY_VOID(close_image(session, *image.node));
+    }
+    if (!arguments.has("q"))
+        fmt::print("Image committed.\n");
+    return 0;
+}
+
+constexpr Command kRebase{"rebase",
+                          "-b FILE -F FORMAT [-u] FILE",
+                          "give an image another backing file, or none",
+                          {},
+                          kRebaseFlags,
+                          rebase};
+constexpr Command kCommit{
+    "commit", "[-b FILE] [-d] FILE", "write an image's content into its backing file",
+    {},       kCommitFlags,          commit};
+
+} // namespace
+
+const Command& rebase_command() { return kRebase; }
+const Command& commit_command() { return kCommit; }
+
+} // namespace doppel::img
