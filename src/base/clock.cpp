@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/clock.hpp"
 
+#include <sys/prctl.h>
+
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -163,6 +165,7 @@ void RealTime::Queue::wait(std::unique_lock<std::mutex>& lock) {
 }
 
 void RealTime::Queue::run() {
+    ::prctl(PR_SET_TIMERSLACK, 1ul); // ns; a thread's wake-ups may else come 50 us late
     std::unique_lock lock{mutex};
     while (!stop) {
         if (paused || armed.empty() || armed.begin()->first > now_ns()) {

@@ -26,6 +26,7 @@
 #include "devices/pci/pci_bus.hpp"
 #include "devices/pvclock/pvclock.hpp"
 #include "firmware/acpi/tables.hpp"
+#include "firmware/real_mode_area.hpp"
 #include "machine/boot_state.hpp"
 #include "machine/pc_map.hpp"
 
@@ -351,10 +352,13 @@ void Pc::apply_firmware_state(cpu::x86::CpuState& state) const {
 
 Result<void> Pc::boot(const PcBoot& boot, cpu::x86::CpuState& first) {
     const auto map = memory_map(impl_->config.memory_bytes);
+    constexpr auto kTablesEnd = firmware::kRealModeHandlersEnd - firmware::kRealModeHandlerBytes;
+    DOPPEL_TRY_VOID(firmware::write_real_mode_area(*impl_->memory, {pc::kEbda, pc::kCom1}));
     const auto rsdp =
         DOPPEL_TRY(firmware::acpi::write_tables(*impl_->memory, acpi_board(impl_->config.cpus),
-                                                pc::kFirmwareArea, (1 << 20) - pc::kFirmwareArea));
+                                                pc::kFirmwareArea, kTablesEnd - pc::kFirmwareArea));
     const firmware::BootRequest request{.kernel = boot.kernel,
+                                        .kernel_name = boot.kernel_name,
                                         .initrd = boot.initrd,
                                         .command_line = boot.command_line,
                                         .modules = boot.modules,

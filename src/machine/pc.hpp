@@ -49,6 +49,7 @@ struct PcHost {
 /// What to boot; the spans live until boot() returns.
 struct PcBoot {
     std::span<const std::byte> kernel;
+    std::string_view kernel_name;
     std::span<const std::byte> initrd;
     std::string_view command_line;
     std::vector<firmware::MultibootModule> modules;

@@ -174,6 +174,27 @@ TEST_CASE_FIXTURE(Rig, "a guest that writes its TSC gets its kvmclock page anew"
     CHECK(stamp() == 1'005'000);
 }
 
+TEST_CASE_FIXTURE(Rig, "a kernel that looks for a BIOS finds its data area and no services") {
+    REQUIRE(build({.memory_bytes = 16 << 20, .cpus = 1, .debug_exit_port = {}}));
+    std::array<std::byte, 512> sector{};
+    sector[510] = std::byte{0x55};
+    sector[511] = std::byte{0xaa};
+    REQUIRE(pc->boot(
+        {.kernel = sector, .kernel_name = {}, .initrd = {}, .command_line = {}, .modules = {}},
+        states[0]));
+    const auto& memory = pc->memory();
+    CHECK(memory.load<std::uint16_t>({0x400}) == pc::kCom1);
+    CHECK(memory.load<std::uint16_t>({0x40e}) == pc::kEbda >> 4);
+    CHECK(memory.load<std::uint16_t>({0x413}) == 639); // KiB
+    for (const std::uint64_t vector : {0x08, 0x10, 0x15, 0x70}) {
+        const auto segment = memory.load<std::uint16_t>({vector * 4 + 2}).value();
+        const auto offset = memory.load<std::uint16_t>({vector * 4}).value();
+        const bool is_service = vector == 0x10 || vector == 0x15;
+        const auto first = memory.load<std::uint8_t>({segment * 16u + offset}).value();
+        CHECK(first == (is_service ? 0x55 : 0xcf)); // push bp, or iret
+    }
+}
+
 TEST_CASE_FIXTURE(Rig, "firmware leaves RAM write-back and the PCI hole uncacheable in the MTRRs") {
     REQUIRE(build({.memory_bytes = 16 << 20, .cpus = 2, .debug_exit_port = {}}));
     for (auto& state : states) {

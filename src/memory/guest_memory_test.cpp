@@ -103,3 +103,41 @@ TEST_CASE("RAM is one linear range as well, its regions in order") {
     CHECK(!memory->read_linear(0x4001, back)); // one byte behind the end
     CHECK(!memory->write_linear(UINT64_MAX, back));
 }
+
+namespace {
+
+/// An engine whose guest wrote page 1 of the first region and page 2 of the second.
+struct FakeWriteLog final : WriteLog {
+    int running = 0, collected = 0;
+    void start() noexcept override { ++running; }
+    void stop() noexcept override { --running; }
+    void collect(GuestMemory& memory) noexcept override {
+        ++collected;
+        const std::uint64_t first = 0b10, second = ~std::uint64_t{0} << 2; // pages behind it, too
+        memory.note_engine_writes({0}, {&first, 1});
+        memory.note_engine_writes({0x10'0000}, {&second, 1});
+        memory.note_engine_writes({0x5000'0000}, {&first, 1}); // no such region
+    }
+};
+
+} // namespace
+
+TEST_CASE("what an engine wrote by itself is in the dirty log, and nothing beyond its region") {
+    const std::array regions{RamRegion{{0}, 3 * kPageBytes},
+                             RamRegion{{0x10'0000}, 3 * kPageBytes}};
+    auto memory = std::move(*GuestMemory::create(regions));
+    FakeWriteLog log;
+    memory->set_write_log(&log);
+    memory->start_dirty_log();
+    CHECK(log.running == 1);
+    CHECK(memory->store<std::uint8_t>({0x2000}, 1));
+    CHECK(memory->harvest_dirty_log() == std::vector<std::uint64_t>{0b100110});
+    memory->start_dirty_log(); // once more changes nothing
+    CHECK(log.running == 1);
+    memory->stop_dirty_log();
+    CHECK(log.running == 0);
+    const auto collected = log.collected;
+    memory->harvest_dirty_log();
+    CHECK(log.collected == collected);
+    memory->set_write_log(nullptr);
+}

@@ -172,8 +172,11 @@ Result<void> Vm::Impl::create_vcpus() {
 }
 
 Result<void> Vm::Impl::load() {
-    machine::PcBoot boot{
-        files.kernel.bytes(), files.initrd.bytes(), description.boot.command_line, {}};
+    machine::PcBoot boot{files.kernel.bytes(),
+                         description.boot.kernel,
+                         files.initrd.bytes(),
+                         description.boot.command_line,
+                         {}};
     for (std::size_t i = 0; i < files.modules.size(); ++i)
         boot.modules.push_back({files.modules[i].bytes(), description.boot.modules[i]});
     auto& first = vcpus.front()->vcpu();

@@ -4,35 +4,52 @@
 
     tests/system/check_test.py --build DIR --blocks N     a stretch of at least N blocks
     tests/system/check_test.py --build DIR --whole        to power-off
+
+A stretch is measured in CPU time, because a busy machine gives a VM little of it.
 """
 
 import argparse
+import os
 import pathlib
 import re
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 ASSETS = SOURCE / "build" / "assets"
-STRETCH_SECONDS = 20  # first try; doubled until the stretch is long enough
+STRETCH_SECONDS = 8  # first try; doubled until the stretch is long enough
 WHOLE_SECONDS = 3600
 
 
-def boot(build, seconds):
-    """Boots under --check for at most `seconds`; (exit status or None when stopped, all output)."""
-    vm = subprocess.Popen(
-        [build / "bin" / "doppel", "run", "--check", "--stats", "--memory", "256M",
-         "--kernel", ASSETS / "vmlinuz", "--initrd", ASSETS / "initrd-busybox.cpio.gz",
-         "--append", "console=ttyS0 earlyprintk=ttyS0 doppel.run=poweroff"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def cpu_seconds(pid):
+    """CPU time of the VM's process, the child of `doppel run`; infinite when it has ended."""
     try:
-        output, _ = vm.communicate(timeout=seconds)
-        return vm.returncode, output.decode(errors="replace")
-    except subprocess.TimeoutExpired:
-        vm.send_signal(signal.SIGTERM)  # ends in order, with the counters
-        output, _ = vm.communicate()
-        return None, output.decode(errors="replace")
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        fields = pathlib.Path(f"/proc/{children[0]}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError):
+        return float("inf")
+
+
+def boot(build, seconds):
+    """Boots under --check for about `seconds` of CPU time; (exit status, all output)."""
+    with tempfile.TemporaryFile() as log:
+        vm = subprocess.Popen(
+            [build / "bin" / "doppel", "run", "--check", "--stats", "--memory", "256M",
+             "--kernel", ASSETS / "vmlinuz", "--initrd", ASSETS / "initrd-busybox.cpio.gz",
+             "--append", "console=ttyS0 earlyprintk=ttyS0 doppel.run=poweroff"],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        time.sleep(1)  # until it has its child
+        while vm.poll() is None and cpu_seconds(vm.pid) < seconds:
+            time.sleep(0.2)
+        if vm.poll() is None:
+            vm.send_signal(signal.SIGTERM)  # ends in order, with the counters
+        vm.wait()
+        log.seek(0)
+        return vm.returncode, log.read().decode(errors="replace")
 
 
 def complaint(output):
@@ -57,7 +74,7 @@ def main():
         status, output = boot(options.build, seconds)
         if complaint(output):
             sys.exit(f"the engines differ:\n{complaint(output)}")
-        if options.whole and status != 0:
+        if options.whole and (status != 0 or "reboot: Power down" not in output):
             sys.exit(f"the guest did not power off (status {status}):\n{output[-2000:]}")
         blocks = checked(output)
         if options.whole or blocks >= options.blocks:

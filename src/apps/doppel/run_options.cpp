@@ -54,7 +54,7 @@ Result<description::Console> parse_console(const std::string& text) {
         console.path = text.substr(colon + 1);
     const bool takes_path =
         kind == description::ConsoleKind::File || kind == description::ConsoleKind::Socket;
-    if (!kind || takes_path == console.path.empty())
+    if (!kind || takes_path != (colon != std::string::npos) || takes_path == console.path.empty())
         return base::fail(Errc::InvalidArgument, fmt::format("console '{}' is unknown", text),
                           "use stdio, pty, file:PATH, socket:PATH or none");
     console.kind = *kind;
@@ -98,6 +98,25 @@ std::string model_names() {
     return names;
 }
 
+/// What runs the guest, and how.
+void add_execution_options(CLI::App& command, RunOptions& o) {
+    command
+        .add_option("--engine", o.engine, "what runs the guest: auto, kvm, translator, interpreter")
+        ->type_name("ENGINE")
+        ->capture_default_str();
+    command
+        .add_option("--time", o.time,
+                    "what the guest's clocks follow: 'real', the host's, which is what they do "
+                    "unless --check is given, or 'virtual', the instructions executed, one a "
+                    "nanosecond: idle time is skipped, vCPUs take turns, and the same machine runs "
+                    "the same way every time")
+        ->type_name("MODE");
+    command.add_flag(
+        "--check", o.check,
+        "run every code block of the translator in the interpreter too and compare, in virtual "
+        "time (slow)");
+}
+
 } // namespace
 
 void add_run_options(CLI::App& command, RunOptions& o) {
@@ -121,17 +140,7 @@ void add_run_options(CLI::App& command, RunOptions& o) {
     command.add_option("--cpu", o.cpu, "CPU model: " + model_names())
         ->type_name("MODEL")
         ->capture_default_str();
-    command
-        .add_option("--engine", o.engine, "what runs the guest: auto, kvm, translator, interpreter")
-        ->type_name("ENGINE")
-        ->capture_default_str();
-    command
-        .add_option("--time", o.time,
-                    "what the guest's clocks follow: 'real', the host's, which is what they do "
-                    "unless --check is given, or 'virtual', the instructions executed, one a "
-                    "nanosecond: idle time is skipped, vCPUs take turns, and the same machine runs "
-                    "the same way every time")
-        ->type_name("MODE");
+    add_execution_options(command, o);
     command
         .add_option("--console", o.console,
                     "first serial port: stdio, pty, file:PATH, socket:PATH or none")
@@ -151,10 +160,6 @@ void add_run_options(CLI::App& command, RunOptions& o) {
             "device whose port ends the VM with code (value << 1) | 1; port 0xf4 unless given")
         ->type_name("PORT")
         ->expected(0, 1);
-    command.add_flag(
-        "--check", o.check,
-        "run every code block of the translator in the interpreter too and compare, in virtual "
-        "time (slow)");
     command.add_flag("--stats", o.stats, "print counters at exit");
     command.add_flag("--dry-run", o.dry_run, "print the machine description (JSON) and exit");
     command.add_option("--log", o.log, "trace, debug, info, warning, error or off")

@@ -17,6 +17,7 @@
 #include "cpu/kvm/kvm_vcpu_parts.hpp"
 #include "cpu/x86/system/cpuid.hpp"
 #include "cpu/x86/system/exceptions.hpp"
+#include "cpu/x86/system/msr.hpp"
 
 namespace doppel::cpu::kvm {
 
@@ -24,7 +25,7 @@ using base::Result;
 
 namespace {
 
-constexpr std::uint32_t IA32_APIC_BASE = 0x1b, IA32_TSC_DEADLINE = 0x6e0;
+constexpr std::uint32_t IA32_APIC_BASE = 0x1b, IA32_MCG_CAP = 0x179, IA32_TSC_DEADLINE = 0x6e0;
 constexpr Request kGetMsrs = DOPPEL_KVM_TABLE_REQUEST(KVM_GET_MSRS),
                   kSetMsrs = DOPPEL_KVM_TABLE_REQUEST(KVM_SET_MSRS),
                   kGetXsave{sized(KVM_GET_XSAVE, sizeof(XsaveRegion)), "KVM_GET_XSAVE"},
@@ -66,6 +67,9 @@ Result<void> KvmVcpu::set_cpuid() {
         table.set(i, entry);
     }
     DOPPEL_TRY(fd_.call(DOPPEL_KVM_TABLE_REQUEST(KVM_SET_CPUID2), table.head()));
+    std::uint64_t mcg_cap = 0;
+    if (x86::read_msr(parts_->system, IA32_MCG_CAP, mcg_cap)) // what our models' IA32_MCG_CAP says
+        DOPPEL_TRY(fd_.call(DOPPEL_KVM_REQUEST(KVM_X86_SETUP_MCE), mcg_cap));
     return {};
 }
 

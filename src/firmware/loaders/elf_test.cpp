@@ -162,7 +162,7 @@ TEST_CASE_FIXTURE(Vm, "a multiboot kernel gets its information structure") {
     const auto info = state->rbx;
     CHECK((at<std::uint32_t>(info) & 0x4d) == 0x4d);
     CHECK(at<std::uint32_t>(info + 8) == (kRam >> 10) - 1024);
-    CHECK(text_at(at<std::uint32_t>(info + 16)).find("console=ttyS0") != std::string::npos);
+    CHECK(text_at(at<std::uint32_t>(info + 16)) == "k.elf console=ttyS0");
     REQUIRE(at<std::uint32_t>(info + 20) == 2);
     const auto second = at<std::uint32_t>(info + 24) + 16;
     const auto first_byte = at<std::uint32_t>(second);

@@ -43,6 +43,7 @@ struct MultibootModule {
 /// What the loaders need from the board; all ranges of `map` are sorted and disjoint.
 struct BootRequest {
     std::span<const std::byte> kernel;
+    std::string_view kernel_name;      // first word of a multiboot command line
     std::span<const std::byte> initrd; // empty when there is none
     std::string_view command_line;
     std::vector<MultibootModule> modules;

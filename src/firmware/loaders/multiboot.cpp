@@ -99,6 +99,14 @@ Result<std::uint64_t> put_modules(LowArea& low, std::span<const PlacedModule> mo
     return low.put(bytes);
 }
 
+/// The kernel's name goes first, as GRUB and QEMU have it: kernels drop the first word.
+std::string command_line(const BootRequest& request) {
+    std::string text{request.kernel_name};
+    if (!request.command_line.empty())
+        text.append(" ").append(request.command_line);
+    return text;
+}
+
 /// KiB of RAM above 1 MiB in one piece.
 std::uint32_t upper_kib(std::span<const MemoryMapEntry> map) {
     for (const auto& entry : map)
@@ -139,7 +147,7 @@ Result<BootState> load_multiboot(memory::GuestMemory& memory, const BootRequest&
     put(0, kInfoMemory | kInfoCommandLine | kInfoModules | kInfoMap | kInfoLoaderName);
     put(4, 639); // KiB of conventional memory
     put(8, upper_kib(request.map));
-    put(16, DOPPEL_TRY(low.put(request.command_line)));
+    put(16, DOPPEL_TRY(low.put(command_line(request))));
     put(20, modules.size());
     put(24, DOPPEL_TRY(put_modules(low, modules)));
     put(44, request.map.size() * kMapBytes);

@@ -58,6 +58,7 @@ struct Vm {
         BootRequest request;
         request.kernel = file.bytes;
         request.initrd = initrd;
+        request.kernel_name = "k.elf";
         request.command_line = command_line;
         request.modules = modules;
         request.map = map;

@@ -378,12 +378,12 @@
     mov qword ptr [ap_work], offset \label
     inc dword ptr [order]
     .endm
-    .macro WAIT_FOR location, value
+    .macro WAIT_FOR location, value /* or more */
     mov ecx, 400000000
 .Lwait\@:
     pause
     cmp dword ptr [\location], \value
-    je .Ldone\@
+    jae .Ldone\@
     dec ecx
     jnz .Lwait\@
 .Ldone\@:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A second CPU for 64-bit guests: start_second_cpu brings it into long mode with rbp = APIC, then
- * it works through ORDERs. Intel SDM (June 2025) Vol. 3A §10.4.4 (MP initialization example). */
+/* A second CPU for 64-bit guests, and up to seven more: start_second_cpu brings all into long mode
+ * with rbp = APIC and r14 = 1, 2, …; then they work through ORDERs, each of them. Intel SDM (June 2025) Vol. 3A §10.4.4 (MP initialization example). */
 #include "guest.h"
 
     .section .low_code, "ax"
@@ -47,27 +47,44 @@ ap_start:
     mov ds, eax
     mov es, eax
     mov ss, eax
-    mov esp, offset ap_stack_top
+    mov eax, 1
+    lock xadd [ap_started], eax
+    and eax, 7
+    lea esi, [eax + 1]
+    shl eax, 12
+    lea esp, [ap_stacks + eax + 4096]
     call enter_long_mode
     .code64
-    mov dword ptr [ap_alive], 1
+    mov r14d, esi
+    mov r15d, [obeyed]
     mov ebp, APIC
     mov dword ptr [rbp + 0xf0], 0x1ff
     mov eax, [rbp + 0x20]
     shr eax, 24
     mov [ap_id], eax
-    /* Works through the orders of the first CPU. */
+    lock inc dword ptr [ap_alive]
+    /* Works through the orders of the first CPU; an order is obeyed when all have. */
 orders:
     pause
-    mov eax, [order]
-    cmp eax, [obeyed]
+    cmp [order], r15d
     je orders
+    mov r15d, [order]
+    push r14
+    push r15
     mov rbx, [ap_work]
     call rbx
+    pop r15
+    pop r14
+    mov eax, 1
+    lock xadd [acks], eax
+    inc eax
+    cmp eax, [ap_alive]
+    jb orders
+    mov dword ptr [acks], 0
     inc dword ptr [obeyed]
     jmp orders
 
-    /* Until the second CPU is through with its order, or a long time has passed. */
+    /* Until the other CPUs are through with their order, or a long time has passed. */
 wait_ap:
     mov ecx, 400000000
 1:  pause
@@ -88,6 +105,7 @@ order: .skip 8
 obeyed: .skip 8
 ap_alive: .skip 8
 ap_id: .skip 8
-    .skip 8192
+ap_started: .skip 8
+acks: .skip 8
     .balign 16
-ap_stack_top:
+ap_stacks: .skip 8 * 4096

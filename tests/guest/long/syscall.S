@@ -93,6 +93,7 @@ main:
     call sysenter_sysexit
     call iret_forms
     call user_flags
+    call alignment_flag
     jmp finish
 
 on_syscall:
@@ -273,6 +274,39 @@ iret_forms:
     iretd
 1:  CHECK "iretd pops five words of 4", rsp, rbp
     ret
+
+/* The stack is used on both sides of each: translators cache what they know about it. */
+alignment_flag:
+    BEGIN "stac and clac"
+    NEED_CPUID "SMAP", 7, 0, ebx, 20, 9f
+    mov rbx, 0x1122334455667788
+    push rbx
+    stac
+    pushfq
+    pop rax
+    not qword ptr [rsp]
+    clac
+    pushfq
+    pop rcx
+    pop rdx
+    not rdx
+    push FLAG_AC | 2
+    popfq
+    push rbx
+    stac
+    pop rsi
+    clac
+    push rbx
+    clac
+    pop rdi
+    and eax, FLAG_AC
+    and ecx, FLAG_AC
+    CHECK "stac sets AC", rax, FLAG_AC
+    CHECK "clac clears AC", rcx, 0
+    CHECK "the stack is the same", rdx, rbx
+    CHECK "after popfq and stac", rsi, rbx
+    CHECK "after clac twice", rdi, rbx
+9:  ret
 
 user_flags:
     BEGIN "flags and bases at CPL 3"

@@ -129,6 +129,14 @@ void Assembler::rorx(HostReg to, HostReg from, std::uint8_t count) {
     byte(count);
 }
 
+void Assembler::bextr(HostReg to, HostReg from, HostReg control) {
+    byte(0xc4);
+    byte(static_cast<std::uint8_t>((to & 8 ? 0 : 0x80) | 0x40 | (from & 8 ? 0 : 0x20) | 2));
+    byte(static_cast<std::uint8_t>(0x80 | (~control & 15) << 3)); // W
+    byte(0xf7);
+    byte(static_cast<std::uint8_t>(0xc0 | (to & 7) << 3 | (from & 7)));
+}
+
 void Assembler::xchg_al_high(HostReg high_of) {
     byte(0x86);
     byte(static_cast<std::uint8_t>(0xc0 | high_of << 3 | (high_of + 4)));
@@ -191,6 +199,12 @@ void Assembler::bind(std::uint8_t* place) {
 
 std::uint8_t* Assembler::short_jump_later() {
     byte(0xeb);
+    byte(0);
+    return here() - 1;
+}
+
+std::uint8_t* Assembler::short_jump_if_later(Condition condition) {
+    byte(static_cast<std::uint8_t>(0x70 | static_cast<unsigned>(condition)));
     byte(0);
     return here() - 1;
 }

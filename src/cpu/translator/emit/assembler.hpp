@@ -97,6 +97,10 @@ public:
     void store16(const Mem& to, HostReg from);
     void store_imm32(const Mem& to, std::int32_t value); // 64-bit store, sign-extended
     void store32_imm(const Mem& to, std::uint32_t value);
+    void store8_imm(const Mem& to, std::uint8_t value) {
+        rm(false, 0xc6, kRax, to);
+        byte(value);
+    }
     void mov_imm(HostReg to, std::uint64_t value); // shortest of the three forms
     void lea(HostReg to, const Mem& address) { rm(true, 0x8d, to, address); }
     void lea32(HostReg to, const Mem& address) { rm(false, 0x8d, to, address); }
@@ -114,6 +118,16 @@ public:
     void alu_imm(Alu op, HostReg to, std::int32_t value, bool wide = true);
     void alu_imm8_al(Alu op, std::uint8_t value); // op al, imm8
     void rorx(HostReg to, HostReg from, std::uint8_t count);
+    void bextr(HostReg to, HostReg from, HostReg control);
+    void not_(HostReg reg) { rr(true, 0xf7, kRdx, reg); } // F7 /2
+    void test_imm32(HostReg reg, std::uint32_t value) {   // of the low 32 bits
+        rr(false, 0xf7, kRax, reg);
+        u32(value);
+    }
+    void test_mem32_imm32(const Mem& mem, std::uint32_t value) {
+        rm(false, 0xf7, kRax, mem);
+        u32(value);
+    }
     void sar(HostReg reg, std::uint8_t count) { rr(true, 0xc1, kRdi, reg), byte(count); } // C1 /7
     void shr(HostReg reg, std::uint8_t count) { rr(true, 0xc1, kRbp, reg), byte(count); } // C1 /5
     void shl(HostReg reg, std::uint8_t count) { rr(true, 0xc1, kRsp, reg), byte(count); } // C1 /4
@@ -153,6 +167,7 @@ public:
     std::uint8_t* jump_later();
     void bind(std::uint8_t* place); // rel32 at `place` leads here
     std::uint8_t* short_jump_later();
+    std::uint8_t* short_jump_if_later(Condition condition);
     void bind_short(std::uint8_t* place);
     void jrcxz_over(std::uint8_t bytes) { byte(0xe3), byte(bytes); }
 

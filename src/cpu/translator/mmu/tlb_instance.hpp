@@ -16,6 +16,7 @@
 ///     rtag[n]  wtag[n]   page address (low 12 bits zero) that may be read / written
 ///     addend[n]          host address - guest address
 ///     branch_tag[m]  branch_host[m]   guest RIP -> translated code
+///     stack_page     stack_addend     the same for one writable page, the one rsp points into
 ///
 /// and a register (r15) that points to the instance in force. There is one instance for each
 /// (PCID, privilege view); changing view means loading r15 and nothing else. A write tag is absent
@@ -30,7 +31,8 @@
 ///     ja    miss
 ///     mov   r14, [r15 + r14*8 + addend]
 ///     mov   [rdi + r14 + 16], value
-/// An empty tag is 0 (entry 0: 0x1000), an address that cannot be looked up in that entry.
+/// An empty tag is 0 (entry 0: 0x1000), an address that cannot be looked up in that entry; likewise
+/// an empty branch tag.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -45,6 +47,12 @@ struct TlbInstance {
     /// r15 - address of the instance; instances are aligned to 64 KiB.
     static constexpr std::uint32_t kControl = kPageBits << 8 | 12;
     static constexpr std::size_t kAlignment = 0x10000;
+
+    /// Room for other things; puts the hot words in reach of an 8-bit displacement from r15.
+    std::array<std::byte, 0xb90> unused;
+    std::uint64_t stack_page; // guest address
+    std::uint64_t stack_addend;
+    std::array<std::uint64_t, 4> gap0;
 
     // The gaps keep equal indices of the arrays out of the same cache sets.
     std::array<std::uint64_t, kPages> rtag;
@@ -64,8 +72,10 @@ struct TlbInstance {
         return (rip ^ rip >> 12) & (kBranches - 1);
     }
     static constexpr std::uint64_t empty_branch_tag(std::size_t index) {
-        return index == 0 ? 1 : ~std::uint64_t{0};
+        return index == 0 ? 1 : 0;
     }
 };
+static_assert(offsetof(TlbInstance, rtag) % 64 == 0);
+static_assert(TlbInstance::kControl - offsetof(TlbInstance, stack_page) <= 128);
 
 } // namespace doppel::cpu::translator

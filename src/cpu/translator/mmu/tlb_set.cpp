@@ -29,12 +29,18 @@ std::size_t page_hash(std::uint64_t linear) { return linear >> 12 & 0x7fff; }
 
 } // namespace
 
-void TlbSet::prepare(Instance& instance, std::size_t number) {
-    instance.tlb = reinterpret_cast<TlbInstance*>(memory_ + number * kInstanceStride);
-    // The memory is zeros, which is what most empty tags look like.
-    instance.tlb->rtag[0] = instance.tlb->wtag[0] = TlbInstance::empty_tag(0);
-    for (std::size_t i = 0; i < TlbInstance::kBranches; ++i)
-        instance.tlb->branch_tag[i] = TlbInstance::empty_branch_tag(i);
+/// All views: translated code may go from one to another without asking.
+void TlbSet::prepare(Space& space) {
+    std::byte* at =
+        memory_ + static_cast<std::size_t>(&space - spaces_.data()) * kViews * kInstanceStride;
+    for (auto& view : space.views) {
+        view.tlb = reinterpret_cast<TlbInstance*>(at);
+        at += kInstanceStride;
+        // The memory is zeros, which is what most empty tags look like.
+        view.tlb->rtag[0] = view.tlb->wtag[0] = TlbInstance::empty_tag(0);
+        view.tlb->branch_tag[0] = TlbInstance::empty_branch_tag(0);
+        drop_stack(view);
+    }
 }
 
 TlbSet::Space& TlbSet::space_for(std::uint16_t pcid) {
@@ -49,6 +55,8 @@ TlbSet::Space& TlbSet::space_for(std::uint16_t pcid) {
     if (oldest->used)
         for (auto& view : oldest->views)
             empty(view, true);
+    else
+        prepare(*oldest);
     oldest->used = true;
     oldest->pcid = pcid;
     return *oldest;
@@ -58,9 +66,6 @@ TlbInstance* TlbSet::select(std::uint16_t pcid, View view) {
     Space& space = space_for(pcid);
     space.last_use = ++uses_;
     Instance& instance = space.views[static_cast<std::size_t>(view)];
-    if (instance.tlb == nullptr)
-        prepare(instance, static_cast<std::size_t>(&space - spaces_.data()) * kViews +
-                              static_cast<std::size_t>(view));
     current_ = &instance;
     return instance.tlb;
 }
@@ -102,6 +107,8 @@ void TlbSet::insert_branch(const Branch& branch) {
     add(instance.code_pages, page_hash(rip));
     note_size(instance, rip, branch.page_shift);
     if (branch.global) {
+        if (supervisor_view())
+            insert_shared(branch);
         global_in_half_.data()[half(rip)] = true;
         remove(instance.branch_is_local, index); // it may stay in the list
     } else if (!test(instance.branch_is_local, index)) {
@@ -116,6 +123,25 @@ void TlbSet::insert_branch(const Branch& branch) {
 void TlbSet::drop_branch(std::uint64_t rip) {
     const std::size_t index = TlbInstance::branch_index(rip);
     current_->tlb->branch_tag[index] = TlbInstance::empty_branch_tag(index);
+    const std::size_t shared = shared_index(rip);
+    if (shared_branches()[shared].tag == rip)
+        shared_branches()[shared].tag = TlbInstance::empty_branch_tag(shared);
+}
+
+void TlbSet::insert_shared(const Branch& branch) {
+    shared_branches()[shared_index(branch.rip)] = {branch.rip, branch.host};
+    add(shared_regions_, region_hash(branch.rip));
+    shared_used_ = true;
+    shared_huge_ |= branch.page_shift > 21;
+}
+
+void TlbSet::empty_shared() {
+    if (!shared_used_)
+        return;
+    for (std::size_t i = 0; i < kSharedBranches; ++i)
+        shared_branches()[i].tag = TlbInstance::empty_branch_tag(i);
+    clear(shared_regions_);
+    shared_used_ = shared_huge_ = false;
 }
 
 void TlbSet::empty_entry(Instance& instance, std::size_t index) {
@@ -147,6 +173,7 @@ void TlbSet::empty_local_branches(Instance& instance) {
 void TlbSet::empty(Instance& instance, bool keep_global) {
     if (instance.tlb == nullptr)
         return;
+    drop_stack(instance);
     std::uint32_t kept = 0;
     for (std::uint32_t i = 0; i < instance.touched_count; ++i) {
         const std::uint16_t index = instance.touched[i];
@@ -172,6 +199,7 @@ void TlbSet::empty(Instance& instance, bool keep_global) {
 
 void TlbSet::flush_all() {
     ++flushes_;
+    empty_shared();
     for (auto& space : spaces_)
         for (auto& view : space.views)
             empty(view, false);
@@ -194,6 +222,7 @@ void TlbSet::flush_pcid(std::uint16_t pcid) {
 
 void TlbSet::flush_page_in(Instance& instance, std::uint64_t linear, bool own) {
     TlbInstance& tlb = *instance.tlb;
+    drop_stack(instance);
     std::uint64_t first = linear & kPage;
     std::size_t count = 1;
     if (test(instance.large, region_hash(linear))) {
@@ -218,6 +247,8 @@ void TlbSet::flush_page_in(Instance& instance, std::uint64_t linear, bool own) {
 
 void TlbSet::flush_page(std::uint16_t pcid, std::uint64_t linear) {
     ++flushes_;
+    if (shared_huge_ || test(shared_regions_, region_hash(linear)))
+        empty_shared();
     const bool maybe_global = global_in_half_.data()[half(linear)];
     for (auto& space : spaces_) {
         if (!space.used || (space.pcid != pcid && !maybe_global))
@@ -234,6 +265,7 @@ void TlbSet::flush_page(std::uint16_t pcid, std::uint64_t linear) {
 }
 
 void TlbSet::flush_branches() {
+    empty_shared();
     for (auto& space : spaces_)
         for (auto& view : space.views)
             if (view.tlb != nullptr)
@@ -246,6 +278,7 @@ void TlbSet::drop_write(const std::byte* host_page) {
         for (auto& view : space.views) {
             if (view.tlb == nullptr)
                 continue;
+            drop_stack(view);
             for (std::uint32_t i = 0; i < view.touched_count; ++i) {
                 const std::size_t index = view.touched[i];
                 TlbInstance& tlb = *view.tlb;
@@ -257,11 +290,15 @@ void TlbSet::drop_write(const std::byte* host_page) {
 }
 
 void TlbSet::drop_all_writes() {
-    for (auto& space : spaces_)
-        for (auto& view : space.views)
-            if (view.tlb != nullptr)
-                for (std::uint32_t i = 0; i < view.touched_count; ++i)
-                    view.tlb->wtag[view.touched[i]] = TlbInstance::empty_tag(view.touched[i]);
+    for (auto& space : spaces_) {
+        for (auto& view : space.views) {
+            if (view.tlb == nullptr)
+                continue;
+            drop_stack(view);
+            for (std::uint32_t i = 0; i < view.touched_count; ++i)
+                view.tlb->wtag[view.touched[i]] = TlbInstance::empty_tag(view.touched[i]);
+        }
+    }
 }
 
 } // namespace doppel::cpu::translator

@@ -10,7 +10,8 @@
 
 namespace doppel::cpu::translator {
 
-/// Privilege views of an address space.
+/// Privilege views of an address space. Their instances are TlbSet::kInstanceStride apart, in this
+/// order: translated code goes from one to another by adding to r15.
 enum class View : std::uint8_t { User, Kernel, KernelAc };
 
 class TlbSet {
@@ -20,13 +21,42 @@ public:
     static constexpr std::size_t kInstances = kViews * kSpaces;
     static constexpr std::size_t kInstanceStride =
         (sizeof(TlbInstance) + TlbInstance::kAlignment - 1) & ~(TlbInstance::kAlignment - 1);
-    static constexpr std::size_t kMemoryBytes = kInstances * kInstanceStride;
+    /// Branches of supervisor code into global pages, of all address spaces: where translated code
+    /// looks when the instance's own branch cache, small and one for each space, does not know.
+    struct SharedBranch {
+        std::uint64_t tag; // guest RIP; empty: as in TlbInstance
+        const std::uint8_t* host;
+    };
+    static constexpr unsigned kSharedBits = 14;
+    static constexpr std::size_t kSharedBranches = std::size_t{1} << kSharedBits;
+    static constexpr std::size_t kMemoryBytes =
+        kInstances * kInstanceStride + kSharedBranches * sizeof(SharedBranch);
 
+    /// Stands for the stack page of an instance that knows none: what translated code accesses by
+    /// it is harmless.
+    struct NoStack {
+        std::uint64_t page = 0;
+        std::uint64_t addend = 0;
+    };
     /// `memory`: kMemoryBytes of zeros, aligned to TlbInstance::kAlignment, owned by the caller.
-    explicit TlbSet(std::byte* memory) : memory_{memory} {}
+    TlbSet(std::byte* memory, NoStack no_stack) : memory_{memory}, no_stack_{no_stack} {
+        shared_branches()[0].tag = TlbInstance::empty_branch_tag(0);
+    }
+    SharedBranch* shared_branches() const {
+        return reinterpret_cast<SharedBranch*>(memory_ + kInstances * kInstanceStride);
+    }
+    /// The same hash as in translated code.
+    static constexpr std::size_t shared_index(std::uint64_t rip) {
+        return (rip ^ rip >> kSharedBits) & (kSharedBranches - 1);
+    }
 
     /// The instance of `view` in the address space `pcid`; recycles the least recently used space.
     TlbInstance* select(std::uint16_t pcid, View view);
+    /// Translated code has changed the view by itself.
+    void set_current(TlbInstance* tlb) {
+        if (tlb != current_->tlb)
+            current_ = &instance_of(tlb);
+    }
     TlbInstance* current() const { return current_ == nullptr ? nullptr : current_->tlb; }
 
     struct Entry {
@@ -63,7 +93,7 @@ public:
 
 private:
     struct Instance {
-        TlbInstance* tlb = nullptr; // null until first used
+        TlbInstance* tlb = nullptr; // null until its space is first used
         std::uint32_t touched_count = 0;
         bool branches_used = false;
         std::array<std::uint16_t, TlbInstance::kPages> touched;
@@ -84,16 +114,36 @@ private:
         std::array<Instance, kViews> views;
     };
     Space& space_for(std::uint16_t pcid);
-    void prepare(Instance& instance, std::size_t number);
-    static void empty(Instance& instance, bool keep_global);
+    void prepare(Space& space);
+    Instance& instance_of(const TlbInstance* tlb) {
+        const auto offset = reinterpret_cast<const std::byte*>(tlb) - memory_;
+        const std::size_t number = static_cast<std::size_t>(offset) / kInstanceStride;
+        return spaces_.data()[number / kViews].views.data()[number % kViews];
+    }
+    bool supervisor_view() const {
+        const auto offset = reinterpret_cast<const std::byte*>(current_->tlb) - memory_;
+        return static_cast<std::size_t>(offset) / kInstanceStride % kViews !=
+               static_cast<std::size_t>(View::User);
+    }
+    void insert_shared(const Branch& branch);
+    void empty_shared();
+    void drop_stack(Instance& instance) const {
+        instance.tlb->stack_page = no_stack_.page;
+        instance.tlb->stack_addend = no_stack_.addend;
+    }
+    void empty(Instance& instance, bool keep_global);
     static void empty_branches(Instance& instance);
     static void empty_local_branches(Instance& instance);
     static void empty_entry(Instance& instance, std::size_t index);
-    static void flush_page_in(Instance& instance, std::uint64_t linear, bool own);
+    void flush_page_in(Instance& instance, std::uint64_t linear, bool own);
     static void note_size(Instance& instance, std::uint64_t linear, std::uint8_t page_shift);
 
     std::byte* memory_;
+    NoStack no_stack_;
     std::array<Space, kSpaces> spaces_{};
+    std::array<std::uint64_t, 32> shared_regions_{}; // hash of 2 MiB regions with such targets
+    bool shared_used_ = false;
+    bool shared_huge_ = false; // one is in a larger page
     Instance* current_ = nullptr;
     std::uint64_t uses_ = 0;
     std::array<bool, 2> global_in_half_{}; // a global page was ever entered, by bit 63 of linear

@@ -19,7 +19,7 @@ struct Rig {
             std::aligned_alloc(TlbInstance::kAlignment, TlbSet::kMemoryBytes));
         std::fill_n(zeros, TlbSet::kMemoryBytes, std::byte{});
         memory.reset(zeros);
-        tlbs = std::make_unique<TlbSet>(zeros);
+        tlbs = std::make_unique<TlbSet>(zeros, kNoStack);
     }
     /// What translated code finds.
     static bool readable(const TlbInstance& tlb, std::uint64_t linear) {
@@ -35,6 +35,7 @@ struct Rig {
         return ram.data() + (4096 - reinterpret_cast<std::uintptr_t>(ram.data()) % 4096);
     }
 
+    static constexpr TlbSet::NoStack kNoStack{.page = std::uint64_t{1} << 62, .addend = 0};
     std::unique_ptr<std::byte, Free> memory;
     std::unique_ptr<TlbSet> tlbs;
     std::array<std::byte, 8192> ram{};
@@ -84,6 +85,67 @@ TEST_CASE_FIXTURE(Rig, "a page is flushed for its PCID, a global one for all") {
     CHECK(readable(one, kAt));
     CHECK_FALSE(readable(two, kAt));
     CHECK_FALSE(readable(one, kAt + 4096));
+}
+
+TEST_CASE_FIXTURE(Rig, "every flush takes the stack page with it, in the views it reaches") {
+    TlbInstance& first = *tlbs->select(1, View::User);
+    TlbInstance& second = *tlbs->select(2, View::User);
+    const auto fill = [&] { first.stack_page = second.stack_page = 0x7000; };
+    fill();
+    tlbs->flush_pcid(1);
+    CHECK(first.stack_page == kNoStack.page);
+    CHECK(second.stack_page == 0x7000);
+    fill();
+    tlbs->flush_page(2, 0x9000);
+    CHECK(first.stack_page == 0x7000);
+    CHECK(second.stack_page == kNoStack.page);
+    fill();
+    tlbs->drop_write(page());
+    CHECK(first.stack_page == kNoStack.page);
+    CHECK(second.stack_page == kNoStack.page);
+}
+
+TEST_CASE_FIXTURE(Rig,
+                  "a branch of the kernel is known in every address space until it is flushed") {
+    const auto* const code = reinterpret_cast<const std::uint8_t*>(page());
+    const auto known = [&](std::uint64_t rip) {
+        return tlbs->shared_branches()[TlbSet::shared_index(rip)].tag == rip;
+    };
+    const auto enter = [&] { tlbs->insert_branch({.rip = kAt, .host = code, .global = true}); };
+    tlbs->select(1, View::User);
+    enter();
+    CHECK_FALSE(known(kAt)); // the kernel may not be allowed to execute it
+    tlbs->select(1, View::Kernel);
+    tlbs->insert_branch({.rip = kAt, .host = code});
+    CHECK_FALSE(known(kAt));
+    enter();
+    CHECK(known(kAt));
+    tlbs->flush_non_global();
+    tlbs->flush_page(1, kAt + 0x20'0000);
+    CHECK(known(kAt));
+    tlbs->flush_page(1, kAt + 4096); // the page of code may be a large one
+    CHECK_FALSE(known(kAt));
+    enter();
+    tlbs->drop_branch(kAt);
+    CHECK_FALSE(known(kAt));
+    enter();
+    tlbs->flush_branches();
+    CHECK_FALSE(known(kAt));
+    enter();
+    tlbs->flush_all();
+    CHECK_FALSE(known(kAt));
+    CHECK_FALSE(known(0));
+}
+
+TEST_CASE_FIXTURE(Rig, "translated code may go from one view of a space to another") {
+    TlbInstance* const user = tlbs->select(1, View::User);
+    auto* const kernel = reinterpret_cast<TlbInstance*>(reinterpret_cast<std::byte*>(user) +
+                                                        TlbSet::kInstanceStride);
+    tlbs->set_current(kernel);
+    tlbs->insert({.linear = kAt, .host = page()});
+    CHECK(readable(*kernel, kAt));
+    CHECK_FALSE(readable(*user, kAt));
+    CHECK(tlbs->select(1, View::Kernel) == kernel);
 }
 
 TEST_CASE_FIXTURE(Rig, "INVLPG inside a large page drops all of it, and branches into it") {

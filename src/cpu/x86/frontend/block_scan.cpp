@@ -24,6 +24,8 @@ bool ends_block(Treatment treatment) {
     case Treatment::IndirectJump:
     case Treatment::IndirectCall:
     case Treatment::Return:
+    case Treatment::Syscall:
+    case Treatment::Sysret:
     case Treatment::Interpret: return true;
     default: return false;
     }
@@ -34,6 +36,7 @@ bool stack_access(const ScannedInstruction& at, std::int32_t& offset, std::int32
     const Instruction& in = at.in;
     switch (at.treatment) {
     case Treatment::Push:
+    case Treatment::PushMemory:
     case Treatment::Pushf:
     case Treatment::Call:
         offset = -8;
@@ -46,6 +49,7 @@ bool stack_access(const ScannedInstruction& at, std::int32_t& offset, std::int32
         size = 8;
         return true;
     case Treatment::Pop:
+    case Treatment::Popf:
     case Treatment::Return:
         offset = 0;
         size = 8;
@@ -72,8 +76,13 @@ bool rsp_change(const ScannedInstruction& at, std::int64_t& change) {
     change = 0;
     if ((in.registers_written & kRspBit) == 0)
         return true;
-    if (at.treatment == Treatment::Push || at.treatment == Treatment::Pushf) {
+    if (at.treatment == Treatment::Push || at.treatment == Treatment::PushMemory ||
+        at.treatment == Treatment::Pushf) {
         change = -8;
+        return true;
+    }
+    if (at.treatment == Treatment::Popf) {
+        change = 8;
         return true;
     }
     if (at.treatment == Treatment::Pop) {
@@ -153,6 +162,8 @@ translator::FlagsWanted wanted_flags(const BlockScan& scan) {
         case Treatment::Nothing:
         case Treatment::Lea:
         case Treatment::ReadSegment:
+        case Treatment::Swapgs:
+        case Treatment::ReadControl:
         case Treatment::Rdtsc: continue;
         case Treatment::Generic:
             if (checks)
@@ -163,12 +174,22 @@ translator::FlagsWanted wanted_flags(const BlockScan& scan) {
                 return FlagsWanted::Either;
             continue;
         case Treatment::Push:
+        case Treatment::PushMemory:
+        case Treatment::Cld:
+        case Treatment::Std:
         case Treatment::Pushf:
+        case Treatment::Clac:
+        case Treatment::Stac:
+        case Treatment::SegmentBase:
+        case Treatment::RepString:
+        case Treatment::Syscall:
+        case Treatment::Sysret:
         case Treatment::Cli:
         case Treatment::Sti:
         case Treatment::Pause:
         case Treatment::BitString:
         case Treatment::Pop:
+        case Treatment::Popf:
         case Treatment::Leave:
         case Treatment::Call:
         case Treatment::IndirectJump:

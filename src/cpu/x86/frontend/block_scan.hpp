@@ -17,14 +17,24 @@ enum class Treatment : std::uint8_t {
     Nothing, // prefetch, hint NOP
     Lea,
     Push,
+    PushMemory,
     Pop,
     Leave,
     Rdtsc, // and RDTSCP
     Cli,
     Sti,
     Pause,
+    Cld,
+    Std,
     Pushf,
+    Popf,
+    Clac,
+    Stac,
+    Swapgs,
+    SegmentBase, // RDFSBASE and its like
     ReadSegment, // MOV r, sreg
+    ReadControl, // MOV r, CR0/2/3/4
+    RepString,   // REP MOVS, REP STOS
     BitString,   // BT and its like, register offset into memory
     Jump,        // direct; likewise the following
     Conditional,
@@ -33,6 +43,8 @@ enum class Treatment : std::uint8_t {
     IndirectJump,
     IndirectCall,
     Return,
+    Syscall,
+    Sysret,
     Interpret, // ends the block: the interpreter executes it
 };
 

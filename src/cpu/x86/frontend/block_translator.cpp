@@ -102,8 +102,8 @@ void BlockTranslator::emit_counting_entries(Block& out) {
 }
 
 /// The exit, the site and, in blocks that count, the byte behind it.
-void BlockTranslator::emit_leave(Exit why, FlagPlace flags, const Site& site, std::uint8_t left) {
-    emit_exit(a_, stubs_.exit(why, flags), stubs_, site);
+void BlockTranslator::emit_leave(const std::uint8_t* stub, const Site& site, std::uint8_t left) {
+    emit_exit(a_, stub, stubs_, site);
     if (counting_)
         a_.byte(left);
 }
@@ -137,12 +137,24 @@ void BlockTranslator::emit_cold() {
             emit_far_cold(cold);
             continue;
         }
+        if (cold.why == Exit::StackMiss)
+            emit_stack_refill(cold);
         Site site = cold.site;
         if (cold.relative_to != nullptr)
             site.relative =
                 static_cast<std::int32_t>(cold.relative_to - (a_.here() + Stubs::kExitBytes));
-        emit_leave(cold.why, cold.flags, site, cold.left);
+        const std::uint8_t* const stub =
+            cold.shared ? stubs_.shared_branch : stubs_.exit(cold.why, cold.flags);
+        emit_leave(stub, site, cold.left);
     }
+}
+
+/// The stack has moved to another page, which is mostly in the TLB.
+void BlockTranslator::emit_stack_refill(const Cold& cold) {
+    a_.lea(kScratch0, {kGuestRsp, kNoReg, 1, cold.site.low});
+    a_.mov_imm(kScratch1, 4096u - cold.site.extra);
+    a_.call(stubs_.stack_refill);
+    a_.jump_if(Condition::BelowEqual, cold.relative_to);
 }
 
 void BlockTranslator::note_signal(const ScannedInstruction& at, bool poll) {
@@ -189,7 +201,19 @@ void BlockTranslator::emit_instruction(const ScannedInstruction& at) {
     case Treatment::Cli:
     case Treatment::Sti: emit_interrupt_flag(at); break;
     case Treatment::Pause: emit_pause(at); break;
+    case Treatment::PushMemory: emit_push_memory(at); break;
+    case Treatment::Cld:
+    case Treatment::Std: emit_direction_flag(at); break;
     case Treatment::Pushf: emit_pushf(at); break;
+    case Treatment::Popf: emit_popf(at); break;
+    case Treatment::Clac:
+    case Treatment::Stac: emit_alignment_flag(at); break;
+    case Treatment::Swapgs: emit_swapgs(); break;
+    case Treatment::SegmentBase: emit_segment_base(at); break;
+    case Treatment::ReadControl: emit_read_control(at); break;
+    case Treatment::RepString: emit_rep_string(at); break;
+    case Treatment::Syscall: emit_syscall(at); break;
+    case Treatment::Sysret: emit_sysret(at); break;
     case Treatment::ReadSegment: emit_read_segment(at); break;
     case Treatment::BitString: emit_bit_string(at); break;
     case Treatment::Jump: emit_jump(at); break;
@@ -225,7 +249,7 @@ void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
     // XSAVE & co. are of class System.
     if (at.in.op >= Op::Fxsave && at.in.op <= Op::Xrstors)
         site.bits = Site::kVector;
-    emit_leave(Exit::Interpret, saved_ ? FlagPlace::Slot : FlagPlace::Register, site,
+    emit_leave(stubs_.exit(Exit::Interpret, saved_ ? FlagPlace::Slot : FlagPlace::Register), site,
                left_before(at));
     ended_ = true;
 }

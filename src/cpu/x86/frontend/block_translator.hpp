@@ -40,7 +40,7 @@ private:
     void emit_entries(translator::Block& out);
     void emit_counting_entries(translator::Block& out);
     void emit_cold();
-    void emit_leave(Exit why, FlagPlace flags, const Site& site, std::uint8_t left);
+    void emit_leave(const std::uint8_t* stub, const Site& site, std::uint8_t left);
 
     // --- flags ---
     void save_flags();    // into the slot; clobbers scratch 1
@@ -75,6 +75,7 @@ private:
     void emit_body(const ScannedInstruction& at, const Rewrite& with);
     void emit_lea(const ScannedInstruction& at);
     void emit_push(const ScannedInstruction& at);
+    void emit_push_memory(const ScannedInstruction& at);
     void emit_pop(const ScannedInstruction& at);
     void emit_leave(const ScannedInstruction& at);
     void emit_rdtsc(bool with_aux);
@@ -82,7 +83,21 @@ private:
     // --- emit_system.cpp ---
     void emit_interrupt_flag(const ScannedInstruction& at);
     void emit_pause(const ScannedInstruction& at);
+    void emit_direction_flag(const ScannedInstruction& at);
+    void emit_flags_image(); // rflags into scratch 0; clobbers scratch 1
     void emit_pushf(const ScannedInstruction& at);
+    void emit_popf(const ScannedInstruction& at);
+    void emit_pack_flags(); // those of scratch 0 into the slot; clobbers both
+    void emit_alignment_flag(const ScannedInstruction& at);
+    void emit_swapgs();
+    void emit_read_control(const ScannedInstruction& at);
+    void emit_rep_string(const ScannedInstruction& at);
+    void check_string(const ScannedInstruction& at, translator::HostReg pointer, bool write);
+    void emit_segment_base(const ScannedInstruction& at);
+    void emit_syscall(const ScannedInstruction& at);
+    void emit_sysret(const ScannedInstruction& at);
+    void emit_segments(std::size_t cs, std::size_t ss);
+    void interpret_unless_canonical(translator::HostReg value, const ScannedInstruction& at);
     void emit_read_segment(const ScannedInstruction& at);
     void emit_bit_string(const ScannedInstruction& at);
     void add_bit_offset(const ScannedInstruction& at);
@@ -117,6 +132,7 @@ private:
         std::uint8_t left = 0; // see Site
         bool far = false;
         bool counted_branch = false; // a side exit of a block that counts
+        bool shared = false;         // a branch that may be among the shared ones
         bool flags_saved = false;
         std::int64_t target = 0;
         const ScannedInstruction* at = nullptr;
@@ -127,6 +143,7 @@ private:
     std::uint8_t left_before(const ScannedInstruction& at) const {
         return at.index < counted_ ? static_cast<std::uint8_t>(counted_ - at.index) : 0;
     }
+    void emit_stack_refill(const Cold& cold);
     void note_signal(const ScannedInstruction& at, bool poll = false);
 
     Assembler& a_;

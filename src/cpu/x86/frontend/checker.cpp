@@ -15,7 +15,7 @@ namespace doppel::cpu::x86::frontend {
 
 namespace {
 
-constexpr std::uint32_t kEverything = mode::kX87 | mode::kSse | mode::kAvx;
+constexpr std::uint32_t kEverything = mode::kX87 | mode::kSse | mode::kAvx | mode::kCount;
 constexpr std::uint64_t kMaxReports = 20;
 
 std::uint64_t effective_address(const CpuState& state, const Instruction& in) {
@@ -56,6 +56,9 @@ bool in_use(const XsaveArea& area, unsigned bit) {
 }
 
 bool same(const XsaveArea& a, const XsaveArea& b, const Component& part) {
+    if (in_use(a, part.bit) == in_use(b, part.bit))
+        return !in_use(a, part.bit) ||
+               std::memcmp(&a.bytes[part.offset], &b.bytes[part.offset], part.bytes) == 0;
     for (std::size_t i = part.offset; i < part.offset + part.bytes; ++i)
         if ((in_use(a, part.bit) ? a.bytes[i] : std::byte{}) !=
             (in_use(b, part.bit) ? b.bytes[i] : std::byte{}))
@@ -69,6 +72,11 @@ std::uint32_t x87_control(const XsaveArea& area) {
     if (in_use(area, 0))
         std::memcpy(&both, area.bytes.data(), 4);
     return both;
+}
+
+bool same(const Segment& a, const Segment& b) {
+    return a.base == b.base && a.limit == b.limit && a.selector == b.selector &&
+           a.access == b.access;
 }
 
 } // namespace
@@ -107,10 +115,12 @@ bool Checker::note_accesses(const Known& known) {
         return false;
     switch (known.treatment) {
     case Treatment::Push:
+    case Treatment::PushMemory:
     case Treatment::Pushf:
     case Treatment::Call:
     case Treatment::IndirectCall: return note_access(state.gpr[Rsp] - 8, 8, true);
     case Treatment::Pop:
+    case Treatment::Popf:
     case Treatment::Return: return note_access(state.gpr[Rsp], 8, false);
     case Treatment::Leave: return note_access(state.gpr[Rbp], 8, false);
     default: return true;
@@ -122,10 +132,12 @@ const Checker::Known* Checker::decoded() {
     std::uint8_t bytes[15] = {};
     std::uint32_t got = 0;
     const std::uint64_t rip = cx_.state.rip;
+    const std::uint32_t bits = kEverything | (cx_.state.cpl == 3 ? mode::kUser : 0);
     if (!fetch_linear(cx_, rip, bytes, 15, got))
         return nullptr;
     Known& known = known_[(rip ^ rip >> 13) % kKnown];
-    if (known.in.length != 0 && known.in.length <= got && // one in two pages is decoded each time
+    if (known.in.length != 0 && known.mode == bits &&
+        known.in.length <= got && // one in two pages is decoded each time
         std::memcmp(known.bytes.data(), bytes, known.in.length) == 0)
         return &known;
     known.in.length = 0;
@@ -139,7 +151,8 @@ const Checker::Known* Checker::decoded() {
         return nullptr;
     }
     std::memcpy(known.bytes.data(), bytes, sizeof bytes);
-    known.treatment = classify(known.in, kEverything, cx_.features);
+    known.mode = bits;
+    known.treatment = classify(known.in, bits, cx_.features);
     return &known;
 }
 
@@ -164,7 +177,7 @@ bool Checker::step() {
         undefined_ = static_cast<std::uint16_t>(undefined_ & ~in.flags_written);
     undefined_ = static_cast<std::uint16_t>(undefined_ | in.flags_undefined);
     steps_.push_back({state.gpr, state.rip, state.rflags, state.cr2, state.cpl, undefined_,
-                      overwritten_.size()});
+                      overwritten_.size(), state.segment, state.kernel_gs_base});
     return result == StepResult::Continue && state.rip == next;
 }
 
@@ -214,6 +227,14 @@ std::string Checker::compare(const Step& theirs, bool last) const {
     if (mine.cr2 != theirs.cr2 || mine.cpl != theirs.cpl)
         return fmt::format("cr2 is {:#x}, should be {:#x}, CPL is {}, should be {}", mine.cr2,
                            theirs.cr2, mine.cpl, theirs.cpl);
+    for (unsigned i = 0; i < kSegments; ++i)
+        if (!same(mine.segment[i], theirs.segment[i]))
+            return fmt::format("segment register {} is {:#x} at {:#x}, should be {:#x} at {:#x}", i,
+                               mine.segment[i].selector, mine.segment[i].base,
+                               theirs.segment[i].selector, theirs.segment[i].base);
+    if (mine.kernel_gs_base != theirs.kernel_gs_base)
+        return fmt::format("the kernel's GS base is {:#x}, should be {:#x}", mine.kernel_gs_base,
+                           theirs.kernel_gs_base);
     for (std::size_t i = 0; i < theirs.overwritten; ++i) {
         bool later = false; // the same byte is written once more
         for (std::size_t n = i + 1; n < theirs.overwritten && !later; ++n)

@@ -45,11 +45,14 @@ private:
         std::uint8_t cpl;
         std::uint16_t undefined; // flags
         std::size_t overwritten; // length of the list after this step
+        std::array<Segment, kSegments> segment;
+        std::uint64_t kernel_gs_base;
     };
     /// An instruction seen before, by its address and bytes.
     struct Known {
         std::array<std::uint8_t, 15> bytes{};
         Treatment treatment = Treatment::Interpret;
+        std::uint32_t mode = 0;
         Instruction in{}; // length 0: empty
     };
     static constexpr std::size_t kKnown = 8192;

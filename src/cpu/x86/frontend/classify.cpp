@@ -97,13 +97,21 @@ bool is_awkward_high_byte(const Instruction& in) {
     return high && (stack_pointer || (in.op == Op::Cmpxchg && in.has_memory()));
 }
 
+/// Counting blocks leave them to the interpreter, which counts its way through long ones.
+Treatment classify_string(const Instruction& in, std::uint32_t mode) {
+    return (mode & mode::kCount) == 0 && in.rep() && !in.repne() && in.address_size == 8 &&
+                   in.memory_segment < Fs
+               ? Treatment::RepString
+               : Treatment::Interpret;
+}
+
 Treatment classify_stack(const Instruction& in) {
     if (in.operand_size != 8)
         return Treatment::Interpret;
     if (in.op == Op::Pop)
         return in.operands[0].kind == OperandKind::Gpr ? Treatment::Pop : Treatment::Interpret;
     if (in.op == Op::Push)
-        return in.has_memory() ? Treatment::Interpret : Treatment::Push;
+        return in.has_memory() ? Treatment::PushMemory : Treatment::Push;
     return Treatment::Leave;
 }
 
@@ -125,6 +133,10 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     if (!unit_enabled(in, mode) || !plain_memory(in))
         return Treatment::Interpret;
     const bool kernel = (mode & mode::kUser) == 0;
+    if (in.op == Op::Syscall && !kernel)
+        return Treatment::Syscall;
+    if (in.op == Op::Sysret && kernel && in.operand_size == 8)
+        return Treatment::Sysret;
     if (in.branch != BranchKind::None)
         return classify_branch(in);
     switch (in.op) {
@@ -139,6 +151,21 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     case Op::Rdtscp: return (mode & mode::kTsc) != 0 ? Treatment::Rdtsc : Treatment::Interpret;
     case Op::Cli: return kernel ? Treatment::Cli : Treatment::Interpret;
     case Op::Sti: return kernel ? Treatment::Sti : Treatment::Interpret;
+    case Op::Movs:
+    case Op::Stos: return classify_string(in, mode);
+    case Op::MovFromControl:
+        return kernel && in.operands[1].reg <= 4 && in.operands[1].reg != 1 ? Treatment::ReadControl
+                                                                            : Treatment::Interpret;
+    case Op::Cld: return Treatment::Cld;
+    case Op::Std: return Treatment::Std;
+    case Op::Swapgs: return kernel ? Treatment::Swapgs : Treatment::Interpret;
+    case Op::Clac: return kernel ? Treatment::Clac : Treatment::Interpret;
+    case Op::Stac: return kernel ? Treatment::Stac : Treatment::Interpret;
+    case Op::Rdfsbase:
+    case Op::Rdgsbase:
+    case Op::Wrfsbase:
+    case Op::Wrgsbase: return Treatment::SegmentBase;
+    case Op::Popf: return kernel && in.operand_size == 8 ? Treatment::Popf : Treatment::Interpret;
     case Op::Pushf: return in.operand_size == 8 ? Treatment::Pushf : Treatment::Interpret;
     case Op::MovFromSegment: return in.has_memory() ? Treatment::Interpret : Treatment::ReadSegment;
     default: break;

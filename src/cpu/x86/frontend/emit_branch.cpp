@@ -62,6 +62,9 @@ void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint8
     miss.site.length = at.in.length;
     miss.site.undo = undo;
     miss.site.bits = at.treatment == Treatment::Return ? std::uint8_t{0} : Site::kCall;
+    const bool to_supervisor = (scan_.mode & mode::kUser) == 0 ? at.treatment != Treatment::Sysret
+                                                               : at.treatment == Treatment::Syscall;
+    miss.shared = to_supervisor;
     cold_.push_back(miss);
     a_.jump(Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branch_host)});
     ended_ = true;
@@ -154,11 +157,7 @@ void BlockTranslator::load_target(const ScannedInstruction& at) {
 /// A call to a non-canonical address faults before it pushes: the interpreter shall do that.
 void BlockTranslator::check_canonical_target(const ScannedInstruction& at) {
     clobber_flags();
-    a_.mov(kScratch1, kScratch0);
-    a_.sar(kScratch1, 47);
-    a_.alu_imm(Alu::Add, kScratch1, 1, false);
-    a_.alu_imm(Alu::Cmp, kScratch1, 1, false);
-    interpret_if(Condition::Above, at);
+    interpret_unless_canonical(kScratch0, at);
 }
 
 void BlockTranslator::emit_indirect(const ScannedInstruction& at) {

@@ -201,6 +201,20 @@ void BlockTranslator::emit_push(const ScannedInstruction& at) {
     a_.lea(kGuestRsp, {kGuestRsp, kNoReg, 1, -8});
 }
 
+/// The source is read before the stack is checked: its page fault comes first.
+void BlockTranslator::emit_push_memory(const ScannedInstruction& at) {
+    clobber_flags();
+    Mem simple;
+    const bool is_simple = simple_address(at.in, simple);
+    const Mem from = checked(at, is_simple ? &simple : nullptr, 8, false, false);
+    a_.load(kScratch0, from);
+    a_.store(DOPPEL_FRAME(spare), kScratch0);
+    const Mem to = stack_access(at, -8, true);
+    a_.load(kScratch0, DOPPEL_FRAME(spare));
+    a_.store(to, kScratch0);
+    a_.lea(kGuestRsp, {kGuestRsp, kNoReg, 1, -8});
+}
+
 void BlockTranslator::emit_pop(const ScannedInstruction& at) {
     const unsigned reg = at.in.operands[0].reg;
     const Mem from = stack_access(at, 0, false);

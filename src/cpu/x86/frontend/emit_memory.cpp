@@ -15,14 +15,10 @@ namespace {
 
 std::int32_t tag_offset(bool write) { return write ? DOPPEL_TLB(wtag) : DOPPEL_TLB(rtag); }
 
-void emit_index(Assembler& a, HostReg address) {
-    // bextr r14, address, r15
-    a.byte(0xc4);
-    a.byte(static_cast<std::uint8_t>(0x40 | ((address & 8) != 0 ? 0 : 0x20) | 2));
-    a.byte(0x80); // W, vvvv = ~15
-    a.byte(0xf7);
-    a.byte(static_cast<std::uint8_t>(0xc0 | (kScratch1 & 7) << 3 | (address & 7)));
-}
+void emit_index(Assembler& a, HostReg address) { a.bextr(kScratch1, address, kTlb); }
+
+const Mem kStackPage{kTlb, kNoReg, 1, DOPPEL_TLB(stack_page)};
+const Mem kStackAddend{kTlb, kNoReg, 1, DOPPEL_TLB(stack_addend)};
 
 /// Something else may come before a page fault: misalignment, a pending x87 exception.
 bool interpreter_decides(const Instruction& in) {
@@ -149,6 +145,56 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
     return result;
 }
 
+/// One end of a string instruction: scratch 1 = addend of the page at `pointer`, in which all of
+/// its rcx elements lie; otherwise it is the interpreter's.
+void BlockTranslator::check_string(const ScannedInstruction& at, HostReg pointer, bool write) {
+    std::uint8_t* const start = a_.here();
+    emit_index(a_, pointer);
+    a_.load(kScratch0, tlb_entry(tag_offset(write)));
+    a_.alu(Alu::Xor, kScratch0, pointer);
+    a_.alu_imm(Alu::Cmp, kScratch0, 4095);
+    Cold miss;
+    miss.place = a_.jump_if_later(Condition::Above);
+    miss.relative_to = start;
+    miss.site = {.page_offset = at.page_offset,
+                 .length = at.in.length,
+                 .bits = static_cast<std::uint8_t>((write ? Site::kWrite : 0) | Site::kCareful),
+                 .size = 1};
+    miss.left = left_before(at);
+    cold_.push_back(miss);
+    a_.lea(kScratch0, {kScratch0, kRcx, static_cast<std::uint8_t>(at.in.operand_size), 0});
+    a_.alu_imm(Alu::Cmp, kScratch0, 4096);
+    interpret_if(Condition::Above, at);
+    a_.load(kScratch1, tlb_entry(DOPPEL_TLB(addend)));
+}
+
+/// REP MOVS and REP STOS upwards within a page each. The host's own overlaps in the same way.
+void BlockTranslator::emit_rep_string(const ScannedInstruction& at) {
+    const bool moves = at.in.op == Op::Movs;
+    clobber_flags();
+    a_.test_mem32_imm32(state_at(offsetof(CpuState, rflags)), static_cast<std::uint32_t>(FLAG_DF));
+    interpret_if(Condition::NotEqual, at);
+    a_.alu_imm(Alu::Cmp, kRcx, 4096);
+    interpret_if(Condition::Above, at);
+    check_string(at, kRdi, true);
+    a_.store(DOPPEL_FRAME(spare), kScratch1);
+    if (moves) {
+        check_string(at, kRsi, false);
+        a_.alu(Alu::Add, kRsi, kScratch1);
+    }
+    a_.alu(Alu::Add, kRdi, DOPPEL_FRAME(spare));
+    if (at.in.operand_size == 2)
+        a_.byte(0x66);
+    a_.byte(0xf3);
+    if (at.in.operand_size == 8)
+        a_.byte(0x48);
+    const unsigned opcode = (moves ? 0xa4 : 0xaa) + (at.in.operand_size == 1 ? 0 : 1);
+    a_.byte(static_cast<std::uint8_t>(opcode));
+    a_.alu(Alu::Sub, kRdi, DOPPEL_FRAME(spare));
+    if (moves)
+        a_.alu(Alu::Sub, kRsi, kScratch1);
+}
+
 void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32_t offset,
                                         std::uint32_t size, bool write) {
     if (group_checked_[at.stack_group])
@@ -160,7 +206,7 @@ void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32
     const std::int32_t low = group.low - at.rsp_before;
     const std::int32_t range = group.high - group.low;
     a_.lea(kScratch0, {kGuestRsp, kNoReg, 1, low});
-    a_.alu(Alu::Xor, kScratch0, DOPPEL_FRAME(stack_page));
+    a_.alu(Alu::Xor, kScratch0, kStackPage);
     a_.alu_imm(Alu::Cmp, kScratch0, 4096 - range);
     Cold miss;
     miss.place = a_.jump_if_later(Condition::Above);
@@ -181,11 +227,11 @@ Mem BlockTranslator::cached_stack(const ScannedInstruction& at, std::int32_t off
                                   std::uint32_t size, bool write, bool single) {
     check_stack_group(at, offset, size, write);
     if (single) {
-        a_.load(kScratch0, DOPPEL_FRAME(stack_addend));
+        a_.load(kScratch0, kStackAddend);
         a_.lea(kScratch0, {kScratch0, kGuestRsp, 1, offset});
         return {kScratch0};
     }
-    a_.load(kScratch1, DOPPEL_FRAME(stack_addend));
+    a_.load(kScratch1, kStackAddend);
     return {kGuestRsp, kScratch1, 1, offset};
 }
 

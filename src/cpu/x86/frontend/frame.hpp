@@ -46,9 +46,9 @@ struct FrameHeader {
     std::uint64_t resume_r13 = 0, resume_r14 = 0;
     std::uint64_t exit_site = 0; // offset in code memory of the Site of the exit that was taken
     std::uint64_t exit_r13 = 0, exit_r14 = 0;
-    std::uint64_t stack_page = 0; // guest address of the cached stack page
-    std::uint64_t stack_addend = 0;
-    std::uint64_t spare = 0;
+    std::uint64_t spare = 0;           // of one instruction's translation
+    std::uint64_t refill_limit = 0;    // of the stack refill
+    std::uint64_t shared_branches = 0; // TlbSet::SharedBranch[]
     std::uint64_t page_va = 0; // linear address of the page the block in execution started in
     /// The frame's own address, or kAttention: leave at the next poll.
     std::atomic<std::uint64_t> attention{0};
@@ -68,6 +68,12 @@ struct FrameHeader {
 };
 static_assert(sizeof(FrameHeader) == 128);
 
+/// What SYSCALL and SYSRET of 64-bit code load, worked out of IA32_STAR.
+struct FastCalls {
+    Segment syscall_cs, syscall_ss, sysret_cs, sysret_ss;
+    std::uint32_t ready = 0; // EFER.SCE is set and IA32_LSTAR canonical
+};
+
 struct alignas(64) Frame {
     FrameHeader header;
     CpuState state;
@@ -76,6 +82,7 @@ struct alignas(64) Frame {
     std::uint32_t event_hint = 0;  // the InterruptPort may have something: STI asks
     std::uint64_t budget = 0;      // instructions that counting blocks may still execute
     std::uint64_t pauses_left = 0; // until the next PAUSE that lets other threads run
+    FastCalls fast_calls;
 };
 static_assert(offsetof(Frame, state) == sizeof(FrameHeader));
 static_assert(offsetof(CpuState, gpr) == 0);
@@ -92,6 +99,13 @@ constexpr Mem at_rsp(std::int32_t displacement) {
         offsetof(::doppel::cpu::x86::frontend::FrameHeader, member)))
 constexpr Mem slot(unsigned guest_register) {
     return at_rsp(static_cast<std::int32_t>(guest_register * 8));
+}
+/// A member of CpuState.
+constexpr Mem state_at(std::size_t offset) { return at_rsp(static_cast<std::int32_t>(offset)); }
+/// A member of Frame.
+constexpr Mem frame_at(std::size_t offset) {
+    return at_rsp(static_cast<std::int32_t>(offset) -
+                  static_cast<std::int32_t>(sizeof(FrameHeader)));
 }
 inline Mem segment_base(unsigned segment) {
     return at_rsp(static_cast<std::int32_t>(offsetof(CpuState, segment) +

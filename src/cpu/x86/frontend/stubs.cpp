@@ -3,6 +3,8 @@
 
 #include <bit>
 
+#include "cpu/translator/mmu/tlb_set.hpp"
+
 namespace doppel::cpu::x86::frontend {
 
 using namespace translator;
@@ -45,6 +47,7 @@ const std::uint8_t* emit_common(Assembler& a) {
     for (unsigned i = 1; i < kHome.size(); ++i)
         if (!in_slot(i))
             a.store(slot(i), kHome[i]);
+    a.store(DOPPEL_FRAME(tlb_register), kTlb);
     a.load(kRsp, DOPPEL_FRAME(host_rsp));
     for (std::size_t i = std::size(kCalleeSaved); i-- > 0;)
         a.pop(kCalleeSaved[i]);
@@ -54,6 +57,40 @@ const std::uint8_t* emit_common(Assembler& a) {
 
 } // namespace
 
+/// rsp is the frame - 8 here.
+const std::uint8_t* emit_stack_refill(Assembler& a) {
+    const std::uint8_t* const start = a.here();
+    Mem limit = DOPPEL_FRAME(refill_limit);
+    limit.displacement += 8;
+    const Mem tag{kTlb, kScratch1, 8, DOPPEL_TLB(wtag)};
+    a.store(limit, kScratch1);
+    a.bextr(kScratch1, kScratch0, kTlb);
+    a.alu(Alu::Xor, kScratch0, tag);
+    a.alu(Alu::Cmp, kScratch0, limit);
+    std::uint8_t* const no = a.short_jump_if_later(Condition::Above);
+    a.load(kScratch0, tag);
+    a.store({kTlb, kNoReg, 1, DOPPEL_TLB(stack_page)}, kScratch0);
+    a.load(kScratch0, {kTlb, kScratch1, 8, DOPPEL_TLB(addend)});
+    a.store({kTlb, kNoReg, 1, DOPPEL_TLB(stack_addend)}, kScratch0);
+    a.bind_short(no);
+    a.ret();
+    return start;
+}
+
+const std::uint8_t* emit_shared_branch(Assembler& a, const std::uint8_t* miss) {
+    const std::uint8_t* const start = a.here();
+    a.rorx(kScratch1, kScratch0, TlbSet::kSharedBits);
+    a.alu(Alu::Xor, kScratch1, kScratch0);
+    a.alu_imm(Alu::And, kScratch1, TlbSet::kSharedBranches - 1, false);
+    a.shl(kScratch1, 4);
+    static_assert(sizeof(TlbSet::SharedBranch) == 16);
+    a.alu(Alu::Add, kScratch1, DOPPEL_FRAME(shared_branches));
+    a.alu(Alu::Cmp, kScratch0, Mem{kScratch1});
+    a.jump_if(Condition::NotEqual, miss);
+    a.jump(Mem{kScratch1, kNoReg, 1, offsetof(TlbSet::SharedBranch, host)});
+    return start;
+}
+
 Stubs emit_stubs(Assembler& a) {
     Stubs stubs;
     stubs.base = a.here();
@@ -61,6 +98,8 @@ Stubs emit_stubs(Assembler& a) {
     emit_enter(a);
     a.align(16);
     const std::uint8_t* const common = emit_common(a);
+    a.align(16);
+    stubs.stack_refill = emit_stack_refill(a);
     for (std::uint32_t why = 0; why < static_cast<std::uint32_t>(Exit::Count); ++why) {
         for (std::size_t flags = 0; flags < 2; ++flags) {
             a.align(16);
@@ -70,6 +109,8 @@ Stubs emit_stubs(Assembler& a) {
             emit_leave(a, static_cast<Exit>(why), static_cast<FlagPlace>(flags), common);
         }
     }
+    a.align(16);
+    stubs.shared_branch = emit_shared_branch(a, stubs.exit(Exit::Branch, FlagPlace::Slot));
     return stubs;
 }
 

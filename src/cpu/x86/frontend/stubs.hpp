@@ -22,6 +22,11 @@ struct Stubs {
     /// everything. Vectors, x87 and MXCSR stay the guest's.
     using Enter = Exit (*)(CpuState* frame);
     Enter enter = nullptr;
+    /// Called by translated code: r13 = first byte of a stack range, r14 = 4096 - its length. Makes
+    /// its page the stack page; above: it is not in the TLB for writing, or the range crosses.
+    const std::uint8_t* stack_refill = nullptr;
+    /// Target of exits for Exit::Branch in supervisor code: looks in the shared branches first.
+    const std::uint8_t* shared_branch = nullptr;
     /// Targets of exits (Stale, HostFault: without a Site).
     std::array<std::array<const std::uint8_t*, 2>, static_cast<std::size_t>(Exit::Count)> exits{};
 

@@ -73,6 +73,11 @@ private:
     void* raw_;
 };
 
+TlbSet::NoStack no_stack(const Frame& frame) {
+    const std::uint64_t page = FrameHeader::no_stack_page(unguessable());
+    return {.page = page, .addend = reinterpret_cast<std::uint64_t>(&frame.nowhere) - page};
+}
+
 } // namespace
 
 TranslatorMachine::TranslatorMachine(std::unique_ptr<World> world, TranslatorOptions options)
@@ -96,9 +101,9 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
         : world{shared}, checks{options.check}, wiring{wires}, vectors{frame.state.xsave},
           wired{wires, &shared.rendezvous()}, board{wired, vectors}, native_unit{std::move(native)},
           unit{*native_unit, vectors}, system{make_context(frame.state, board, wires, vcpu_count)},
-          interpreter{system, unit}, tlbs{tlb_memory.aligned()},
-          dispatcher{frame,         system,  interpreter, tlbs,         world.cache(),
-                     world.stubs(), vectors, *this,       unguessable()},
+          interpreter{system, unit}, tlbs{tlb_memory.aligned(), no_stack(frame)},
+          dispatcher{frame,         system,        interpreter, tlbs,
+                     world.cache(), world.stubs(), vectors,     *this},
           checker{system, interpreter} {
         DOPPEL_VERIFY(!options.check || wires.meter != nullptr, "a checker compares counts");
         if (options.check)
@@ -106,6 +111,7 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
         dispatcher.set_meter(wires.meter);
         if (options.block_limit != 0)
             dispatcher.set_block_limit(options.block_limit);
+        frame.header.shared_branches = reinterpret_cast<std::uint64_t>(tlbs.shared_branches());
         system.tlb_listener = &dispatcher;
         world.attach(dispatcher);
         world.rendezvous().attach(*this);

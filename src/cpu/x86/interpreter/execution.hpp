@@ -21,7 +21,7 @@ struct Execution {
     const Instruction& in;
     const std::uint8_t* bytes;
     VectorUnit& vectors;
-    std::uint64_t next; // RIP when the instruction is done; branches change it
+    std::uint64_t next;      // RIP when the instruction is done; branches change it
     bool unfinished = false; // REP: `next` is the instruction itself, for more iterations
 };
 using Handler = bool (*)(Execution&);

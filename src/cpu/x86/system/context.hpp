@@ -37,6 +37,7 @@ inline constexpr std::uint32_t kEvents = 8;    // IF, TF, shadows, CR8, NMI unbl
 inline constexpr std::uint32_t kDebug = 16;    // DR7 or DR0..3
 inline constexpr std::uint32_t kReset = 32;    // INIT: everything
 inline constexpr std::uint32_t kActivity = 64; // state.activity is no longer Running
+inline constexpr std::uint32_t kFastCalls = 128; // STAR, LSTAR or another MSR kept in CpuState
 } // namespace change
 
 /// A fault or trap that waits to be delivered.

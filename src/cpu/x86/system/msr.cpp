@@ -152,6 +152,7 @@ bool read_row(SystemContext& cx, const MsrRow& row, std::uint64_t& value) {
 bool write_row(SystemContext& cx, const MsrRow& row, std::uint64_t value) {
     if (!gate_open(cx, row.gate))
         return false;
+    cx.changes |= change::kFastCalls;
     switch (row.kind) {
     case MsrKind::Plain:
         if ((value & ~row.mask) != 0)

@@ -6,7 +6,12 @@ namespace doppel::cpu::x86 {
 void Tlb::insert(TlbEntry entry, bool global) {
     ++misses_;
     entry.identity = global ? global_ : local_;
-    large_pages_ |= entry.page_shift > 12;
+    if (entry.page_shift > 22)
+        huge_ = true;
+    else if (entry.page_shift > 12) // 4 MiB are two regions, bits 2n and 2n + 1
+        large_.data()[region(entry.page) / 64] |=
+            std::uint64_t{entry.page_shift == 22 ? 3u : 1u}
+            << (region(entry.page) % 64 & (entry.page_shift == 22 ? ~1u : ~0u));
     slot(entry.page) = entry;
 }
 
@@ -30,7 +35,7 @@ void Tlb::forget(std::uint16_t pcid) {
 
 void Tlb::flush_page(std::uint64_t linear) {
     slot(linear).page = 1;
-    if (!large_pages_)
+    if (!huge_ && (large_.data()[region(linear) / 64] >> (region(linear) % 64) & 1) == 0)
         return;
     // A large page is cached as many 4 KiB entries; flushing one address flushes all of it.
     for (TlbEntry& entry : entries_)
@@ -43,7 +48,9 @@ void Tlb::flush(const TlbFlush& flush) {
     switch (flush.kind) {
     case TlbFlush::Kind::All:
         global_ = ++last_identity_;
-        large_pages_ = false;
+        for (auto& word : large_)
+            word = 0;
+        huge_ = false;
         [[fallthrough]];
     case TlbFlush::Kind::NonGlobal:
         for (Space& space : spaces_)

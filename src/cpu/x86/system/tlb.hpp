@@ -91,6 +91,9 @@ private:
     static constexpr std::size_t kSpaces = 8;
     void forget(std::uint16_t pcid);
     void flush_page(std::uint64_t linear);
+    static std::size_t region(std::uint64_t linear) {
+        return (linear >> 21 & 1023) | (linear >> 63) << 10;
+    }
 
     std::array<TlbEntry, kEntries> entries_{};
     std::array<Space, kSpaces> spaces_{};
@@ -101,7 +104,10 @@ private:
     std::uint64_t misses_ = 0;
     std::uint64_t flushes_ = 0;
     std::uint16_t pcid_ = 0;
-    bool large_pages_ = false; // some were inserted since the last full flush
+    /// Since the last full flush: 2 MiB regions (by a hash) in which a larger page than 4 KiB was
+    /// entered, and whether one was larger than 4 MiB.
+    std::array<std::uint64_t, 32> large_{};
+    bool huge_ = false;
 };
 
 } // namespace doppel::cpu::x86

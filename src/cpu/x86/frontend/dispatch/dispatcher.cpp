@@ -2,6 +2,7 @@
 #include "cpu/x86/frontend/dispatch/dispatcher.hpp"
 
 #include "cpu/x86/decoder/decoder.hpp"
+#include "cpu/x86/system/gates.hpp"
 
 namespace doppel::cpu::x86::frontend {
 
@@ -27,12 +28,10 @@ View view_of(const SystemContext& cx) {
 void Dispatcher::state_changed() {
     x86::state_changed(cx_);
     tlbs_.flush_all();
-    drop_stack_page();
     service_ = event_hint_ = true;
 }
 
 void Dispatcher::flush_tlb(const TlbFlush& flush) noexcept {
-    drop_stack_page();
     switch (flush.kind) {
     case TlbFlush::Kind::All: tlbs_.flush_all(); break;
     case TlbFlush::Kind::NonGlobal: tlbs_.flush_non_global(); break;
@@ -41,10 +40,7 @@ void Dispatcher::flush_tlb(const TlbFlush& flush) noexcept {
     }
 }
 
-void Dispatcher::drop_write(const std::byte* host_page) {
-    tlbs_.drop_write(host_page);
-    drop_stack_page();
-}
+void Dispatcher::drop_write(const std::byte* host_page) { tlbs_.drop_write(host_page); }
 
 bool Dispatcher::translatable() const {
     const CpuState& state = cx_.state;
@@ -63,7 +59,6 @@ void Dispatcher::update_mode() {
     if (permission_bits != permission_bits_) {
         permission_bits_ = permission_bits;
         tlbs_.flush_all();
-        drop_stack_page();
     }
     if (!translatable_)
         return;
@@ -73,24 +68,33 @@ void Dispatcher::update_mode() {
         features |= mode::kSse;
     if ((state.cr0 & CR0_TS) == 0 && (state.cr4 & CR4_OSXSAVE) != 0 && (state.xcr0 & 6) == 6)
         features |= mode::kAvx;
-    const bool user = state.cpl == 3;
-    if (host_tsc_ && observer_ == nullptr && (!user || (state.cr4 & CR4_TSD) == 0))
+    if (host_tsc_ && observer_ == nullptr && (state.cr4 & CR4_TSD) == 0)
         features |= mode::kTsc;
     if (meter_ != nullptr)
         features |= mode::kCount;
-    if (features != branch_mode_) {
-        branch_mode_ = features;
+    if (features != features_) {
+        features_ = features;
         tlbs_.flush_branches();
     }
-    mode_ = features | (user ? mode::kUser : 0);
+    update_fast_calls();
     const std::uint16_t pcid =
         (state.cr4 & CR4_PCIDE) != 0 ? static_cast<std::uint16_t>(state.cr3 & 0xfff) : 0;
     TlbInstance* const tlb = tlbs_.select(pcid, view_of(cx_));
     const auto value = reinterpret_cast<std::uint64_t>(tlb) + TlbInstance::kControl;
-    if (value != frame_.header.tlb_register) {
-        frame_.header.tlb_register = value;
-        drop_stack_page();
-    }
+    frame_.header.tlb_register = value;
+}
+
+void Dispatcher::update_fast_calls() {
+    const CpuState& state = cx_.state;
+    const auto kernel = static_cast<std::uint16_t>(state.star >> 32 & 0xfffc);
+    const auto user = static_cast<std::uint16_t>(state.star >> 48 | 3);
+    const bool ready = (state.efer & EFER_SCE) != 0 && is_canonical(state.lstar);
+    frame_.fast_calls = {.syscall_cs = flat_code(kernel, 0, true),
+                         .syscall_ss = flat_stack(static_cast<std::uint16_t>(kernel + 8), 0),
+                         .sysret_cs =
+                             flat_code(static_cast<std::uint16_t>((user + 16) | 3), 3, true),
+                         .sysret_ss = flat_stack(static_cast<std::uint16_t>((user + 8) | 3), 3),
+                         .ready = ready ? 1u : 0u};
 }
 
 void Dispatcher::apply_changes() {
@@ -98,6 +102,8 @@ void Dispatcher::apply_changes() {
     cx_.changes = 0;
     if ((changes & (change::kMode | change::kAddressSpace | change::kReset)) != 0)
         update_mode();
+    else if ((changes & change::kFastCalls) != 0)
+        update_fast_calls();
     if ((changes & change::kActivity) != 0 ||
         ((changes & change::kEvents) != 0 &&
          (event_hint_ || cx_.state.pending_debug != 0 || !step_free(cx_))))
@@ -217,6 +223,8 @@ Exit Dispatcher::enter(const std::uint8_t* at) {
     const std::uint64_t granted = meter_ == nullptr ? 0 : meter_->left() - suspended_;
     frame_.budget = granted;
     const Exit why = stubs_.enter(&state);
+    tlbs_.set_current(
+        reinterpret_cast<TlbInstance*>(frame_.header.tlb_register - TlbInstance::kControl));
     if (meter_ != nullptr)
         settle(why, granted);
     state.rflags = unpack_flags(state.rflags, frame_.header.flags);
@@ -226,8 +234,9 @@ Exit Dispatcher::enter(const std::uint8_t* at) {
 Block* Dispatcher::block_in(std::uint64_t rip, const CodePage& page, std::uint32_t variant,
                             bool& fault) {
     const std::uint64_t offset = rip & kPageOffset;
-    BlockKey key{
-        .gpa = (page.gpa.value & ~kPageOffset) | offset, .second_page = 0, .mode = mode_ | variant};
+    BlockKey key{.gpa = (page.gpa.value & ~kPageOffset) | offset,
+                 .second_page = 0,
+                 .mode = block_mode() | variant};
     if (Block* const block = cache_.find(key); block != nullptr)
         return block;
     const std::byte* second = nullptr;

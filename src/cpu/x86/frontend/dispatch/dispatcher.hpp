@@ -52,15 +52,12 @@ class Dispatcher final : public TlbListener {
 public:
     enum class Result : std::uint8_t { Kick, Limit, Halted, Shutdown };
 
-    /// `random`: a number that the guest cannot know.
     Dispatcher(Frame& frame, SystemContext& cx, Interpreter& interpreter, translator::TlbSet& tlbs,
                translator::CodeCache& cache, const Stubs& stubs, VectorState& vectors,
-               ColdPath& cold, std::uint64_t random)
+               ColdPath& cold)
         : frame_{frame}, cx_{cx}, interpreter_{interpreter}, tlbs_{tlbs}, cache_{cache},
-          stubs_{stubs}, vectors_{vectors}, cold_{cold},
-          no_stack_page_{FrameHeader::no_stack_page(random)} {
+          stubs_{stubs}, vectors_{vectors}, cold_{cold} {
         frame_.header.attention = calm();
-        drop_stack_page();
     }
 
     Result run();
@@ -105,11 +102,6 @@ public:
     std::uint64_t exits(Exit why) const { return exits_[static_cast<std::size_t>(why)]; }
 
 private:
-    void drop_stack_page() {
-        frame_.header.stack_page = no_stack_page_;
-        frame_.header.stack_addend =
-            reinterpret_cast<std::uint64_t>(&frame_.nowhere) - no_stack_page_;
-    }
     std::uint64_t calm() const { return reinterpret_cast<std::uint64_t>(&frame_.state); }
     std::uint64_t site_address() const {
         return reinterpret_cast<std::uint64_t>(stubs_.base) + frame_.header.exit_site;
@@ -120,6 +112,9 @@ private:
     bool attend(Result& result);
     void apply_changes();
     void update_mode();
+    void update_fast_calls();
+    /// Translated code changes CPL by itself.
+    std::uint32_t block_mode() const { return features_ | (cx_.state.cpl == 3 ? mode::kUser : 0); }
     bool translatable() const;
     bool step_slowly(Result& result);
     bool interpret(Result& result);
@@ -159,7 +154,6 @@ private:
     const Stubs& stubs_;
     VectorState& vectors_;
     ColdPath& cold_;
-    const std::uint64_t no_stack_page_;
     InstructionMeter* meter_ = nullptr;
     std::uint64_t executed_ = 0;  // by this vCPU, with a meter
     std::uint64_t suspended_ = 0; // instructions of the block that was left, to be executed yet
@@ -173,8 +167,8 @@ private:
     std::uint64_t block_limit_ = 0;
     std::atomic<bool> kicked_{false};
     std::atomic<bool> safepoint_{false};
-    std::uint32_t mode_ = 0;
-    std::uint32_t branch_mode_ = ~0u;   // what the branch caches were filled for, but for kUser
+    std::uint32_t features_ =
+        ~0u; // mode bits but for kUser; the branch caches were filled for them
     std::uint64_t permission_bits_ = 0; // CR0.WP, CR4.SMEP, SMAP, EFER.NXE behind the TLBs' entries
     bool event_hint_ = true;            // the InterruptPort may have something
     bool service_ = true;               // look before the next instruction

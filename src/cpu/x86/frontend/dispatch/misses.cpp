@@ -122,7 +122,7 @@ bool Dispatcher::serve_stack_miss(Result& result, bool& leave) {
     const std::uint64_t first = rsp + static_cast<std::uint64_t>(std::int64_t{at.first});
     cx_.state.rip = site_rip(at);
     const bool write = (at.bits & Site::kWrite) != 0;
-    const TlbInstance& tlb = *tlbs_.current();
+    TlbInstance& tlb = *tlbs_.current();
     const std::size_t index = TlbInstance::index(low);
     const std::uint64_t page = low & ~kPageOffset;
     if ((low & kPageOffset) + at.extra <= 4096 && is_canonical(low)) {
@@ -136,8 +136,8 @@ bool Dispatcher::serve_stack_miss(Result& result, bool& leave) {
             }
         }
         if (tlb.wtag.data()[index] == page) {
-            frame_.header.stack_page = page;
-            frame_.header.stack_addend = tlb.addend.data()[index];
+            tlb.stack_page = page;
+            tlb.stack_addend = tlb.addend.data()[index];
             return resume_at(site_address() +
                              static_cast<std::uint64_t>(std::int64_t{at.relative}));
         }

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "apps/doppel/run_options.hpp"
+
+#include <doctest/doctest.h>
+
+#include <CLI/CLI.hpp>
+
+#include "apps/doppel/terminal.hpp"
+
+using namespace doppel;
+using namespace doppel::cli;
+
+namespace {
+
+constexpr const char* kAnyFile = "/proc/self/exe";
+
+base::Result<description::Machine> run(std::vector<std::string> words) {
+    CLI::App app;
+    RunOptions options;
+    add_run_options(app, options);
+    words.insert(words.end(), {"--kernel", kAnyFile});
+    std::reverse(words.begin(), words.end()); // as CLI11 wants them
+    app.parse(words);
+    return machine_of(options);
+}
+
+std::string refused(const std::vector<std::string>& words) {
+    const auto machine = run(words);
+    REQUIRE_FALSE(machine);
+    return machine.error().message();
+}
+
+std::string typed(EscapeFilter& filter, std::string_view text, EscapeFilter::Action& action) {
+    std::string out;
+    std::size_t used = 0;
+    action = filter.feed(text, out, used);
+    return out;
+}
+
+} // namespace
+
+TEST_CASE("run: without options the defaults of the description hold") {
+    const auto machine = run({});
+    REQUIRE(machine);
+    CHECK(machine->boot.kernel == kAnyFile);
+    CHECK(machine->memory_bytes == description::Machine{}.memory_bytes);
+    CHECK(machine->cpus == 1);
+    CHECK(machine->reboot);
+    CHECK_FALSE(machine->debug_exit_port);
+    CHECK(machine->console.kind == description::ConsoleKind::Stdio);
+    CHECK(machine->time == description::TimeMode::Real);
+}
+
+TEST_CASE("run: every option arrives in the description") {
+    const auto machine = run({"--initrd",    kAnyFile,
+                              "--append",    "a b",
+                              "--memory",    "3G",
+                              "--cpus",      "4",
+                              "--cpu",       "x86-64-v2",
+                              "--engine",    "translator",
+                              "--console",   "file:/tmp/x:y",
+                              "--name",      "box",
+                              "--no-reboot", "--debug-exit=0x501",
+                              "--check",     "--stats",
+                              "--module",    std::string{kAnyFile} + " one two",
+                              "--module",    kAnyFile});
+    REQUIRE(machine);
+    CHECK(machine->boot.initrd == kAnyFile);
+    CHECK(machine->boot.command_line == "a b");
+    CHECK(machine->boot.modules.size() == 2);
+    CHECK(machine->memory_bytes == std::uint64_t{3} << 30);
+    CHECK(machine->cpus == 4);
+    CHECK(machine->cpu_model == "x86-64-v2");
+    CHECK(machine->engine == description::Engine::Translator);
+    CHECK(machine->console.kind == description::ConsoleKind::File);
+    CHECK(machine->console.path == "/tmp/x:y");
+    CHECK(machine->name == "box");
+    CHECK_FALSE(machine->reboot);
+    CHECK(machine->debug_exit_port == 0x501);
+    CHECK(machine->checking);
+    CHECK(machine->time == description::TimeMode::Virtual); // --check implies it
+    CHECK(machine->stats);
+}
+
+TEST_CASE("run: --debug-exit needs no port, and takes decimal or hexadecimal") {
+    CHECK(run({"--debug-exit"})->debug_exit_port == 0xf4);
+    CHECK(run({"--debug-exit=244"})->debug_exit_port == 244);
+    for (const char* port : {"0x", "0x10000", "65536", "-1", "f4", "0xf4 ", "4.5"}) {
+        CAPTURE(port);
+        CHECK(refused({std::string{"--debug-exit="} + port}).starts_with("--debug-exit"));
+    }
+}
+
+TEST_CASE("run: consoles") {
+    using description::ConsoleKind;
+    CHECK(run({"--console", "pty"})->console.kind == ConsoleKind::Pty);
+    CHECK(run({"--console", "none"})->console.kind == ConsoleKind::None);
+    CHECK(run({"--console", "socket:/tmp/s"})->console.path == "/tmp/s");
+    for (const char* where : {"file", "file:", "socket:", "pty:x", "stdio:", "tty"}) {
+        CAPTURE(where);
+        CHECK(refused({std::string{"--console="} + where}).starts_with("--console"));
+    }
+}
+
+TEST_CASE("run: what is wrong is named by its flag") {
+    CHECK(refused({"--memory", "3Q"}).starts_with("--memory"));
+    CHECK(refused({"--cpus", "0"}).starts_with("--cpus"));
+    CHECK(refused({"--cpu", "i4004"}).starts_with("--cpu"));
+    CHECK(refused({"--engine", "quantum"}).starts_with("--engine"));
+    CHECK(refused({"--time", "tea"}).starts_with("--time"));
+    CHECK(refused({"--initrd", "/nowhere/at/all"}).starts_with("--initrd"));
+    CHECK(refused({"--initrd", "/proc"}).find("directory") != std::string::npos);
+    CHECK(refused({"--module", "/nowhere arg"}).starts_with("--module"));
+    CHECK(refused({"--name", ""}).starts_with("--name"));
+    CHECK(refused({"--append", std::string(4096, 'x')}).starts_with("--append"));
+}
+
+TEST_CASE("run: log levels") {
+    RunOptions options;
+    CHECK(log_level_of(options).value() == base::LogLevel::Warning);
+    options.log = "loud";
+    CHECK(log_level_of(options).error().message().starts_with("--log"));
+}
+
+TEST_CASE("escape: Ctrl-A x ends, h helps, twice is one for the guest, others pass") {
+    EscapeFilter filter;
+    EscapeFilter::Action action{};
+    CHECK(typed(filter, "ls\r", action) == "ls\r");
+    CHECK(action == EscapeFilter::Action::None);
+    CHECK(typed(filter, "ab\x01", action) == "ab"); // held back until the next key
+    CHECK(typed(filter, "x", action).empty());
+    CHECK(action == EscapeFilter::Action::Quit);
+    CHECK(typed(filter, "\x01h", action).empty());
+    CHECK(action == EscapeFilter::Action::Help);
+    CHECK(typed(filter, "\x01\x01x", action) == "\x01x");
+    CHECK(action == EscapeFilter::Action::None);
+    CHECK(typed(filter, "\x01z", action) == "\x01z");
+}
+
+TEST_CASE("escape: what stands behind an action is left for the next call") {
+    EscapeFilter filter;
+    std::string out;
+    std::size_t used = 0;
+    CHECK(filter.feed(std::string_view{"a\x01hb"}, out, used) == EscapeFilter::Action::Help);
+    CHECK(used == 3);
+    CHECK(out == "a");
+}
