@@ -5,6 +5,12 @@ complete -c doppel -f
 complete -c doppel -n __fish_use_subcommand -a run -d 'Run a machine in the foreground'
 complete -c doppel -n __fish_use_subcommand -a img -d 'Work on disk images'
 complete -c doppel -n '__fish_seen_subcommand_from img' -F -a 'create info check convert compare map measure resize rebase commit snapshot amend bitmap dd bench'
+complete -c doppel -n __fish_use_subcommand -a ls -d 'List the machines that run'
+complete -c doppel -n __fish_use_subcommand -a status -d 'Say what a machine is doing'
+complete -c doppel -n __fish_use_subcommand -a pause -d 'Halt a machine'
+complete -c doppel -n __fish_use_subcommand -a resume -d 'Let a paused machine go on'
+complete -c doppel -n __fish_use_subcommand -a save -d 'Save a machine to a file'
+complete -c doppel -n __fish_use_subcommand -a stop -d 'Press the power button of a machine'
 complete -c doppel -n __fish_use_subcommand -l version -d 'Say which version this is'
 complete -c doppel -s h -l help -d 'Say what options there are'
 
@@ -23,6 +29,8 @@ __doppel_run -l time -x -a 'real virtual' -d 'What the clocks of the guest follo
 __doppel_run -l engine -x -a 'auto kvm translator interpreter' -d 'What executes guest code'
 __doppel_run -l console -x -a 'stdio pty file: socket: none' -d 'Where the first serial port goes'
 __doppel_run -l name -x -d 'Name of the machine'
+__doppel_run -l restore -r -F -d 'Go on with a saved machine'
+__doppel_run -l restore-clock -x -a 'catch-up continue' -d 'Time of the restored guest'
 __doppel_run -l no-reboot -d 'End when the guest reboots'
 __doppel_run -l debug-exit -d 'Device that ends the machine with a code'
 __doppel_run -l check -d 'Compare the translator with the interpreter'
@@ -31,3 +39,16 @@ __doppel_run -l dry-run -d 'Print the machine description and exit'
 __doppel_run -l log -x -a 'trace debug info warning error off' -d 'What is logged'
 
 functions -e __doppel_run
+
+function __doppel_names
+    doppel ls 2>/dev/null | sed '1d; s/ .*//'
+end
+
+for command in status pause resume save stop
+    complete -c doppel -n "__fish_seen_subcommand_from $command" -a '(__doppel_names)'
+end
+complete -c doppel -n '__fish_seen_subcommand_from save' -F
+complete -c doppel -n '__fish_seen_subcommand_from save' -l stop -d 'End the machine afterwards'
+complete -c doppel -n '__fish_seen_subcommand_from status' -l json -d 'Print JSON'
+complete -c doppel -n '__fish_seen_subcommand_from stop' -l now -d 'Do not ask the guest'
+complete -c doppel -n '__fish_seen_subcommand_from stop' -l timeout -x -d 'How long to wait'

@@ -49,6 +49,10 @@ std::unique_ptr<base::Timer> VirtualTime::create_timer(std::function<void()> cal
     return std::make_unique<VirtualTimer>(*this, std::move(callback));
 }
 
+void VirtualTime::set_now(std::uint64_t ns) noexcept {
+    skipped_ns_.store(ns - (now_ns() - skipped_ns_.load()));
+}
+
 void VirtualTime::grant(std::uint64_t at_most) {
     const std::scoped_lock lock{mutex_};
     std::uint64_t limit = at_most;

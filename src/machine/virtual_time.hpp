@@ -29,6 +29,8 @@ public:
     std::uint64_t frequency_hz() const noexcept override { return 1'000'000'000; }
     bool is_host_tsc(std::uint64_t&) const noexcept override { return false; }
 
+    /// While no vCPU runs: the clock shows `ns`, as that of a saved VM did.
+    void set_now(std::uint64_t ns) noexcept;
     /// Lets the vCPU run until the next deadline, and not beyond executed() == `at_most`.
     void grant(std::uint64_t at_most);
     /// Fires what is due, in order of deadline.

@@ -28,6 +28,11 @@ public:
         tsc_.resume();
         time_.resume();
     }
+    void set_clocks(std::uint64_t vm_time_ns, std::uint64_t tsc, std::uint64_t tsc_hz) override {
+        pause();
+        time_.set_now(vm_time_ns);
+        tsc_.set(tsc, tsc_hz);
+    }
 
 private:
     base::RealTime time_;

@@ -5,20 +5,25 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
 #include <mutex>
 #include <vector>
 
 #include <fmt/core.h>
 
+#include "api/machine_json.hpp"
 #include "base/event_loop.hpp"
 #include "base/log.hpp"
 #include "base/mapped_file.hpp"
 #include "description/host_cpu.hpp"
 #include "machine/pc.hpp"
+#include "vmm/board_state.hpp"
 #include "vmm/console.hpp"
 #include "vmm/crash_report.hpp"
 #include "vmm/engine.hpp"
 #include "vmm/inputs.hpp"
+#include "vmm/save_job.hpp"
+#include "vmm/state_file/state_file.hpp"
 #include "vmm/statistics.hpp"
 #include "vmm/turns.hpp"
 #include "vmm/vcpu_thread.hpp"
@@ -55,6 +60,31 @@ Result<BootFiles> open_boot_files(const description::Boot& boot) {
     return files;
 }
 
+__extension__ using Wide = unsigned __int128;
+
+Result<StateFile> open_state(base::UniqueFd fd) {
+    std::error_code error; // the name is for messages alone
+    const auto name =
+        std::filesystem::read_symlink(fmt::format("/proc/self/fd/{}", fd.get()), error);
+    return StateFile::read(std::move(fd), name.string());
+}
+
+/// Whoever restores the VM may stand in another folder.
+Machine with_absolute_paths(Machine machine) {
+    const auto make_absolute = [](std::string& path) {
+        std::error_code error;
+        const auto absolute = std::filesystem::absolute(path, error);
+        if (!path.empty() && !error)
+            path = absolute.string();
+    };
+    make_absolute(machine.boot.kernel);
+    make_absolute(machine.boot.initrd);
+    make_absolute(machine.console.path);
+    for (auto& module : machine.boot.modules)
+        make_absolute(module);
+    return machine;
+}
+
 } // namespace
 
 /// Members in order of construction; destruction is the reverse: threads end before the board does.
@@ -68,6 +98,8 @@ struct Vm::Impl final : machine::PowerSink {
 
     Machine description;
     description::CpuModel model;
+    std::optional<StateFile> saved; // until run(): the VM goes on from it
+    RestoreClock restore_clock = RestoreClock::CatchUp;
     BootFiles files;
     base::UniqueFd started;
     std::unique_ptr<base::EventLoop> loop;
@@ -77,16 +109,27 @@ struct Vm::Impl final : machine::PowerSink {
     std::unique_ptr<EngineFactory> engine;
     std::unique_ptr<Turns> turns; // in virtual time
     std::vector<std::unique_ptr<VcpuThread>> vcpus;
-    bool is_paused = false;                // control thread
+    bool is_paused = false;   // control thread
+    bool stay_paused = false; // when the running job ends
+    std::uint64_t last_job = 0;
     std::atomic<bool> reset_wanted{false}; // by the guest; done as soon as the VM is paused
 
     std::mutex outcome_mutex;
-    bool has_outcome = false; // guarded by outcome_mutex; the first one counts
-    Outcome outcome;          // guarded by outcome_mutex
+    bool has_outcome = false;     // guarded by outcome_mutex; the first one counts
+    Outcome outcome;              // guarded by outcome_mutex
+    std::unique_ptr<SaveJob> job; // the last one; ends before all of the above
 
     Result<void> build(Inherited inherited);
+    Result<void> open_kernel();
     Result<void> create_vcpus();
     Result<void> load();
+    void set_clocks(std::uint64_t after_ns);
+    Result<void> restore();
+    void go_on();
+    std::vector<cpu::x86::Vcpu*> engines();
+    SavedVm saved_vm();
+    Result<api::Job> save(const api::SaveRequest& request);
+    bool is_saving() const { return job != nullptr && job->is_running(); }
     base::Error in_kernel(base::Error error) const {
         return std::move(error).with_context("kernel '" + description.boot.kernel + "'");
     }
@@ -138,13 +181,18 @@ Result<void> Vm::Impl::build(Inherited inherited) {
     model = DOPPEL_TRY(description::find_cpu_model(description.cpu_model));
     DOPPEL_TRY_VOID(description::check_runs_here(model));
     model.add_paravirtual_features(machine::Pc::kParavirtualFeatures);
-    files = DOPPEL_TRY(open_boot_files(description.boot));
-    if (auto format = firmware::detect_kernel(files.kernel.bytes()); !format)
-        return std::unexpected(in_kernel(std::move(format).error()));
+    restore_clock = inherited.restore_clock;
+    if (inherited.state) {
+        saved = DOPPEL_TRY(open_state(std::move(inherited.state)));
+    } else {
+        DOPPEL_TRY_VOID(open_kernel());
+    }
     started = std::move(inherited.started);
     loop = DOPPEL_TRY(base::EventLoop::create());
     console = DOPPEL_TRY(open_console(description.console, *loop, std::move(inherited.console)));
     inputs = Inputs::create(description.time, *console.backend);
+    if (saved)
+        set_clocks(0); // before the chips learn the TSC's frequency
     const machine::PcHost host{
         inputs->timers(), inputs->calendar(), inputs->tsc(), inputs->console(), *this, model,
         inputs->meter(),  inputs->entropy()};
@@ -152,7 +200,14 @@ Result<void> Vm::Impl::build(Inherited inherited) {
         {description.memory_bytes, description.cpus, description.debug_exit_port}, host));
     engine = DOPPEL_TRY(create_engine(description, board->memory()));
     DOPPEL_TRY_VOID(create_vcpus());
-    return load();
+    return saved ? restore() : load();
+}
+
+Result<void> Vm::Impl::open_kernel() {
+    files = DOPPEL_TRY(open_boot_files(description.boot));
+    if (auto format = firmware::detect_kernel(files.kernel.bytes()); !format)
+        return std::unexpected(in_kernel(std::move(format).error()));
+    return {};
 }
 
 Result<void> Vm::Impl::create_vcpus() {
@@ -172,6 +227,8 @@ Result<void> Vm::Impl::create_vcpus() {
 }
 
 Result<void> Vm::Impl::load() {
+    if (files.kernel.bytes().empty()) // a restored VM's first reset
+        DOPPEL_TRY_VOID(open_kernel());
     machine::PcBoot boot{files.kernel.bytes(),
                          description.boot.kernel,
                          files.initrd.bytes(),
@@ -192,6 +249,85 @@ Result<void> Vm::Impl::load() {
     files.kernel.drop_pages(); // a reset reads them again
     files.initrd.drop_pages();
     return {};
+}
+
+// --- saved and restored -----------------------------------------------------------------------
+
+/// All clocks show what they did when the VM was saved, or what they would show `after_ns`; they
+/// stand still.
+void Vm::Impl::set_clocks(std::uint64_t after_ns) {
+    const auto& clocks = saved->vm().clocks;
+    const auto ticks = static_cast<Wide>(after_ns) * clocks.tsc_hz / 1'000'000'000;
+    inputs->set_clocks(clocks.vm_time_ns + after_ns, clocks.tsc + static_cast<std::uint64_t>(ticks),
+                       clocks.tsc_hz);
+}
+
+Result<void> Vm::Impl::restore() {
+    pause(); // as it was when it was saved; nothing runs yet
+    DOPPEL_TRY_VOID(saved->load_ram(board->memory()));
+    auto loaded = load_board(saved->vm(), model, *board, engines());
+    if (!loaded)
+        return std::unexpected(std::move(loaded).error().with_context("the saved state"));
+    return {};
+}
+
+/// A guest whose time has jumped by more than this is told, so that its watchdogs do not bite.
+constexpr std::uint64_t kJumpNs = 1'000'000'000;
+
+void Vm::Impl::go_on() {
+    const auto now = inputs->calendar().now();
+    const auto& then = saved->vm().clocks;
+    const auto gap = (now.seconds - static_cast<std::int64_t>(then.wall_seconds)) * 1'000'000'000 +
+                     (std::int64_t{now.nanoseconds} - std::int64_t{then.wall_nanoseconds});
+    const bool catches_up = restore_clock == RestoreClock::CatchUp && gap > 0;
+    const auto passed = catches_up ? static_cast<std::uint64_t>(gap) : 0;
+    set_clocks(passed);
+    board->loaded(passed > kJumpNs ? machine::Pc::Time::Jumped : machine::Pc::Time::WentOn);
+    saved.reset();
+    resume();
+}
+
+std::vector<cpu::x86::Vcpu*> Vm::Impl::engines() {
+    std::vector<cpu::x86::Vcpu*> all;
+    for (auto& vcpu : vcpus)
+        all.push_back(&vcpu->vcpu());
+    return all;
+}
+
+SavedVm Vm::Impl::saved_vm() {
+    SavedVm vm;
+    vm.writer = "doppel " DOPPEL_VERSION;
+    vm.machine = api::machine_to_json(with_absolute_paths(description));
+    const auto now = inputs->calendar().now();
+    vm.clocks = {.vm_time_ns = inputs->timers().clock().now_ns(),
+                 .tsc = inputs->tsc().read(),
+                 .tsc_hz = inputs->tsc().frequency_hz(),
+                 .wall_seconds = static_cast<std::uint64_t>(now.seconds),
+                 .wall_nanoseconds = now.nanoseconds};
+    save_board(*board, engines(), model, vm);
+    return vm;
+}
+
+Result<api::Job> Vm::Impl::save(const api::SaveRequest& request) {
+    if (is_saving())
+        return base::fail(base::Errc::Busy, "the VM is being saved already",
+                          "wait until that is done");
+    auto writer = DOPPEL_TRY(StateFileWriter::create(request.path));
+    const bool was_paused = is_paused;
+    pause();
+    {
+        const std::scoped_lock lock{outcome_mutex};
+        if (has_outcome)
+            return base::fail(base::Errc::Busy, "the VM is about to end");
+    }
+    stay_paused = was_paused;
+    job = std::make_unique<SaveJob>(
+        ++last_job, std::move(writer), saved_vm(), board->memory(), *loop,
+        [this, keep_paused = request.keep_paused](const Result<void>& result) {
+            if (!stay_paused && !(result && keep_paused))
+                resume();
+        });
+    return job->describe();
 }
 
 /// The handshake: vCPUs, then the clocks with their timer thread, then the devices and with them
@@ -256,11 +392,15 @@ Outcome Vm::run() {
     for (auto& vcpu : vm.vcpus)
         vcpu->start();
     if (vm.started) {
-        [[maybe_unused]] const auto told = ::write(vm.started.get(), "", 1);
+        const auto& name = vm.description.name;
+        [[maybe_unused]] const auto told = ::write(vm.started.get(), name.data(), name.size());
         vm.started.reset();
     }
-    for (auto& vcpu : vm.vcpus)
-        vcpu->resume();
+    if (vm.saved)
+        vm.go_on();
+    else
+        for (auto& vcpu : vm.vcpus)
+            vcpu->resume();
     vm.loop->run();
     vm.hold_all();
     for (auto& vcpu : vm.vcpus)
@@ -271,9 +411,43 @@ Outcome Vm::run() {
 }
 
 void Vm::stop() { impl_->end({Outcome::Kind::Stopped, 0, {}}); }
-void Vm::pause() { impl_->pause(); }
-void Vm::resume() { impl_->resume(); }
+
+void Vm::pause() {
+    impl_->pause();
+    impl_->stay_paused = true;
+}
+
+Result<void> Vm::resume() {
+    if (impl_->is_saving())
+        return base::fail(base::Errc::Busy, "the VM is being saved", "wait until that is done");
+    impl_->resume();
+    return {};
+}
+
 bool Vm::is_paused() const { return impl_->is_paused; }
+void Vm::press_power_button() { impl_->board->press_power_button(); }
+Result<api::Job> Vm::save(const api::SaveRequest& request) { return impl_->save(request); }
+
+std::optional<api::Job> Vm::job(std::uint64_t id) const {
+    if (impl_->job == nullptr || impl_->job->id() != id)
+        return std::nullopt;
+    return impl_->job->describe();
+}
+
+api::VmStatus Vm::status() const {
+    const auto& vm = *impl_;
+    return {.name = vm.description.name,
+            .state = vm.is_saving() ? "saving"
+                     : vm.is_paused ? "paused"
+                                    : "running",
+            .board = vm.description.board,
+            .engine = std::string{vm.vcpus.front()->vcpu().engine_name()},
+            .cpu_model = vm.description.cpu_model,
+            .cpus = vm.description.cpus,
+            .memory_bytes = vm.description.memory_bytes,
+            .pid = static_cast<std::uint64_t>(::getpid()),
+            .vm_time_ns = vm.inputs->timers().clock().now_ns()};
+}
 base::EventLoop& Vm::loop() { return *impl_->loop; }
 
 std::string Vm::statistics() const {

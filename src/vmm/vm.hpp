@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "api/control.hpp"
 #include "base/result.hpp"
 #include "base/unique_fd.hpp"
 #include "description/machine.hpp"
@@ -31,17 +33,25 @@ struct Outcome {
     std::string report;
 };
 
-/// Descriptors that the launcher passes in.
+/// What the guest finds of the time for which it was saved.
+enum class RestoreClock : std::uint8_t {
+    CatchUp,  // it has passed: the guest's calendar is right, its timers fire
+    Continue, // nothing: its calendar is late until it sets it itself
+};
+
+/// What the launcher passes in.
 struct Inherited {
     base::UniqueFd console; // of ConsoleKind::Stdio
-    base::UniqueFd started; // written to when the guest starts
+    base::UniqueFd started; // the VM's name is written to it when the guest starts
+    base::UniqueFd state;   // file of a saved VM, which goes on instead of booting
+    RestoreClock restore_clock = RestoreClock::CatchUp;
 };
 
 /// Control thread only, except stop().
 class Vm {
 public:
-    /// Builds the machine and loads the kernel; no guest code runs yet. Errors are the user's or
-    /// the host's, with `field` set where it helps.
+    /// Builds the machine and loads the kernel or the saved state; no guest code runs yet. Errors
+    /// are the user's or the host's, with `field` set where it helps.
     static base::Result<std::unique_ptr<Vm>> create(const description::Machine& description,
                                                     Inherited inherited);
     ~Vm();
@@ -51,11 +61,19 @@ public:
     /// Any thread: makes run() return Stopped.
     void stop();
     /// Stops vCPUs, clocks and devices, in this order; after it nothing but the control thread
-    /// touches guest memory or device state, and the guest's time stands still. Both do nothing
-    /// when the VM is so already.
+    /// touches guest memory or device state, and the guest's time stands still. Does nothing when
+    /// the VM is paused already; while it is being saved: it stays paused afterwards.
     void pause();
-    void resume();
+    /// Does nothing when the VM runs. Errors: Busy while it is being saved.
+    base::Result<void> resume();
     bool is_paused() const;
+    void press_power_button();
+
+    /// Pauses the VM and begins to save it; it goes on when its state is safe, unless it was paused
+    /// before or shall stay so, or if saving fails. Errors: Busy; of creating the file.
+    base::Result<api::Job> save(const api::SaveRequest& request);
+    std::optional<api::Job> job(std::uint64_t id) const;
+    api::VmStatus status() const;
     /// The event loop of the control thread: the caller may watch descriptors with it.
     base::EventLoop& loop();
 

@@ -11,12 +11,15 @@
 #include <csignal>
 #include <cstdio>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "api/control_name.hpp"
 #include "api/machine_json.hpp"
 #include "base/event_loop.hpp"
 #include "base/log.hpp"
+#include "vmm/control.hpp"
 #include "vmm/kvm_verdict.hpp"
 #include "vmm/vm.hpp"
 
@@ -30,6 +33,9 @@ constexpr int kFailure = 70;
 
 struct Arguments {
     int description_fd = -1, console_fd = -1, started_fd = -1;
+    int state_fd = -1;     // of a saved VM, which goes on
+    int restore_clock = 0; // vmm::RestoreClock
+    int name_is_stem = 0;  // 1: a number makes the name unique
     int log = static_cast<int>(base::LogLevel::Warning);
 };
 
@@ -37,6 +43,9 @@ bool parse(int argc, char** argv, Arguments& out) {
     const std::map<std::string, int*> known{{"--description-fd", &out.description_fd},
                                             {"--console-fd", &out.console_fd},
                                             {"--started-fd", &out.started_fd},
+                                            {"--state-fd", &out.state_fd},
+                                            {"--restore-clock", &out.restore_clock},
+                                            {"--name-is-stem", &out.name_is_stem},
                                             {"--log", &out.log}};
     for (int i = 1; i + 1 < argc; i += 2) {
         const auto found = known.find(argv[i]);
@@ -85,15 +94,44 @@ base::UniqueFd block_signals() {
     return base::UniqueFd{::signalfd(-1, &mask, SFD_CLOEXEC)};
 }
 
+/// Empty: this VM runs without a control socket, which is said but no reason not to run.
+base::Result<std::optional<api::ControlName>> claim_name(const Arguments& arguments,
+                                                         const std::string& name) {
+    auto claimed = arguments.name_is_stem != 0 ? api::ControlName::claim_any(name)
+                                               : api::ControlName::claim(name);
+    if (claimed)
+        return std::optional{std::move(*claimed)};
+    const auto code = claimed.error().code;
+    if (code == base::Errc::Busy || code == base::Errc::InvalidArgument)
+        return std::unexpected(std::move(claimed).error());
+    base::log_warning("this VM has no control socket: {}", claimed.error().message());
+    return std::nullopt;
+}
+
 int run(const Arguments& arguments) {
     const auto signals = block_signals();
-    const auto machine = api::machine_from_json(read_all(arguments.description_fd));
+    auto machine = api::machine_from_json(read_all(arguments.description_fd));
     if (!machine)
         return complain(machine.error());
+    auto name = claim_name(arguments, machine->name);
+    if (!name)
+        return complain(name.error());
+    if (*name)
+        machine->name = (*name)->name();
     auto vm = vmm::Vm::create(
-        *machine, {base::UniqueFd{arguments.console_fd}, base::UniqueFd{arguments.started_fd}});
+        *machine, {.console = base::UniqueFd{arguments.console_fd},
+                   .started = base::UniqueFd{arguments.started_fd},
+                   .state = base::UniqueFd{arguments.state_fd},
+                   .restore_clock = static_cast<vmm::RestoreClock>(arguments.restore_clock)});
     if (!vm)
         return complain(vm.error());
+    std::unique_ptr<vmm::Control> control;
+    if (*name) {
+        auto served = vmm::Control::serve(**vm, std::move(**name));
+        if (!served)
+            return complain(served.error());
+        control = std::move(*served);
+    }
     if (auto watched = (*vm)->loop().add(signals.get(), EPOLLIN, [&](auto) { (*vm)->stop(); });
         !watched)
         return complain(watched.error());
@@ -128,7 +166,8 @@ int main(int argc, char** argv) {
     Arguments arguments;
     if (!parse(argc, argv, arguments)) {
         std::fputs("doppel-vmm is started by 'doppel run'; it takes --description-fd N "
-                   "[--console-fd N] [--started-fd N] [--log LEVEL]\n",
+                   "[--console-fd N] [--started-fd N] [--state-fd N] [--restore-clock N] "
+                   "[--name-is-stem N] [--log LEVEL]\n",
                    stderr);
         return kBadInput;
     }

@@ -18,12 +18,15 @@
 #include <climits>
 #include <csignal>
 #include <cstdio>
+#include <span>
 #include <string>
+#include <vector>
 
 #include <fmt/core.h>
 
 #include "api/machine_json.hpp"
 #include "apps/doppel/terminal.hpp"
+#include "apps/doppel/vm_commands.hpp"
 #include "base/unique_fd.hpp"
 
 namespace doppel::cli {
@@ -64,8 +67,14 @@ struct Child {
     UniqueFd started; // becomes readable when the guest starts
 };
 
-[[noreturn]] void exec_vmm(const std::string& path, int description, int console, int started,
-                           base::LogLevel log_level, pid_t parent) {
+/// What doppel-vmm inherits: each descriptor and the option that tells it.
+struct Inheritance {
+    const char* option;
+    int fd;
+};
+
+[[noreturn]] void exec_vmm(const std::string& path, std::span<const Inheritance> inherited,
+                           std::vector<std::string> arguments, pid_t parent) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL); // no VM without somebody who watches it
     if (::getppid() != parent)
         ::_exit(127);
@@ -73,21 +82,43 @@ struct Child {
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    // The three descriptors lose close-on-exec by being duplicated onto 3, 4 and 5.
-    const std::array<int, 3> high{::fcntl(description, F_DUPFD, 10), ::fcntl(console, F_DUPFD, 10),
-                                  ::fcntl(started, F_DUPFD, 10)};
-    for (int i = 0; i < 3; ++i)
-        ::dup2(high[static_cast<std::size_t>(i)], 3 + i);
-    ::close_range(6, ~0u, 0);
-    const auto level = fmt::format("{}", static_cast<int>(log_level));
-    ::execl(path.c_str(), "doppel-vmm", "--description-fd", "3", "--console-fd", "4",
-            "--started-fd", "5", "--log", level.c_str(), static_cast<char*>(nullptr));
+    // The descriptors lose close-on-exec by being duplicated onto 3, 4 …
+    std::vector<int> high;
+    for (const auto& one : inherited)
+        high.push_back(::fcntl(one.fd, F_DUPFD, 20));
+    int next = 3;
+    for (std::size_t i = 0; i < high.size(); ++i) {
+        arguments.insert(arguments.end(), {inherited[i].option, fmt::format("{}", next)});
+        ::dup2(high[i], next++);
+    }
+    ::close_range(static_cast<unsigned>(next), ~0u, 0);
+    std::vector<char*> argv{const_cast<char*>("doppel-vmm")};
+    for (auto& argument : arguments)
+        argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    ::execv(path.c_str(), argv.data());
     ::_exit(127);
 }
 
-Result<Child> start_vmm(const description::Machine& machine, base::LogLevel log_level) {
+std::vector<std::string> vmm_arguments(const LaunchOptions& options) {
+    return {"--log",           fmt::format("{}", static_cast<int>(options.log_level)),
+            "--name-is-stem",  options.name_is_stem ? "1" : "0",
+            "--restore-clock", options.restored_clock_continues ? "1" : "0"};
+}
+
+Result<UniqueFd> open_state_file(const std::string& path) {
+    if (path.empty())
+        return UniqueFd{};
+    UniqueFd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+    if (!fd)
+        return base::fail_errno(errno, fmt::format("cannot open state file '{}'", path));
+    return fd;
+}
+
+Result<Child> start_vmm(const description::Machine& machine, const LaunchOptions& options) {
     const auto path = DOPPEL_TRY(vmm_path());
     const auto description = DOPPEL_TRY(description_fd(machine));
+    const auto state = DOPPEL_TRY(open_state_file(options.state_file));
     int console[2];
     int started[2];
     if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, console) != 0 ||
@@ -102,8 +133,14 @@ Result<Child> start_vmm(const description::Machine& machine, base::LogLevel log_
     child.pid = ::fork();
     if (child.pid < 0)
         return base::fail_errno(errno, "start doppel-vmm");
-    if (child.pid == 0)
-        exec_vmm(path, description.get(), console[1], started[1], log_level, parent);
+    if (child.pid == 0) {
+        std::vector<Inheritance> inherited{{"--description-fd", description.get()},
+                                           {"--console-fd", console[1]},
+                                           {"--started-fd", started[1]}};
+        if (state)
+            inherited.push_back({"--state-fd", state.get()});
+        exec_vmm(path, inherited, vmm_arguments(options), parent);
+    }
     child.pidfd.reset(static_cast<int>(::syscall(SYS_pidfd_open, child.pid, 0)));
     if (!child.pidfd)
         return base::fail_errno(errno, "watch doppel-vmm");
@@ -169,6 +206,9 @@ private:
 
     /// The guest runs: from here on the terminal is its own.
     void started() {
+        std::array<char, 128> name{};
+        const auto length = ::read(child_.started.get(), name.data(), name.size());
+        name_.assign(name.data(), length > 0 ? static_cast<std::size_t>(length) : 0);
         child_.started.reset();
         terminal_.enter();
         stdin_ = STDIN_FILENO;
@@ -195,7 +235,15 @@ private:
                 end_vm();
             if (action == EscapeFilter::Action::Help)
                 write_all(STDOUT_FILENO, kEscapeHelp);
+            if (action == EscapeFilter::Action::Pause)
+                say(toggle_pause(name_));
+            if (action == EscapeFilter::Action::Save)
+                say(save_here(name_));
         }
+    }
+
+    static void say(const std::string& text) {
+        write_all(STDOUT_FILENO, fmt::format("\r\n[{}]\r\n", text));
     }
 
     void send_typed() {
@@ -246,7 +294,8 @@ private:
     RawTerminal terminal_;
     EscapeFilter filter_;
     std::string to_guest_;
-    int stdin_ = -1; // watched once the guest runs
+    std::string name_; // of the VM, once it has started
+    int stdin_ = -1;   // watched once the guest runs
     bool ending_ = false;
     bool ended_ = false;
 };
@@ -263,9 +312,9 @@ UniqueFd take_signals() {
 
 } // namespace
 
-Result<int> launch(const description::Machine& machine, base::LogLevel log_level) {
+Result<int> launch(const description::Machine& machine, const LaunchOptions& options) {
     auto signals = take_signals();
-    auto child = DOPPEL_TRY(start_vmm(machine, log_level));
+    auto child = DOPPEL_TRY(start_vmm(machine, options));
     Relay{child, std::move(signals)}.run();
     int status = 0;
     while (::waitpid(child.pid, &status, 0) < 0 && errno == EINTR) {

@@ -2,6 +2,7 @@
 /// doppel: the one command a person types. Exit codes: 0 success or the guest powered off, 2 the
 /// input was wrong, 70 the host or Doppel failed; `doppel run` also passes on the guest's own.
 #include <cstdio>
+#include <functional>
 #include <span>
 #include <string_view>
 
@@ -10,6 +11,7 @@
 #include "api/machine_json.hpp"
 #include "apps/doppel/launch.hpp"
 #include "apps/doppel/run_options.hpp"
+#include "apps/doppel/vm_commands.hpp"
 #include "img/command.hpp"
 
 namespace {
@@ -23,9 +25,9 @@ int complain(const doppel::base::Error& error, int code) {
 }
 
 int run(const doppel::cli::RunOptions& options) {
-    const auto level = doppel::cli::log_level_of(options);
-    if (!level)
-        return complain(level.error(), kBadInput);
+    const auto how = doppel::cli::launch_options_of(options);
+    if (!how)
+        return complain(how.error(), kBadInput);
     const auto machine = doppel::cli::machine_of(options);
     if (!machine)
         return complain(machine.error(), kBadInput);
@@ -33,12 +35,13 @@ int run(const doppel::cli::RunOptions& options) {
         std::fputs(doppel::api::machine_to_json(*machine).c_str(), stdout);
         return 0;
     }
-    const auto code = doppel::cli::launch(*machine, *level);
+    const auto code = doppel::cli::launch(*machine, *how);
     return code ? *code : complain(code.error(), kFailure);
 }
 
 constexpr const char* kRunFooter =
-    "While the console is on a terminal: Ctrl-A x ends the VM, Ctrl-A h shows help.\n"
+    "While the console is on a terminal: Ctrl-A x ends the VM, Ctrl-A p pauses it, Ctrl-A s\n"
+    "saves it, Ctrl-A h shows help.\n"
     "\n"
     "Exit codes: 0 the guest powered off, (V << 1) | 1 it wrote V to the debug-exit port,\n"
     "2 wrong input, 4 the guest crashed (triple fault), 70 the host or Doppel failed.\n"
@@ -61,17 +64,22 @@ int main(int argc, char** argv) {
     run_command->footer(kRunFooter);
     doppel::cli::add_run_options(*run_command, run_options);
     app.add_subcommand("img", "disk images: create, convert, check …");
+    std::function<int()> vm_command;
+    doppel::cli::add_vm_commands(app, vm_command);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
         if (error.get_exit_code() == 0)
             return app.exit(error); // --help, --version
+        const auto parsed = app.get_subcommands();
         std::fprintf(stderr, "doppel: %s; see 'doppel%s --help'\n", error.what(),
-                     run_command->parsed() ? " run" : "");
+                     parsed.empty() ? "" : (" " + parsed.front()->get_name()).c_str());
         return kBadInput;
     }
     if (run_command->parsed())
         return run(run_options);
+    if (vm_command)
+        return vm_command();
     std::fputs(app.help().c_str(), stderr);
     return kBadInput;
 }

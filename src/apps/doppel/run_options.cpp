@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -12,7 +13,9 @@
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
 
+#include "api/machine_json.hpp"
 #include "description/cpu_model.hpp"
+#include "vmm/state_file/state_file.hpp"
 
 namespace doppel::cli {
 
@@ -98,6 +101,58 @@ std::string model_names() {
     return names;
 }
 
+bool is_given(const RunOptions& o, const char* flag) {
+    return o.command != nullptr && o.command->count(flag) != 0;
+}
+
+Result<description::Engine> engine_of(const RunOptions& o) {
+    const auto engine = description::parse_engine(o.engine);
+    if (!engine)
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("--engine: engine '{}' is unknown", o.engine),
+                          "use auto, kvm, translator or interpreter");
+    return *engine;
+}
+
+/// A saved machine stays what it was; these options say how it runs here.
+Result<void> check_restore_options(const CLI::App& command) {
+    constexpr std::array kMayChange{"--restore", "--restore-clock", "--engine", "--console",
+                                    "--name",    "--no-reboot",     "--check",  "--stats",
+                                    "--dry-run", "--log",           "--help"};
+    for (const auto* option : command.get_options())
+        if (option->count() != 0 &&
+            std::ranges::find(kMayChange, option->get_name()) == kMayChange.end())
+            return base::fail(
+                Errc::InvalidArgument,
+                fmt::format("{} cannot be given with --restore: the state file says what the "
+                            "machine is",
+                            option->get_name()),
+                "leave it out");
+    return {};
+}
+
+Result<Machine> restored_machine(const RunOptions& o) {
+    DOPPEL_TRY_VOID(check_restore_options(*o.command));
+    const auto file = DOPPEL_TRY(of_flag("--restore", vmm::StateFile::open(o.restore)));
+    auto saved = api::machine_from_json(file.vm().machine);
+    if (!saved)
+        return std::unexpected(std::move(saved).error().with_context(
+            fmt::format("--restore: state file '{}'", o.restore)));
+    auto& machine = *saved;
+    if (is_given(o, "--engine"))
+        machine.engine = DOPPEL_TRY(engine_of(o));
+    if (is_given(o, "--console"))
+        machine.console = DOPPEL_TRY(of_flag("--console", parse_console(o.console)));
+    if (is_given(o, "--name"))
+        machine.name = o.name;
+    machine.reboot = machine.reboot && !o.no_reboot;
+    machine.checking = o.check;
+    machine.stats = o.stats;
+    if (auto valid = description::validate(machine); !valid)
+        return std::unexpected(with_flag(std::move(valid).error()));
+    return machine;
+}
+
 /// What runs the guest, and how.
 void add_execution_options(CLI::App& command, RunOptions& o) {
     command
@@ -117,20 +172,36 @@ void add_execution_options(CLI::App& command, RunOptions& o) {
         "time (slow)");
 }
 
-} // namespace
-
-void add_run_options(CLI::App& command, RunOptions& o) {
+void add_boot_options(CLI::App& command, RunOptions& o) {
     command
         .add_option("-k,--kernel", o.kernel,
                     "kernel to boot: Linux bzImage, ELF with PVH entry, multiboot, boot sector")
-        ->type_name("FILE")
-        ->required();
+        ->type_name("FILE");
     command.add_option("-i,--initrd", o.initrd, "initial ramdisk")->type_name("FILE");
     command.add_option("-a,--append", o.append, "kernel command line")->type_name("TEXT");
     command.add_option("--module", o.modules, "multiboot module, with its arguments; repeatable")
         ->type_name("'FILE ARGS'")
         ->expected(1)
         ->take_all();
+}
+
+void add_restore_options(CLI::App& command, RunOptions& o) {
+    command
+        .add_option("--restore", o.restore,
+                    "go on with a VM that 'doppel save' has saved, instead of booting one")
+        ->type_name("FILE");
+    command
+        .add_option("--restore-clock", o.restore_clock,
+                    "the restored guest's time: catch-up (what has passed meanwhile) or continue")
+        ->type_name("HOW")
+        ->capture_default_str();
+}
+
+} // namespace
+
+void add_run_options(CLI::App& command, RunOptions& o) {
+    o.command = &command;
+    add_boot_options(command, o);
     command.add_option("-m,--memory", o.memory, "guest memory, for example 512M or 2G")
         ->type_name("SIZE")
         ->capture_default_str();
@@ -146,9 +217,11 @@ void add_run_options(CLI::App& command, RunOptions& o) {
                     "first serial port: stdio, pty, file:PATH, socket:PATH or none")
         ->type_name("WHERE")
         ->capture_default_str();
-    command.add_option("--name", o.name, "name of the VM")
-        ->type_name("NAME")
-        ->capture_default_str();
+    command
+        .add_option("--name", o.name,
+                    "name of the VM, for 'doppel ls' and the like; doppel, doppel-2 … unless given")
+        ->type_name("NAME");
+    add_restore_options(command, o);
     command.add_flag("--no-reboot", o.no_reboot, "end the VM when the guest reboots");
     command
         .add_option_function<std::string>(
@@ -168,8 +241,14 @@ void add_run_options(CLI::App& command, RunOptions& o) {
 }
 
 Result<Machine> machine_of(const RunOptions& o) {
+    if (!o.restore.empty())
+        return restored_machine(o);
+    if (o.kernel.empty())
+        return base::fail(Errc::InvalidArgument, "--kernel is required",
+                          "give a kernel to boot, or --restore with a saved VM");
     Machine machine;
-    machine.name = o.name;
+    if (is_given(o, "--name"))
+        machine.name = o.name;
     machine.boot.kernel = DOPPEL_TRY(of_flag("--kernel", readable_file(o.kernel, "kernel")));
     if (!o.initrd.empty())
         machine.boot.initrd =
@@ -182,12 +261,7 @@ Result<Machine> machine_of(const RunOptions& o) {
     machine.memory_bytes = DOPPEL_TRY(of_flag("--memory", description::parse_size(o.memory)));
     machine.cpus = o.cpus;
     machine.cpu_model = o.cpu;
-    const auto engine = description::parse_engine(o.engine);
-    if (!engine)
-        return base::fail(Errc::InvalidArgument,
-                          fmt::format("--engine: engine '{}' is unknown", o.engine),
-                          "use auto, kvm, translator or interpreter");
-    machine.engine = *engine;
+    machine.engine = DOPPEL_TRY(engine_of(o));
     const auto time =
         description::parse_time_mode(!o.time.empty() ? o.time : (o.check ? "virtual" : "real"));
     if (!time)
@@ -209,13 +283,22 @@ Result<Machine> machine_of(const RunOptions& o) {
     return machine;
 }
 
-Result<base::LogLevel> log_level_of(const RunOptions& options) {
-    base::LogLevel level{};
-    if (!base::parse_log_level(options.log, level))
+Result<LaunchOptions> launch_options_of(const RunOptions& options) {
+    LaunchOptions launch;
+    if (!base::parse_log_level(options.log, launch.log_level))
         return base::fail(Errc::InvalidArgument,
                           fmt::format("--log: level '{}' is unknown", options.log),
                           "use trace, debug, info, warning, error or off");
-    return level;
+    if (options.restore_clock != "catch-up" && options.restore_clock != "continue")
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("--restore-clock: '{}' is unknown", options.restore_clock),
+                          "use catch-up or continue");
+    if (options.restore_clock == "continue" && options.restore.empty())
+        return base::fail(Errc::InvalidArgument, "--restore-clock needs --restore");
+    launch.restored_clock_continues = options.restore_clock == "continue";
+    launch.state_file = options.restore;
+    launch.name_is_stem = !is_given(options, "--name") && options.restore.empty();
+    return launch;
 }
 
 } // namespace doppel::cli

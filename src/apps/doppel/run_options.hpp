@@ -3,7 +3,7 @@
 /// `doppel run`: its options, compiled to a machine description.
 #include <string>
 
-#include "base/log.hpp"
+#include "apps/doppel/launch.hpp"
 #include "base/result.hpp"
 #include "description/machine.hpp"
 
@@ -15,9 +15,10 @@ namespace doppel::cli {
 
 struct RunOptions {
     std::string kernel, initrd, append, memory = "512M", cpu = "x86-64-v3", engine = "auto",
-                                        console = "stdio", name = "doppel", log = "warning",
-                                        debug_exit_port, time;
+                                        console = "stdio", name, log = "warning", debug_exit_port,
+                                        time, restore, restore_clock = "catch-up";
     std::vector<std::string> modules;
+    const CLI::App* command = nullptr; // which was parsed: knows what was given
     std::uint32_t cpus = 1;
     bool no_reboot = false, debug_exit = false, dry_run = false, stats = false, check = false;
 };
@@ -27,6 +28,7 @@ void add_run_options(CLI::App& command, RunOptions& options);
 
 /// Checks everything that can be checked before a VM exists, the files too. Errors name the flag.
 base::Result<description::Machine> machine_of(const RunOptions& options);
-base::Result<base::LogLevel> log_level_of(const RunOptions& options);
+/// The rest.
+base::Result<LaunchOptions> launch_options_of(const RunOptions& options);
 
 } // namespace doppel::cli

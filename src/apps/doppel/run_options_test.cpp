@@ -117,9 +117,9 @@ TEST_CASE("run: what is wrong is named by its flag") {
 
 TEST_CASE("run: log levels") {
     RunOptions options;
-    CHECK(log_level_of(options).value() == base::LogLevel::Warning);
+    CHECK(launch_options_of(options).value().log_level == base::LogLevel::Warning);
     options.log = "loud";
-    CHECK(log_level_of(options).error().message().starts_with("--log"));
+    CHECK(launch_options_of(options).error().message().starts_with("--log"));
 }
 
 TEST_CASE("escape: Ctrl-A x ends, h helps, twice is one for the guest, others pass") {
@@ -144,4 +144,40 @@ TEST_CASE("escape: what stands behind an action is left for the next call") {
     CHECK(filter.feed(std::string_view{"a\x01hb"}, out, used) == EscapeFilter::Action::Help);
     CHECK(used == 3);
     CHECK(out == "a");
+}
+
+TEST_CASE("run: a restored machine is what its file says, and the clock's wish needs a file") {
+    CLI::App app;
+    RunOptions options;
+    add_run_options(app, options);
+    std::vector<std::string> words{"1G", "--memory", kAnyFile, "--restore"}; // last first
+    app.parse(words);
+    CHECK(machine_of(options).error().message().find("--memory cannot be given with --restore") !=
+          std::string::npos);
+    options.restore.clear();
+    options.restore_clock = "continue";
+    CHECK(launch_options_of(options).error().message().starts_with("--restore-clock"));
+    options.restore = kAnyFile;
+    CHECK(launch_options_of(options).value().restored_clock_continues);
+    options.restore_clock = "never";
+    CHECK(launch_options_of(options).error().message().find("'never'") != std::string::npos);
+}
+
+TEST_CASE("run: a file that is no saved VM is refused by its name") {
+    CLI::App app;
+    RunOptions options;
+    add_run_options(app, options);
+    app.parse(std::vector<std::string>{kAnyFile, "--restore"});
+    const auto text = machine_of(options).error().message();
+    CHECK(text.find("not a saved VM") != std::string::npos);
+    CHECK(text.find(kAnyFile) != std::string::npos);
+}
+
+TEST_CASE("escape keys: p pauses and s saves") {
+    EscapeFilter filter;
+    EscapeFilter::Action action{};
+    CHECK(typed(filter, "ab\x01p", action) == "ab");
+    CHECK(action == EscapeFilter::Action::Pause);
+    CHECK(typed(filter, "\x01S", action).empty());
+    CHECK(action == EscapeFilter::Action::Save);
 }

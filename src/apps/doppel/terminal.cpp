@@ -7,6 +7,8 @@ namespace doppel::cli {
 
 const char* const kEscapeHelp = "\r\n"
                                 "Ctrl-A x       end the VM at once\r\n"
+                                "Ctrl-A p       pause the VM, or let it go on\r\n"
+                                "Ctrl-A s       save the VM to NAME.state in this folder\r\n"
                                 "Ctrl-A h       this help\r\n"
                                 "Ctrl-A Ctrl-A  send Ctrl-A to the guest\r\n";
 
@@ -32,6 +34,10 @@ EscapeFilter::Action EscapeFilter::escaped(char c, std::string& out) const {
     switch (c) {
     case 'x':
     case 'X': return Action::Quit;
+    case 'p':
+    case 'P': return Action::Pause;
+    case 's':
+    case 'S': return Action::Save;
     case 'h':
     case 'H':
     case '?': return Action::Help;

@@ -29,10 +29,10 @@ private:
     termios saved_{};
 };
 
-/// Finds the escape sequences Ctrl-A x, Ctrl-A h, Ctrl-A Ctrl-A in what the user types.
+/// Finds the escape sequences (Ctrl-A x and the like) in what the user types.
 class EscapeFilter {
 public:
-    enum class Action : unsigned char { None, Quit, Help };
+    enum class Action : unsigned char { None, Quit, Help, Pause, Save };
 
     /// Appends to `out` what goes to the guest. Stops at the first action, `used` bytes in.
     Action feed(std::span<const char> typed, std::string& out, std::size_t& used);
