@@ -15,6 +15,7 @@ from terminal import Terminal
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 ASSETS = SOURCE / "build" / "assets"
+WORDS = "console=hvc0 earlyprintk=xen doppel.run=poweroff"
 OPTIONS = argparse.Namespace(build=None, engine="auto")
 
 
@@ -51,6 +52,16 @@ class ThirdParty(unittest.TestCase):
             console.expect(r"^\(XEN\) Command line: console=com1 noreboot")
             console.expect(r"^\(XEN\) dom0 kernel not specified")
             console.expect(r"^\(XEN\) Manual reset required")
+
+    def test_xen_with_debian_as_its_first_domain(self):
+        """A hypervisor in ring 0 and a paravirtual Linux in ring 3 of our CPU, to user space."""
+        with self.boots("xen", "--append", "console=com1 dom0_mem=128M", "--memory", "512M",
+                        "--module", f"{ASSETS / 'vmlinuz'} {WORDS}",
+                        "--module", str(ASSETS / "initrd-busybox.cpio.gz")) as console:
+            console.expect(r"^\(XEN\) \*\*\* Serial input to DOM0", 120)
+            console.expect(r"Hypervisor detected: Xen PV", 120)
+            console.expect(r"Run /init as init process", 240)
+            console.expect(r"^\(XEN\) Hardware Dom0 halted", 60)
 
 
 if __name__ == "__main__":
