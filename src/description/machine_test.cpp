@@ -59,6 +59,16 @@ TEST_CASE("machine: the checking mode wants the translator and virtual time") {
     CHECK(field_of(machine) == "");
     machine.engine = Engine::Interpreter;
     CHECK(field_of(machine) == "engine");
+    machine.engine = Engine::Kvm;
+    CHECK(field_of(machine) == "engine");
+}
+
+TEST_CASE("machine: the engine kvm has no virtual time") {
+    auto machine = good();
+    machine.engine = Engine::Kvm;
+    CHECK(field_of(machine) == "");
+    machine.time = TimeMode::Virtual;
+    CHECK(field_of(machine) == "time");
 }
 
 TEST_CASE("machine: names of the time modes go both ways") {
