@@ -45,7 +45,7 @@ test: build ## the fast tests; T=name runs those whose name contains it
 
 test-full: build ## all tests: the slow ones and the linters too
 	@tools/install-packages build run test lint fuzz
-	@tools/guest-assets kernel busybox debian third-party
+	@tools/guest-assets kernel busybox debian third-party i386
 	@cmake --build $(release) -j $(JOBS)
 	@tools/run-tests $(release) '$(T)' -j $(JOBS)
 
