@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Work that takes its time, for a VM that is saved meanwhile: in every round CPL 3 goes on with a
- * computation in integer and vector registers, and the CPU halts until the local APIC's timer ticks,
+/* Work that takes its time, for a VM that is saved meanwhile: in each round CPL 3 goes on with a
+ * computation in integer and vector registers, and the CPU halts until the timer of its APIC ticks,
  * by a count and by a TSC deadline in turn. Each round must have seen one tick, and the result is
  * known. ROUNDS of them; four times as many when there is a % in the command line.
  *
