@@ -7,6 +7,8 @@
 
 #include <fmt/core.h>
 
+#include "base/futex.hpp"
+
 namespace doppel::vmm {
 
 VcpuThread::VcpuThread(unsigned index, std::unique_ptr<cpu::x86::Vcpu> vcpu, OnExit on_exit,
@@ -63,8 +65,8 @@ void VcpuThread::notify() noexcept {
     vcpu_->notify();
     if (turns_ != nullptr)
         return turns_->wake(index_);
-    if (signal_.exchange(1, std::memory_order_acq_rel) == 0)
-        signal_.notify_one();
+    if (signal_.exchange(kCame, std::memory_order_acq_rel) == kSleeps)
+        base::futex_wake_one(signal_);
 }
 
 std::uint64_t VcpuThread::cpu_time_ns() const {
@@ -89,10 +91,13 @@ void VcpuThread::wait_while_paused() {
 /// An event that came while the vCPU still ran has set signal_: then the vCPU looks once more,
 /// which is why no event is slept over.
 void VcpuThread::sleep_until_event() {
-    if (signal_.exchange(0, std::memory_order_acq_rel) != 0)
-        return;
-    halt_sleeps_.fetch_add(1, std::memory_order_relaxed);
-    signal_.wait(0, std::memory_order_acquire);
+    std::uint32_t nothing = kNothing;
+    if (signal_.compare_exchange_strong(nothing, kSleeps, std::memory_order_acq_rel)) {
+        halt_sleeps_.fetch_add(1, std::memory_order_relaxed);
+        while (signal_.load(std::memory_order_acquire) == kSleeps)
+            base::futex_wait(signal_, kSleeps);
+    }
+    signal_.exchange(kNothing, std::memory_order_acq_rel); // run() looks at what there is by now
 }
 
 void VcpuThread::run_once() {

@@ -60,9 +60,10 @@ private:
     Turns* const turns_;
 
     std::atomic<Wish> wish_{Wish::Pause};
-    // 1: something happened since the halted thread last looked. Pairs with the engine's own flag:
-    // notify() sets both, the sleeper clears this one before it decides to sleep.
-    std::atomic<std::uint32_t> signal_{0};
+    // What happened since the halted thread last looked. Pairs with the engine's own flag: notify()
+    // sets both, the sleeper clears this one before the engine looks at events.
+    static constexpr std::uint32_t kNothing = 0, kCame = 1, kSleeps = 2;
+    std::atomic<std::uint32_t> signal_{kNothing};
     std::atomic<std::uint64_t> halt_sleeps_{0};
 
     std::mutex mutex_;

@@ -158,6 +158,7 @@ struct PauseModel {
         case At::Sleep:
             if (!s.signal)
                 return false;
+            s.signal = false;
             s.at = At::Loop;
             return true;
         case At::Ended: return false;

@@ -108,7 +108,7 @@ bool take_signals(SystemContext& cx, bool nmi_held) {
         note(cx, TakenEvent::Kind::Init, 0);
         cx.board.init_interrupts();
         init(cx, cx.vcpu_index == 0 ? Bootstrap::Yes : Bootstrap::No);
-        return true;
+        return take_signals(cx, nmi_held); // the SIPI may be there, and nobody says so again
     case CpuEvent::Sipi:
         note(cx, TakenEvent::Kind::StartUp, vector);
         start_up(cx, vector);

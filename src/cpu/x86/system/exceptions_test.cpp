@@ -416,6 +416,16 @@ TEST_CASE("INIT and SIPI bring up an application processor") {
     CHECK(rig.state.activity == Activity::WaitForSipi);
 }
 
+TEST_CASE("a SIPI that came together with its INIT starts the processor at once") {
+    Rig rig;
+    rig.cx->vcpu_index = 1;
+    rig.board.event = CpuEvent::Init;
+    rig.board.next_event = CpuEvent::Sipi;
+    rig.board.sipi_vector = 0x9a;
+    CHECK(service_events(*rig.cx) == Next::Execute);
+    CHECK(rig.state.segment[Cs].base == 0x9a000);
+}
+
 TEST_CASE("RESET values of table 10-1") {
     Rig rig;
     const CpuState& s = rig.state;

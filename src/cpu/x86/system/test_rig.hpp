@@ -51,7 +51,7 @@ public:
         sipi = sipi_vector;
         if (event == CpuEvent::Nmi && nmi_blocked)
             return CpuEvent::None;
-        return std::exchange(event, CpuEvent::None);
+        return std::exchange(event, std::exchange(next_event, CpuEvent::None));
     }
     void init_interrupts() noexcept override { ++inits; }
     std::uint64_t tsc() noexcept override { return ticks; }
@@ -65,7 +65,7 @@ public:
     std::map<std::uint16_t, std::uint64_t> pio;
     unsigned mmio_reads = 0, inits = 0, exclusives = 0;
     int vector = -1;
-    CpuEvent event = CpuEvent::None;
+    CpuEvent event = CpuEvent::None, next_event = CpuEvent::None;
     std::uint8_t tpr = 0, sipi_vector = 0;
     std::uint64_t ticks = 1000, apic_base = 0xfee00900;
     std::uint32_t last_msr_written = 0;
