@@ -33,8 +33,11 @@ DISK_BYTES = 2 << 30
 UNUSED = ["doc", "info", "locale", "man"]  # of /usr/share
 PARTS = {  # of the guest, by their name in build/assets
     "debian.raw": "disk", "vmlinuz-debian": "kernel", "initrd-debian": "initrd",
-    "debian-key": "key", "debian-key.pub": "public key",
+    "debian-key": "key", "debian-key.pub": "public key", "stress.tar": "stress-ng",
 }
+# stress-ng and its libraries, by the names under which its loader looks for them
+PACK_STRESS = ('cd "$1" && tar -chf {folder}/stress.tar usr/bin/stress-ng '
+               '$(chroot . ldd /usr/bin/stress-ng | grep -o "/[^ ]*" | sed s,^/,,)')
 
 
 def recipe():
@@ -60,6 +63,7 @@ def install(folder, archives, key):
         ("customize", f'echo root:{PASSWORD} | chroot "$1" chpasswd'),
         ("customize", 'chroot "$1" systemctl enable systemd-networkd'),
         ("customize", 'chroot "$1" systemctl disable systemd-networkd-wait-online'),
+        ("customize", PACK_STRESS.format(folder=folder)),
         ("customize", f'cp -L "$1"/vmlinuz "$1"/initrd.img {folder}'),
     ]
     return ["mmdebstrap", "--variant=minbase", "--components=main",
@@ -90,7 +94,7 @@ def build(finished, cache, run):
         run(install(folder, archives, folder / "key"), env={**os.environ, "TMPDIR": str(cache)})
         make_disk(folder, run)
         made = {"disk": "disk.raw", "kernel": "vmlinuz", "initrd": "initrd.img", "key": "key",
-                "public key": "key.pub"}
+                "public key": "key.pub", "stress-ng": "stress.tar"}
         result = folder / "finished"
         result.mkdir()
         for part, file in made.items():
@@ -114,4 +118,4 @@ def make(out, cache, run, say):
     for name, part in PARTS.items():
         run(["cp", "--sparse=always", "--reflink=auto", finished / part, out / name])
     stamp.write_text(wanted)
-    say("made debian.raw, its kernel, initrd and ssh key")
+    say("made debian.raw, its kernel, initrd and ssh key, stress.tar")

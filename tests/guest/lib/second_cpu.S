@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A second CPU for 64-bit guests, and up to seven more: start_second_cpu brings all into long mode
- * with rbp = APIC and r14 = 1, 2, …; then they work through ORDERs, each of them. Intel SDM (June 2025) Vol. 3A §10.4.4 (MP initialization example). */
+ * with rbp = APIC and r14 = 1, 2, …; then they work through ORDERs, each of them.
+ * Intel SDM (June 2025) Vol. 3A §10.4.4 (MP initialization example). */
 #include "guest.h"
 
     .section .low_code, "ax"
