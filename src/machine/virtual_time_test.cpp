@@ -96,3 +96,20 @@ TEST_CASE("virtual time: random numbers differ from each other and are the same 
     CHECK(a == b);
     CHECK(a != c);
 }
+
+TEST_CASE("virtual time: a saved VM's clock goes on from where it was, its timers with it") {
+    cpu::InstructionMeter meter;
+    VirtualTime time{meter};
+    int fired = 0;
+    auto timer = time.create_timer([&] { ++fired; });
+    time.grant(1000);
+    meter.count(400); // what came before does not matter
+    time.set_now(1'000'000);
+    CHECK(time.now_ns() == 1'000'000);
+    timer->arm(1'000'300);
+    time.grant(2000);
+    CHECK(meter.left() == 300);
+    meter.count(300);
+    time.fire_due();
+    CHECK(fired == 1);
+}

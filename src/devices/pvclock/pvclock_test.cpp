@@ -194,3 +194,19 @@ TEST_CASE_FIXTURE(Rig, "pvclock: a state of another number of vCPUs is refused")
     state::Decoder decoder{encoder.bytes()};
     CHECK(!clock.load(decoder));
 }
+
+TEST_CASE_FIXTURE(Rig,
+                  "pvclock: a guest whose time has jumped is told once, on every vCPU's page") {
+    constexpr std::uint8_t kStable = 1, kStopped = 2; // PVCLOCK_TSC_STABLE_BIT, _GUEST_STOPPED
+    for (unsigned vcpu = 0; vcpu < 4; ++vcpu)
+        REQUIRE(clock.write_msr(vcpu, kSystem, (0x1000 + vcpu * 0x40) | 1));
+    const auto before = guest_ns(0, 0x1000);
+    time.advance_to(time.now_ns() + 3600ull * 1'000'000'000);
+    clock.refresh(PvClock::Time::Jumped);
+    for (unsigned vcpu = 0; vcpu < 4; ++vcpu) {
+        CHECK(page(0x1000 + vcpu * 0x40).flags == (kStable | kStopped));
+        CHECK(guest_ns(vcpu, 0x1000 + vcpu * 0x40) - before >= 3599ull * 1'000'000'000);
+    }
+    clock.refresh();
+    CHECK(page(0x1000).flags == kStable);
+}
