@@ -84,6 +84,13 @@ bool same(const Segment& a, const Segment& b) {
 Checker::Checker(SystemContext& cx, Interpreter& interpreter)
     : cx_{cx}, interpreter_{interpreter} {}
 
+/// The access does not come about.
+bool Checker::faults(std::uint64_t linear, bool write) {
+    Translation to;
+    return !translate(cx_, linear, write ? AccessType::Write : AccessType::Read,
+                      data_privilege(cx_), to);
+}
+
 /// Remembers what is there. False: the interpreter executes the access for both engines.
 bool Checker::note_access(std::uint64_t linear, std::uint64_t bytes, bool write) {
     while (bytes != 0) {
@@ -92,11 +99,11 @@ bool Checker::note_access(std::uint64_t linear, std::uint64_t bytes, bool write)
             return true; // it will fault
         const RamView::Region* const region = cx_.ram.find(gpa.value);
         if (region == nullptr)
-            return false;
+            return faults(linear, write);
         const std::uint64_t offset = gpa.value - region->base;
         const auto state = region->states[offset >> 12].load(std::memory_order_acquire);
         if (write && (state & memory::GuestMemory::kPageCode) != 0)
-            return false; // it would end the block we are about to enter
+            return faults(linear, write); // it would end the block we are about to enter
         std::byte* const host = region->host + offset;
         const std::uint64_t here = std::min(bytes, 4096 - (linear & 0xfff));
         for (std::uint64_t i = 0; i < here && write; ++i)
