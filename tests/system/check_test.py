@@ -21,7 +21,7 @@ import time
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 ASSETS = SOURCE / "build" / "assets"
-STRETCH_SECONDS = 8  # first try; doubled until the stretch is long enough
+STRETCH_SECONDS = 10  # first try; doubled until the stretch is long enough
 WHOLE_SECONDS = 3600
 
 
