@@ -9,6 +9,7 @@ namespace {
 
 constexpr std::uint64_t kHandler = kRealModeHandlersEnd - kRealModeHandlerBytes;
 constexpr std::uint32_t kSegment = 0xf000, kReturn = 10; // offset of the IRET
+constexpr std::uint64_t kSegmentBase = 0xf0000;
 
 constexpr std::array<std::uint8_t, 12> kCode{
     0x55,                   // push bp
@@ -28,7 +29,7 @@ static_assert(kCode.size() <= kRealModeHandlerBytes);
 
 base::Result<void> write_real_mode_area(memory::GuestMemory& memory, const BiosData& data) {
     std::array<std::uint32_t, 256> vectors{};
-    const auto refuse = kSegment << 16 | static_cast<std::uint32_t>(kHandler - kSegment * 16);
+    const auto refuse = kSegment << 16 | static_cast<std::uint32_t>(kHandler - kSegmentBase);
     vectors.fill(refuse);
     for (std::size_t i = 0; i < 8; ++i)
         vectors.at(i) = vectors.at(i + 8) = vectors.at(i + 0x70) = refuse + kReturn;

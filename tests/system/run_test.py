@@ -26,7 +26,8 @@ SAYS = re.compile(r"^ok ", re.M)
 # A boot sector that echoes what the serial port gets, and prints a dot first:
 #   mov dx, 3f8h; mov al, '.'; out dx, al
 #   1: mov dx, 3fdh; in al, dx; test al, 1; jz 1b; mov dx, 3f8h; in al, dx; out dx, al; jmp 1b
-ECHO = bytes.fromhex("baf803b02eee" "bafd03eca80174f8baf803eceeebf1").ljust(510, b"\0") + b"\x55\xaa"
+ECHO = (bytes.fromhex("baf803b02eee" "bafd03eca80174f8baf803eceeebf1").ljust(510, b"\0") +
+        b"\x55\xaa")
 
 
 def exits_with(value):
