@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// Zeroed memory aligned for O_DIRECT. Any thread.
+/// Memory aligned for O_DIRECT, zeroed unless it says otherwise. Any thread.
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
@@ -15,13 +15,18 @@ class AlignedMemory {
 public:
     static constexpr std::size_t kAlignment = 4096;
     AlignedMemory() = default;
-    explicit AlignedMemory(std::size_t size_bytes)
-        : memory_{static_cast<std::byte*>(
-              std::aligned_alloc(kAlignment, (size_bytes + kAlignment - 1) & ~(kAlignment - 1)))},
-          size_{size_bytes} {
-        DOPPEL_VERIFY(size_bytes == 0 || memory_, "there is memory");
+    explicit AlignedMemory(std::size_t size_bytes) : AlignedMemory{uninitialized(size_bytes)} {
         if (size_bytes != 0)
             std::memset(memory_.get(), 0, size_bytes);
+    }
+    /// For what is filled before it is read.
+    static AlignedMemory uninitialized(std::size_t size_bytes) {
+        AlignedMemory fresh;
+        fresh.memory_.reset(static_cast<std::byte*>(
+            std::aligned_alloc(kAlignment, (size_bytes + kAlignment - 1) & ~(kAlignment - 1))));
+        fresh.size_ = size_bytes;
+        DOPPEL_VERIFY(size_bytes == 0 || fresh.memory_, "there is memory");
+        return fresh;
     }
     std::byte* data() noexcept { return memory_.get(); }
     const std::byte* data() const noexcept { return memory_.get(); }

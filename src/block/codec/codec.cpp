@@ -47,10 +47,23 @@ std::size_t igzip(std::span<const std::byte> data, std::span<std::byte> out) {
                : 0;
 }
 
+/// Room for one cluster's output, kept: most results are much smaller than their limit.
+std::span<std::byte> scratch(std::size_t size) {
+    static thread_local std::vector<std::byte> memory;
+    if (memory.size() < size)
+        memory.resize(size);
+    return std::span{memory}.first(size);
+}
+
+std::vector<std::byte> result(std::span<const std::byte> out, std::size_t size) {
+    const auto used = out.first(size < out.size() ? size : 0);
+    return {used.begin(), used.end()};
+}
+
 } // namespace
 
 std::vector<std::byte> deflate(std::span<const std::byte> data, std::size_t limit, Effort effort) {
-    std::vector<std::byte> out(limit);
+    const auto out = scratch(limit);
     std::size_t size = 0;
     if (effort == Effort::Fast) {
         size = igzip(data, out);
@@ -59,18 +72,16 @@ std::vector<std::byte> deflate(std::span<const std::byte> data, std::size_t limi
         size = libdeflate_deflate_compress(deflater.get(), data.data(), data.size(), out.data(),
                                            out.size());
     }
-    out.resize(size < limit ? size : 0);
-    return out;
+    return result(out, size);
 }
 
 std::vector<std::byte> zstd(std::span<const std::byte> data, std::size_t limit, Effort effort) {
     static thread_local const ZstdOut context{ZSTD_createCCtx()};
-    std::vector<std::byte> out(limit);
+    const auto out = scratch(limit);
     const auto size =
         ZSTD_compressCCtx(context.get(), out.data(), out.size(), data.data(), data.size(),
                           effort == Effort::Fast ? kFastZstd : kBestZstd);
-    out.resize(ZSTD_isError(size) == 0 && size < limit ? size : 0);
-    return out;
+    return result(out, ZSTD_isError(size) == 0 ? size : limit);
 }
 
 base::Result<void> inflate(std::span<const std::byte> stream, std::span<std::byte> out) {

@@ -17,7 +17,7 @@ namespace doppel::block {
 
 namespace {
 
-constexpr std::uint64_t kChunk = 2u << 20;
+constexpr std::uint64_t kChunk = 1u << 20; // stays in the cache from the read to the write
 constexpr std::uint64_t kSharedChunk = 256u << 20;
 constexpr std::uint64_t kShareAlignment = 4096;
 
@@ -62,13 +62,14 @@ int plain_descriptor(Node* node) {
 } // namespace
 
 struct Copier::Work {
-    AlignedMemory bytes;
+    AlignedMemory memory; // of one lane, used again and again
+    std::span<std::byte> bytes;
     std::vector<bool> zero;                     // per unit
     std::vector<std::vector<std::byte>> packed; // per unit; empty: stays plain
     Result<void> outcome;
 
     std::span<const std::byte> part(std::uint64_t index, std::uint64_t unit) const {
-        const auto all = bytes.span();
+        const std::span<const std::byte> all = bytes;
         return all.subspan(index * unit, std::min<std::uint64_t>(unit, all.size() - index * unit));
     }
 };
@@ -135,15 +136,18 @@ Task<void> Copier::zero(std::uint64_t offset, std::uint64_t length) {
 }
 
 Task<void> Copier::read_chunk(const Chunk& chunk, Work& work) {
-    work.bytes = AlignedMemory{chunk.length};
+    if (work.memory.size() < chunk.length)
+        work.memory = AlignedMemory::uninitialized(chunk.length);
+    work.bytes = work.memory.span().first(chunk.length);
+    work.outcome = {};
     const auto grain = unit();
     if (!chunk.plain) {
-        auto read_task = source_.read(chunk.offset, IoBuffer{work.bytes.span()});
+        auto read_task = source_.read(chunk.offset, IoBuffer{work.bytes});
         auto read = co_await read_task;
         if (!read && options_.salvage) {
             if (options_.warn)
                 options_.warn(read.error().message());
-            std::ranges::fill(work.bytes.span(), std::byte{0});
+            std::ranges::fill(work.bytes, std::byte{0});
         } else if (!read) {
             co_return read;
         }
@@ -152,10 +156,10 @@ Task<void> Copier::read_chunk(const Chunk& chunk, Work& work) {
     const auto units = (chunk.length + grain - 1) / grain;
     auto wait = context_.on_worker([&, this] {
         if (chunk.plain)
-            work.outcome = read_all(plain_descriptor(chunk.extent.place), work.bytes.span(),
-                                    *chunk.extent.host);
-        work.zero.resize(units);
-        work.packed.resize(options_.compress ? units : 0);
+            work.outcome =
+                read_all(plain_descriptor(chunk.extent.place), work.bytes, *chunk.extent.host);
+        work.zero.assign(units, false);
+        work.packed.assign(options_.compress ? units : 0, {});
         for (std::uint64_t i = 0; i < units; ++i) {
             const auto part = work.part(i, grain);
             work.zero[i] = options_.sparse_bytes != 0 && all_zero(part);
@@ -178,7 +182,7 @@ Task<void> Copier::read_chunk(const Chunk& chunk, Work& work) {
 
 Task<void> Copier::store_range(const Chunk& chunk, Work& work, std::uint64_t begin,
                                std::uint64_t end) {
-    const auto bytes = work.bytes.span().subspan(begin, end - begin);
+    const auto bytes = work.bytes.subspan(begin, end - begin);
     if (!can_place_) {
         DOPPEL_AWAIT_VOID(target_.write(chunk.offset + begin, IoBuffer{bytes}, Durability::Cached));
         co_return {};
@@ -271,13 +275,12 @@ Task<bool> Copier::share_chunk(const Chunk& chunk) {
     co_return true;
 }
 
-Task<void> Copier::copy_chunk(const Chunk& chunk) {
+Task<void> Copier::copy_chunk(const Chunk& chunk, Work& work) {
     if (can_share_ && chunk.plain) {
         DOPPEL_AWAIT(shared, share_chunk(chunk));
         if (shared)
             co_return {};
     }
-    Work work;
     DOPPEL_AWAIT_VOID(read_chunk(chunk, work));
     if (options_.compress)
         DOPPEL_AWAIT_VOID(store_compressed(chunk, work));
@@ -287,6 +290,7 @@ Task<void> Copier::copy_chunk(const Chunk& chunk) {
 }
 
 Task<void> Copier::lane() {
+    Work work;
     while (true) {
         Chunk chunk;
         DOPPEL_AWAIT(more, next_chunk(chunk));
@@ -303,7 +307,7 @@ Task<void> Copier::lane() {
                                : std::min(chunk.length - at, std::max(kChunk, unit()));
             if (piece.extent.host)
                 piece.extent.host = *chunk.extent.host + at;
-            auto task = copy_chunk(piece);
+            auto task = copy_chunk(piece, work);
             auto copied = co_await task;
             if (!copied) {
                 next_ = size_; // the other lanes end, too

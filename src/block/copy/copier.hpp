@@ -44,7 +44,7 @@ private:
 
     Task<bool> next_chunk(Chunk& chunk);
     Task<void> lane();
-    Task<void> copy_chunk(const Chunk& chunk);
+    Task<void> copy_chunk(const Chunk& chunk, Work& work);
     Task<void> read_chunk(const Chunk& chunk, Work& work);
     Task<void> store(const Chunk& chunk, Work& work);
     Task<void> store_compressed(const Chunk& chunk, Work& work);

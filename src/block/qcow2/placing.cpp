@@ -38,6 +38,37 @@ CompressionKind Qcow2Node::compression() const {
                                                     : CompressionKind::Deflate;
 }
 
+/// Room for a compressed cluster at packed_at_; whether its beginning lies in a host cluster that
+/// others use. The metadata lock is held.
+Task<bool> Qcow2Node::make_room(std::uint64_t bytes) {
+    constexpr std::uint64_t kRun =
+        16; // clusters at once, so that plain ones in between leave few gaps
+    if (packed_at_ < packed_used_) {
+        DOPPEL_AWAIT(references, refcounts_.get(packed_at_ >> geometry_.cluster_bits));
+        if (references == geometry_.max_refcount())
+            packed_at_ = packed_used_; // its width holds no more
+    }
+    if (packed_end_ - packed_at_ >= bytes)
+        co_return packed_at_ < packed_used_;
+    DOPPEL_AWAIT(fresh, allocate_metadata(kRun << geometry_.cluster_bits));
+    if (fresh != packed_end_) {
+        DOPPEL_AWAIT_VOID(release_packing());
+        packed_at_ = packed_used_ = fresh;
+    }
+    packed_end_ = fresh + (kRun << geometry_.cluster_bits);
+    co_return packed_at_ < packed_used_;
+}
+
+/// Gives back what is allocated for packing and holds nothing.
+Task<void> Qcow2Node::release_packing() {
+    const auto first = packed_used_;
+    const auto count = (packed_end_ - packed_used_) >> geometry_.cluster_bits;
+    packed_end_ = packed_used_;
+    if (count > 0)
+        DOPPEL_AWAIT_VOID(refcounts_.add(first >> geometry_.cluster_bits, count, -1));
+    co_return {};
+}
+
 /// Compressed clusters lie byte to byte; each adds one reference to the host clusters it touches.
 Task<void> Qcow2Node::write_compressed(std::uint64_t offset, std::vector<std::byte> bytes) {
     if (data_file_)
@@ -48,25 +79,12 @@ Task<void> Qcow2Node::write_compressed(std::uint64_t offset, std::vector<std::by
         auto wait = metadata_.lock();
         auto guard = co_await wait;
         DOPPEL_AWAIT(old, entry_at(offset));
-        const auto full_at = packed_at_ >> geometry_.cluster_bits;
-        if (packed_at_ < packed_end_) {
-            DOPPEL_AWAIT(references, refcounts_.get(full_at));
-            if (references == geometry_.max_refcount())
-                packed_at_ = packed_end_; // its width holds no more
-        }
-        bool shares = packed_at_ < packed_end_; // the host cluster of others
-        if (packed_end_ - packed_at_ < bytes.size()) {
-            DOPPEL_AWAIT(fresh, allocate_metadata(geometry_.cluster()));
-            if (fresh != packed_end_ || !shares) {
-                packed_at_ = fresh;
-                shares = false;
-            }
-            packed_end_ = fresh + geometry_.cluster();
-        }
-        if (shares)
+        DOPPEL_AWAIT(shares, make_room(bytes.size()));
+        if (shares) // a cluster nobody used has the reference that its allocation gave it
             DOPPEL_AWAIT_VOID(refcounts_.add(packed_at_ >> geometry_.cluster_bits, 1, +1));
         at = packed_at_;
         packed_at_ += bytes.size();
+        packed_used_ = base::align_up(packed_at_, geometry_.cluster());
         const Entry entry{compressed_word(at, bytes.size(), geometry_.cluster_bits), 0};
         DOPPEL_AWAIT_VOID(set_entry(offset, entry));
         free_entry(old, false);

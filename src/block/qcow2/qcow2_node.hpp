@@ -138,6 +138,10 @@ private:
     Task<std::uint64_t> allocate_metadata(std::uint64_t bytes);
     bool moved(const Entry& old) const;
 
+    // placing.cpp
+    Task<bool> make_room(std::uint64_t bytes);
+    Task<void> release_packing();
+
     // zeroing.cpp
     enum class Emptying : std::uint8_t { Discard, ZeroKeep, ZeroUnmap, Unallocate };
     Task<void> empty_clusters(std::uint64_t begin, std::uint64_t end, Emptying how);
@@ -207,8 +211,10 @@ private:
     bool dirty_marked_ = false;    // the dirty bit is set on disk, by us
     bool corrupt_ = false;         // found at work: nothing is written any more
 
-    // The packed end of compressed clusters: the next one begins here.
+    // Compressed clusters are packed into a run of host clusters: the next one begins at
+    // packed_at_; nothing lies behind packed_used_, a cluster's boundary, yet.
     std::uint64_t packed_at_ = 0;
+    std::uint64_t packed_used_ = 0;
     std::uint64_t packed_end_ = 0;
 
     struct Unpacked { // the compressed cluster read last

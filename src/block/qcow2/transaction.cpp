@@ -24,6 +24,7 @@ bool Qcow2Node::metadata_dirty() const {
 Task<void> Qcow2Node::commit() {
     if (corrupt_)
         co_return base::fail(Errc::Corrupt, fmt::format("'{}' is corrupt: not written", name()));
+    DOPPEL_AWAIT_VOID(release_packing());
     const bool tables = l2_.dirty() || !dirty_l1_.empty();
     // With lazy refcounts the dirty bit stands for them until close().
     if (!dirty_marked_ || refcounts_.blocks().pressed()) {
