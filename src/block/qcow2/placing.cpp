@@ -9,6 +9,10 @@
 
 namespace doppel::block::qcow2 {
 
+namespace {
+constexpr std::uint64_t kPackingBytes = 512u << 10;
+}
+
 Task<std::vector<Placement>> Qcow2Node::place(std::uint64_t offset, std::uint64_t length) {
     auto wait = metadata_.lock();
     auto guard = co_await wait;
@@ -41,8 +45,8 @@ CompressionKind Qcow2Node::compression() const {
 /// Room for a compressed cluster at packed_at_; whether its beginning lies in a host cluster that
 /// others use. The metadata lock is held.
 Task<bool> Qcow2Node::make_room(std::uint64_t bytes) {
-    constexpr std::uint64_t kRun =
-        16; // clusters at once, so that plain ones in between leave few gaps
+    // Several clusters at once, so that plain ones in between leave few gaps.
+    const auto run = std::clamp<std::uint64_t>(kPackingBytes >> geometry_.cluster_bits, 1, 16);
     if (packed_at_ < packed_used_) {
         DOPPEL_AWAIT(references, refcounts_.get(packed_at_ >> geometry_.cluster_bits));
         if (references == geometry_.max_refcount())
@@ -50,12 +54,12 @@ Task<bool> Qcow2Node::make_room(std::uint64_t bytes) {
     }
     if (packed_end_ - packed_at_ >= bytes)
         co_return packed_at_ < packed_used_;
-    DOPPEL_AWAIT(fresh, allocate_metadata(kRun << geometry_.cluster_bits));
+    DOPPEL_AWAIT(fresh, allocate_metadata(run << geometry_.cluster_bits));
     if (fresh != packed_end_) {
         DOPPEL_AWAIT_VOID(release_packing());
         packed_at_ = packed_used_ = fresh;
     }
-    packed_end_ = fresh + (kRun << geometry_.cluster_bits);
+    packed_end_ = fresh + (run << geometry_.cluster_bits);
     co_return packed_at_ < packed_used_;
 }
 
