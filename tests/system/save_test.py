@@ -35,8 +35,9 @@ WORKERS = 4
 WORKLOAD = r"""
 dd if=/dev/urandom of=/tmp/data bs=4k count=25 2>/dev/null
 md5=$(md5sum </tmp/data); sha=$(sha256sum </tmp/data); touch /tmp/run
+for i in 1 2 3 4; do echo 0 >/tmp/count$i; done
 worker() {
-  n=0; echo $n >/tmp/count$1
+  n=0
   while [ -e /tmp/run ]; do
     [ "$(md5sum </tmp/data)" = "$md5" ] || echo "MIS""MATCH md5 $1"
     [ "$(gzip -c /tmp/data | gunzip | sha256sum)" = "$sha" ] || echo "MIS""MATCH sha $1"
