@@ -62,14 +62,6 @@ class ThirdParty(unittest.TestCase):
             console.expect(r"Hypervisor detected: Xen PV", 120)
             console.expect(r"Run /init as init process", 240)
             console.expect(r"^\(XEN\) Hardware Dom0 halted", 60)
-    def test_debian_for_32_bits(self):
-        with self.boots("vmlinuz-i386", "--initrd", str(ASSETS / "initrd-busybox-i386.cpio.gz"),
-                        "--append", "console=ttyS0 doppel.run=poweroff", "--memory",
-                        "256M") as console:
-            console.expect(r"Linux version 6\.1\S*-686-pae", 900)
-            console.expect(r"Run /init as init process", 900)
-            console.expect(r"reboot: Power down", 300)
-            self.assertEqual(console.wait(), 0)
 
 
 if __name__ == "__main__":
