@@ -63,9 +63,12 @@ struct EventLoop::Impl {
         return worked;
     }
 
-    void wait_and_dispatch() {
+    enum class Patience : std::uint8_t { Sleep, Look };
+
+    void wait_and_dispatch(Patience patience = Patience::Sleep) {
         std::array<epoll_event, 16> ready{};
-        const bool look_only = run_pollers() || news.load(std::memory_order_acquire);
+        const bool look_only =
+            run_pollers() || patience == Patience::Look || news.load(std::memory_order_acquire);
         const int count = ::epoll_wait(epoll.get(), ready.data(), ready.size(), look_only ? 0 : -1);
         for (int i = 0; i < count; ++i) {
             const auto& event = ready[static_cast<std::size_t>(i)];
@@ -141,6 +144,11 @@ void EventLoop::run() {
 void EventLoop::run_until(const std::function<bool()>& done) {
     while (!done() && impl_->run_tasks() && !done())
         impl_->wait_and_dispatch();
+}
+
+void EventLoop::run_ready() {
+    impl_->run_tasks();
+    impl_->wait_and_dispatch(Impl::Patience::Look);
 }
 
 void EventLoop::post(std::function<void()> task) {

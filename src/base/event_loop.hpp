@@ -34,6 +34,9 @@ public:
     void run();
     /// Runs until `done` answers true (asked after each callback round) or stop().
     void run_until(const std::function<bool()>& done);
+    /// Does what is due now, without waiting: what was posted and what is ready, once each. For a
+    /// loop without a thread of its own.
+    void run_ready();
     /// Any thread: runs `task` on the loop's thread soon.
     void post(std::function<void()> task);
     /// Any thread.
