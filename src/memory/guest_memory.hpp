@@ -138,6 +138,7 @@ public:
     int fd() const { return fd_.get(); }
 
 private:
+    friend class PinnedBuffer; // guest_ranges.hpp
     GuestMemory() = default;
     struct Place {
         std::byte* host;
