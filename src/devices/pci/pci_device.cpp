@@ -50,6 +50,11 @@ std::uint32_t PciDevice::config_value(std::uint16_t offset, std::uint8_t size) c
     return config_.read(offset, size);
 }
 
+void PciDevice::set_config_value(std::uint16_t offset, std::uint8_t size, std::uint32_t value) {
+    const base::MutexLock lock{pci_mutex_};
+    config_.set(offset, size, value);
+}
+
 // --- bus --------------------------------------------------------------------------------------
 
 void PciDevice::attach(PciBus& bus, PciAddress address, bus::AddressSpace& pio,

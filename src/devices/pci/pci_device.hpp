@@ -80,6 +80,8 @@ protected:
 
     /// What configuration space holds now; mutex_ may be held.
     std::uint32_t config_value(std::uint16_t offset, std::uint8_t size) const;
+    /// Sets what the guest may write too; mutex_ may be held.
+    void set_config_value(std::uint16_t offset, std::uint8_t size, std::uint32_t value);
 
     // --- interrupts; mutex_ may be held ---
     /// Sends message `vector` by MSI-X or MSI; false when the guest uses neither (then INTx).
