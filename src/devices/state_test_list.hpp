@@ -27,6 +27,8 @@
 #include "devices/pci/test_function.hpp"
 #include "devices/pvclock/pvclock.hpp"
 #include "devices/test_rig.hpp"
+#include "devices/virtio/virtio_pci.hpp"
+#include "devices/virtio/virtio_rng.hpp"
 
 namespace doppel::devices::test {
 
@@ -40,6 +42,7 @@ struct World {
     FakeGuestTsc guest_tsc{time};
     memory::RamRegion region{{0}, 1 << 20};
     std::unique_ptr<memory::GuestMemory> memory = memory::GuestMemory::create({&region, 1}).value();
+    std::unique_ptr<base::EventLoop> worker = base::EventLoop::create().value();
     std::vector<std::unique_ptr<ApicBus>> apic_buses{}; // outlive the APICs on them
     std::vector<std::unique_ptr<bus::IoHandler>> doors{};
     std::vector<std::unique_ptr<PciRig>> pci_rigs{}; // outlive the functions on their buses
@@ -246,10 +249,41 @@ inline std::vector<Entry> pci_devices() {
     };
 }
 
+/// The worker does what is due whenever the guest looks.
+struct WorkerDoor final : bus::IoHandler {
+    bus::IoHandler& door;
+    base::EventLoop& worker;
+    WorkerDoor(bus::IoHandler& d, base::EventLoop& w) : door{d}, worker{w} {}
+    std::uint64_t io_read(bus::IoAccess io) override {
+        worker.run_ready();
+        return door.io_read(io);
+    }
+    void io_write(bus::IoAccess io, std::uint64_t value) override { door.io_write(io, value); }
+};
+
+/// Configuration space, all of the first BAR, and its common structure by itself.
+inline Subject virtio_subject(World& w, std::unique_ptr<VirtioDevice> device) {
+    auto& rig = *w.pci_rigs.emplace_back(std::make_unique<PciRig>());
+    auto& door = *w.doors.emplace_back(std::make_unique<BarDoor>(rig));
+    auto& worker = *w.doors.emplace_back(std::make_unique<WorkerDoor>(door, *w.worker));
+    auto function = std::make_unique<VirtioPci>(std::move(device));
+    DOPPEL_VERIFY(rig.bus.add({}, *function), "an empty bus");
+    std::vector<Range> ranges{
+        {&rig.ecam, 256, 1, 3}, {&worker, VirtioPci::kBarBytes, 1, 3}, {&worker, 0x38, 1, 3}};
+    return {std::move(function), ranges};
+}
+
+inline std::vector<Entry> virtio_devices() {
+    const auto rng = [](World& w) {
+        return virtio_subject(w, std::make_unique<VirtioRng>(*w.memory, *w.worker));
+    };
+    return {{"VirtioPci", rng}, {"VirtioRng", rng}};
+}
+
 inline std::vector<Entry> all_devices() {
     std::vector<Entry> all;
     for (const auto& group : {port_devices(), time_devices(), interrupt_devices(), pci_devices(),
-                              paravirtual_devices()})
+                              paravirtual_devices(), virtio_devices()})
         all.insert(all.end(), group.begin(), group.end());
     return all;
 }
