@@ -128,6 +128,18 @@ template <typename Visit> void members(Visit& visit, description::Console& conso
     visit("kind", console.kind);
     visit("path", console.path);
 }
+template <typename Visit> void members(Visit& visit, description::Disk& disk) {
+    visit("path", disk.path);
+    visit("format", disk.format);
+    visit("read_only", disk.read_only);
+    visit("serial", disk.serial);
+    visit("cache", disk.cache);
+    visit("address", disk.address);
+}
+template <typename Visit> void members(Visit& visit, description::Rng& rng) {
+    visit("present", rng.present);
+    visit("address", rng.address);
+}
 template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("board", machine.board);
     visit("name", machine.name);
@@ -138,6 +150,8 @@ template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("time", machine.time);
     visit("boot", machine.boot);
     visit("console", machine.console);
+    visit("disks", machine.disks);
+    visit("rng", machine.rng);
     visit("debug_exit_port", machine.debug_exit_port);
     visit("reboot", machine.reboot);
     visit("checking", machine.checking);
@@ -146,18 +160,50 @@ template <typename Visit> void members(Visit& visit, Machine& machine) {
 
 template <typename T>
 concept Group = std::same_as<T, description::Boot> || std::same_as<T, description::Console> ||
+                std::same_as<T, description::Disk> || std::same_as<T, description::Rng> ||
                 std::same_as<T, Machine>;
+template <typename T> struct IsGroupList : std::false_type {};
+template <Group T> struct IsGroupList<std::vector<T>> : std::true_type {};
+template <typename T>
+concept GroupList = IsGroupList<T>::value;
+
+template <Group T> json::object to_object(T& group);
+
+template <GroupList T> json::array to_list(T& list) {
+    json::array array;
+    for (auto& group : list)
+        array.push_back(to_object(group));
+    return array;
+}
 
 template <Group T> json::object to_object(T& group) {
     json::object object;
     auto visit = [&](const char* name, auto& member) {
         if constexpr (Group<std::remove_reference_t<decltype(member)>>)
             object[name] = to_object(member);
+        else if constexpr (GroupList<std::remove_reference_t<decltype(member)>>)
+            object[name] = to_list(member);
         else
             object[name] = give(member);
     };
     members(visit, group);
     return object;
+}
+
+template <Group T>
+Result<void> from_object(const json::value& value, const std::string& path, T& group);
+
+template <GroupList T>
+Result<void> from_list(const json::value& value, const std::string& path, T& list) {
+    const auto* array = value.if_array();
+    if (array == nullptr)
+        return wrong(path, "a list of objects");
+    list.clear();
+    for (const auto& element : *array) {
+        const auto place = fmt::format("{}[{}]", path, list.size());
+        DOPPEL_TRY_VOID(from_object(element, place, list.emplace_back()));
+    }
+    return {};
 }
 
 template <Group T>
@@ -177,6 +223,8 @@ Result<void> from_object(const json::value& value, const std::string& path, T& g
         const auto inner = path.empty() ? std::string{name} : path + "." + name;
         if constexpr (Group<std::remove_reference_t<decltype(member)>>)
             outcome = from_object(*found, inner, member);
+        else if constexpr (GroupList<std::remove_reference_t<decltype(member)>>)
+            outcome = from_list(*found, inner, member);
         else
             outcome = take(*found, inner, member);
     };
@@ -194,12 +242,23 @@ Result<void> from_object(const json::value& value, const std::string& path, T& g
 
 /// Boost.JSON prints on one line; people read this.
 void print(std::string& out, const json::value& value, std::size_t depth) {
+    const std::string indent((depth + 1) * 2, ' ');
+    if (const auto* list = value.if_array();
+        list != nullptr && !list->empty() && list->front().is_object()) {
+        const char* comma = "[\n";
+        for (const auto& element : *list) {
+            out += comma + indent;
+            print(out, element, depth + 1);
+            comma = ",\n";
+        }
+        out += "\n" + std::string(depth * 2, ' ') + "]";
+        return;
+    }
     const auto* object = value.if_object();
     if (object == nullptr) {
         out += json::serialize(value);
         return;
     }
-    const std::string indent((depth + 1) * 2, ' ');
     out += "{";
     const char* separator = "\n";
     for (const auto& [key, member] : *object) {
@@ -227,6 +286,7 @@ Result<Machine> machine_from_json(std::string_view text) {
                           fmt::format("the machine description is not JSON: {}", error.message()));
     Machine machine;
     DOPPEL_TRY_VOID(from_object(value, "", machine));
+    DOPPEL_TRY_VOID(description::assign_addresses(machine));
     DOPPEL_TRY_VOID(description::validate(machine));
     return machine;
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "description/machine.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cctype>
 #include <charconv>
+#include <set>
 #include <utility>
 
 #include <fmt/core.h>
@@ -76,6 +78,9 @@ Result<void> validate_time(const Machine& machine) {
     if (machine.time == TimeMode::Virtual && machine.engine == Engine::Kvm)
         return invalid("time", "the engine kvm counts no instructions, so it has no virtual time",
                        "leave out --engine, or use --engine translator");
+    if (machine.time == TimeMode::Virtual && (!machine.disks.empty() || machine.rng.present))
+        return invalid("time", "disks and entropy come in the host's time, so not in virtual time",
+                       "leave out --disk and --rng, or --time virtual and --check");
     return {};
 }
 
@@ -88,7 +93,79 @@ Result<void> validate_console(const Console& console) {
     return {};
 }
 
+constexpr unsigned kFirstDiskDevice = 8, kDevices = 32;
+constexpr std::array<std::string_view, 5> kCacheModes{"writeback", "writethrough", "none",
+                                                      "directsync", "unsafe"};
+
+Result<void> validate_disk(const Disk& disk, const std::string& field) {
+    if (disk.path.empty())
+        return invalid(field + ".path", "a disk has no file");
+    if (disk.serial.size() > kMaxSerial)
+        return invalid(field + ".serial",
+                       fmt::format("serial '{}' of disk '{}' has {} characters", disk.serial,
+                                   disk.path, disk.serial.size()),
+                       fmt::format("keep it to {}", kMaxSerial));
+    if (std::ranges::find(kCacheModes, disk.cache) == kCacheModes.end())
+        return invalid(
+            field + ".cache",
+            fmt::format("cache mode '{}' of disk '{}' is unknown", disk.cache, disk.path),
+            "use writeback, writethrough, none, directsync or unsafe");
+    return {};
+}
+
+/// Calls visit(field, address) for every device that has a place on the PCI bus.
+template <typename M, typename Visit> void each_address(M& machine, Visit&& visit) {
+    if (machine.rng.present)
+        visit(std::string{"rng.address"}, machine.rng.address);
+    for (std::size_t i = 0; i < machine.disks.size(); ++i)
+        visit(fmt::format("disks[{}].address", i), machine.disks[i].address);
+}
+
+Result<void> validate_addresses(const Machine& machine) {
+    std::set<FunctionAddress> taken;
+    Result<void> outcome{};
+    each_address(machine, [&](const std::string& field, const std::string& text) {
+        const auto address = parse_address(text);
+        if (!address)
+            outcome = invalid(field, fmt::format("'{}' is not a place for a PCI function", text),
+                              "write it like 00:08.0, with a device of 01 to 1f");
+        else if (!taken.insert(*address).second)
+            outcome = invalid(field, fmt::format("two devices want the PCI address {}", text));
+    });
+    return outcome;
+}
+
 } // namespace
+
+std::optional<FunctionAddress> parse_address(std::string_view text) {
+    unsigned device = 0;
+    const bool shaped = text.size() == 7 && text.starts_with("00:") && text[5] == '.' &&
+                        text[6] >= '0' && text[6] <= '7';
+    if (!shaped)
+        return std::nullopt;
+    const auto [end, error] = std::from_chars(text.data() + 3, text.data() + 5, device, 16);
+    if (error != std::errc{} || end != text.data() + 5 || device == 0 || device >= kDevices)
+        return std::nullopt;
+    return FunctionAddress{static_cast<std::uint8_t>(device),
+                           static_cast<std::uint8_t>(text[6] - '0')};
+}
+
+Result<void> assign_addresses(Machine& machine) {
+    std::set<std::string> taken;
+    each_address(machine, [&](const auto&, const std::string& text) { taken.insert(text); });
+    auto next = kFirstDiskDevice;
+    for (auto& disk : machine.disks) {
+        while (disk.address.empty() && next < kDevices) {
+            auto address = fmt::format("00:{:02x}.0", next++);
+            if (taken.insert(address).second)
+                disk.address = std::move(address);
+        }
+        if (disk.address.empty())
+            return invalid("disks", fmt::format("{} disks do not fit", machine.disks.size()),
+                           fmt::format("give at most {}", kDevices - kFirstDiskDevice));
+    }
+    return {};
+}
 
 Result<void> validate(const Machine& machine) {
     if (machine.board != "pc-1.0")
@@ -119,7 +196,10 @@ Result<void> validate(const Machine& machine) {
     }
     DOPPEL_TRY_VOID(validate_checking(machine));
     DOPPEL_TRY_VOID(validate_time(machine));
-    return validate_console(machine.console);
+    DOPPEL_TRY_VOID(validate_console(machine.console));
+    for (std::size_t i = 0; i < machine.disks.size(); ++i)
+        DOPPEL_TRY_VOID(validate_disk(machine.disks[i], fmt::format("disks[{}]", i)));
+    return validate_addresses(machine);
 }
 
 const char* engine_name(Engine engine) { return name_of(kEngines, engine); }

@@ -41,6 +41,23 @@ struct Boot {
     std::vector<std::string> modules; // multiboot modules: "path arguments…"
 };
 
+/// A disk behind virtio-blk.
+struct Disk {
+    std::string path;
+    std::string format = "raw";
+    bool read_only = false;
+    std::string serial;              // at most kMaxSerial characters
+    std::string cache = "writeback"; // writeback, writethrough, none, directsync, unsafe
+    std::string address;             // "00:08.0": bus, device, function of its PCI function
+};
+
+/// The entropy device, virtio-rng.
+struct Rng {
+    bool present = false;
+    std::string address = "00:02.0";
+};
+
+inline constexpr std::size_t kMaxSerial = 20;
 inline constexpr std::size_t kMaxCommandLine = 2047;
 inline constexpr std::uint32_t kMaxCpus = 16;
 inline constexpr std::uint64_t kMinMemoryBytes = 2ull << 20;
@@ -56,6 +73,8 @@ struct Machine {
     TimeMode time = TimeMode::Real;
     Boot boot;
     Console console;
+    std::vector<Disk> disks;
+    Rng rng;
     /// Port of the isa-debug-exit device; none when empty.
     std::optional<std::uint16_t> debug_exit_port;
     bool reboot = true;    // false: the guest's reset ends the VM
@@ -66,6 +85,18 @@ struct Machine {
 
 /// Checks ranges and names (not files). Errors: InvalidArgument with `field` set.
 base::Result<void> validate(const Machine& machine);
+/// Gives every device without an address one of its own: disk n is 00:08.0 and on. What stands in a
+/// description is final, so that a guest finds its devices where they were.
+base::Result<void> assign_addresses(Machine& machine);
+
+/// Place of a function on the first bus.
+struct FunctionAddress {
+    std::uint8_t device = 0;   // 1 to 31
+    std::uint8_t function = 0; // 0 to 7
+    auto operator<=>(const FunctionAddress&) const = default;
+};
+/// "00:08.0".
+std::optional<FunctionAddress> parse_address(std::string_view text);
 
 const char* engine_name(Engine engine);
 std::optional<Engine> parse_engine(std::string_view name);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/verify.hpp"
+#include "block/memory/memory_node.hpp"
 #include "devices/apic/io_apic.hpp"
 #include "devices/apic/local_apic.hpp"
 #include "devices/device.hpp"
@@ -27,6 +28,7 @@
 #include "devices/pci/test_function.hpp"
 #include "devices/pvclock/pvclock.hpp"
 #include "devices/test_rig.hpp"
+#include "devices/virtio/virtio_blk.hpp"
 #include "devices/virtio/virtio_pci.hpp"
 #include "devices/virtio/virtio_rng.hpp"
 
@@ -43,6 +45,7 @@ struct World {
     memory::RamRegion region{{0}, 1 << 20};
     std::unique_ptr<memory::GuestMemory> memory = memory::GuestMemory::create({&region, 1}).value();
     std::unique_ptr<base::EventLoop> worker = base::EventLoop::create().value();
+    std::vector<std::unique_ptr<block::Drive>> drives{};
     std::vector<std::unique_ptr<ApicBus>> apic_buses{}; // outlive the APICs on them
     std::vector<std::unique_ptr<bus::IoHandler>> doors{};
     std::vector<std::unique_ptr<PciRig>> pci_rigs{}; // outlive the functions on their buses
@@ -277,7 +280,13 @@ inline std::vector<Entry> virtio_devices() {
     const auto rng = [](World& w) {
         return virtio_subject(w, std::make_unique<VirtioRng>(*w.memory, *w.worker));
     };
-    return {{"VirtioPci", rng}, {"VirtioRng", rng}};
+    const auto blk = [](World& w) {
+        auto& drive = *w.drives.emplace_back(std::make_unique<block::Drive>(
+            std::make_unique<block::MemoryNode>(std::vector<std::byte>(1u << 16))));
+        return virtio_subject(
+            w, std::make_unique<VirtioBlk>(drive, VirtioBlk::Options{}, *w.memory, *w.worker));
+    };
+    return {{"VirtioPci", rng}, {"VirtioRng", rng}, {"VirtioBlk", blk}};
 }
 
 inline std::vector<Entry> all_devices() {

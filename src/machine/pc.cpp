@@ -8,6 +8,7 @@
 #include <fmt/core.h>
 
 #include "base/bytes.hpp"
+#include "description/machine.hpp"
 #include "devices/apic/apic_bus.hpp"
 #include "devices/apic/io_apic.hpp"
 #include "devices/apic/local_apic.hpp"
@@ -25,6 +26,7 @@
 #include "devices/pci/host_bridge.hpp"
 #include "devices/pci/pci_bus.hpp"
 #include "devices/pvclock/pvclock.hpp"
+#include "devices/virtio/virtio_pci.hpp"
 #include "firmware/acpi/tables.hpp"
 #include "firmware/real_mode_area.hpp"
 #include "machine/boot_state.hpp"
@@ -217,11 +219,13 @@ struct Pc::Impl final : bus::IrqSink {
     std::unique_ptr<BoardMsrs> msrs;
     std::unique_ptr<devices::FwCfg> fw_cfg;
     std::unique_ptr<devices::DebugExit> debug_exit;
+    std::vector<std::pair<std::string, std::unique_ptr<devices::VirtioPci>>> virtio;
 
     Result<void> build();
     void build_apics();
     Result<void> build_fw_cfg();
     Result<void> build_pci();
+    Result<void> build_virtio();
     /// ISA interrupt: to the 8259 pair and to the I/O APIC.
     void set_irq_level(std::uint32_t irq, bool level) noexcept override {
         pic.set_irq_level(irq, level);
@@ -266,6 +270,19 @@ Result<void> Pc::Impl::build_pci() {
     return mmio.map({pc::kEcam, PciEcam::kBytes, "pci ecam", PciEcam::kRules, &pci_ecam});
 }
 
+Result<void> Pc::Impl::build_virtio() {
+    for (const auto& wanted : config.virtio) {
+        const auto place = description::parse_address(wanted.address);
+        if (!place)
+            return base::fail(base::Errc::InvalidArgument,
+                              fmt::format("'{}' is no PCI address", wanted.address));
+        auto function = std::make_unique<devices::VirtioPci>(wanted.make(*memory));
+        DOPPEL_TRY_VOID(pci_bus.add({0, place->device, place->function}, *function));
+        virtio.emplace_back(wanted.name, std::move(function));
+    }
+    return {};
+}
+
 Result<void> Pc::Impl::build() {
     memory = DOPPEL_TRY(memory::GuestMemory::create(ram_regions(config.memory_bytes)));
     build_apics();
@@ -280,6 +297,7 @@ Result<void> Pc::Impl::build() {
     DOPPEL_TRY_VOID(pio.map({pc::kI8042Command, 1, "i8042 command", kBytes, &i8042.command()}));
     DOPPEL_TRY_VOID(pio.map({pc::kPort92, 1, "port 92h", kBytes, &i8042.port92()}));
     DOPPEL_TRY_VOID(build_pci());
+    DOPPEL_TRY_VOID(build_virtio());
     pvclock = std::make_unique<devices::PvClock>(config.cpus, *memory, guest_tsc,
                                                  host.timers.clock(), host.wall_clock);
     msrs = std::make_unique<BoardMsrs>(*pvclock);
@@ -412,6 +430,8 @@ std::vector<std::pair<std::string, devices::Device*>> Pc::chips() {
         all.emplace_back(fmt::format("local-apic-{}", i), b.local_apics[i].get());
     if (b.debug_exit)
         all.emplace_back("debug-exit", b.debug_exit.get());
+    for (const auto& [name, function] : b.virtio)
+        all.emplace_back(name, function.get());
     return all;
 }
 

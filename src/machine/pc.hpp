@@ -2,6 +2,7 @@
 #pragma once
 /// Board pc-1.0: who is wired to whom. The only place that knows addresses and interrupt numbers
 /// (pc_map.hpp).
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -24,14 +25,23 @@
 
 namespace doppel::devices {
 class Device;
-}
+class VirtioDevice;
+} // namespace doppel::devices
 
 namespace doppel::machine {
+
+/// A virtio device that the board shall have, and where.
+struct PcVirtio {
+    std::string name;    // unique
+    std::string address; // on the PCI bus, as description::parse_address() reads it
+    std::function<std::unique_ptr<devices::VirtioDevice>(memory::GuestMemory&)> make;
+};
 
 struct PcConfig {
     std::uint64_t memory_bytes = 0;
     unsigned cpus = 1;
     std::optional<std::uint16_t> debug_exit_port;
+    std::vector<PcVirtio> virtio;
 };
 
 /// What lies outside the board; all outlive it.

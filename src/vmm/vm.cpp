@@ -22,6 +22,7 @@
 #include "vmm/crash_report.hpp"
 #include "vmm/engine.hpp"
 #include "vmm/inputs.hpp"
+#include "vmm/io_devices.hpp"
 #include "vmm/save_job.hpp"
 #include "vmm/state_file/state_file.hpp"
 #include "vmm/statistics.hpp"
@@ -105,6 +106,7 @@ struct Vm::Impl final : machine::PowerSink {
     std::unique_ptr<base::EventLoop> loop;
     OpenConsole console;
     std::unique_ptr<Inputs> inputs;
+    std::unique_ptr<IoDevices> io;
     std::unique_ptr<machine::Pc> board;
     std::unique_ptr<EngineFactory> engine;
     std::unique_ptr<Turns> turns; // in virtual time
@@ -137,6 +139,7 @@ struct Vm::Impl final : machine::PowerSink {
     void resume();
     void reset_if_wanted();
     void stop_threads();
+    Result<void> close_io();
 
     /// Any thread: the VM ends with this.
     void end(Outcome how) {
@@ -196,8 +199,10 @@ Result<void> Vm::Impl::build(Inherited inherited) {
     const machine::PcHost host{
         inputs->timers(), inputs->calendar(), inputs->tsc(), inputs->console(), *this, model,
         inputs->meter(),  inputs->entropy()};
+    io = DOPPEL_TRY(IoDevices::open(description));
     board = DOPPEL_TRY(machine::Pc::create(
-        {description.memory_bytes, description.cpus, description.debug_exit_port}, host));
+        {description.memory_bytes, description.cpus, description.debug_exit_port, io->functions()},
+        host));
     engine = DOPPEL_TRY(create_engine(description, board->memory()));
     DOPPEL_TRY_VOID(create_vcpus());
     return saved ? restore() : load();
@@ -369,6 +374,13 @@ void Vm::Impl::stop_threads() {
         vcpu->stop();
 }
 
+/// The guest has stopped: its disks get what was in flight, and are closed.
+Result<void> Vm::Impl::close_io() {
+    if (!is_paused)
+        board->pause();
+    return io->close();
+}
+
 void Vm::Impl::on_exit(unsigned index, cpu::VmExit exit) {
     if (std::holds_alternative<cpu::ShutdownExit>(exit))
         end({Outcome::Kind::Crashed, 0, crash_report(index, vcpus[index]->vcpu())});
@@ -389,6 +401,7 @@ Result<std::unique_ptr<Vm>> Vm::create(const Machine& description, Inherited inh
 
 Outcome Vm::run() {
     auto& vm = *impl_;
+    vm.io->start();
     for (auto& vcpu : vm.vcpus)
         vcpu->start();
     if (vm.started) {
@@ -406,7 +419,10 @@ Outcome Vm::run() {
     for (auto& vcpu : vm.vcpus)
         vcpu->wait_paused();
     vm.console.backend->finish(std::chrono::seconds{2});
+    const auto closed = vm.close_io();
     const std::scoped_lock lock{vm.outcome_mutex};
+    if (!closed)
+        vm.outcome = {Outcome::Kind::Failed, 0, closed.error().message()};
     return vm.outcome;
 }
 

@@ -14,6 +14,7 @@
 #include <fmt/core.h>
 
 #include "api/machine_json.hpp"
+#include "apps/doppel/device_options.hpp"
 #include "description/cpu_model.hpp"
 #include "vmm/state_file/state_file.hpp"
 
@@ -78,7 +79,8 @@ Result<std::uint16_t> parse_port(const std::string& text) {
 
 /// The description names its own members; a person typed flags.
 Error with_flag(Error error) {
-    constexpr std::array<std::pair<std::string_view, const char*>, 8> kFlags{{
+    constexpr std::array<std::pair<std::string_view, const char*>, 9> kFlags{{
+        {"disks", "--disk"},
         {"cpus", "--cpus"},
         {"memory_bytes", "--memory"},
         {"cpu_model", "--cpu"},
@@ -89,9 +91,18 @@ Error with_flag(Error error) {
         {"time", "--time"},
     }};
     for (const auto& [field, flag] : kFlags)
-        if (field == error.field)
+        if (field == error.field.substr(0, error.field.find('[')))
             return std::move(error).with_context(flag);
     return error;
+}
+
+Result<std::vector<description::Disk>> disks_of(const RunOptions& o) {
+    std::vector<description::Disk> disks;
+    for (const auto& text : o.disks) {
+        disks.push_back(DOPPEL_TRY(parse_disk(text)));
+        DOPPEL_TRY_VOID(check_disk(disks.back()));
+    }
+    return disks;
 }
 
 std::string model_names() {
@@ -185,6 +196,17 @@ void add_boot_options(CLI::App& command, RunOptions& o) {
         ->take_all();
 }
 
+void add_device_options(CLI::App& command, RunOptions& o) {
+    command
+        .add_option("--disk", o.disks,
+                    "disk behind virtio-blk: FILE[,format=raw][,readonly=on][,serial=TEXT]"
+                    "[,cache=MODE][,addr=00:08.0]; repeatable")
+        ->type_name("FILE[,…]")
+        ->expected(1)
+        ->take_all();
+    command.add_flag("--rng", o.rng, "entropy device (virtio-rng)");
+}
+
 void add_restore_options(CLI::App& command, RunOptions& o) {
     command
         .add_option("--restore", o.restore,
@@ -221,6 +243,7 @@ void add_run_options(CLI::App& command, RunOptions& o) {
         .add_option("--name", o.name,
                     "name of the VM, for 'doppel ls' and the like; doppel, doppel-2 … unless given")
         ->type_name("NAME");
+    add_device_options(command, o);
     add_restore_options(command, o);
     command.add_flag("--no-reboot", o.no_reboot, "end the VM when the guest reboots");
     command
@@ -270,6 +293,8 @@ Result<Machine> machine_of(const RunOptions& o) {
                           "use real or virtual");
     machine.time = *time;
     machine.console = DOPPEL_TRY(of_flag("--console", parse_console(o.console)));
+    machine.disks = DOPPEL_TRY(of_flag("--disk", disks_of(o)));
+    machine.rng.present = o.rng;
     if (o.debug_exit)
         machine.debug_exit_port =
             o.debug_exit_port.empty()
@@ -278,6 +303,8 @@ Result<Machine> machine_of(const RunOptions& o) {
     machine.reboot = !o.no_reboot;
     machine.checking = o.check;
     machine.stats = o.stats;
+    if (auto assigned = description::assign_addresses(machine); !assigned)
+        return std::unexpected(with_flag(std::move(assigned).error()));
     if (auto valid = description::validate(machine); !valid)
         return std::unexpected(with_flag(std::move(valid).error()));
     return machine;

@@ -28,7 +28,10 @@ VirtioDevice::VirtioDevice(VirtioTraits traits, memory::GuestMemory& memory,
         DOPPEL_VERIFY(std::has_single_bit(size), "a virtqueue's size is a power of two");
         queues_.emplace_back(memory, size);
     }
+    poll_number_ = worker_.add_poll([this] { return tell_news(); });
 }
+
+VirtioDevice::~VirtioDevice() { worker_.remove_poll(poll_number_); }
 
 // --- registers --------------------------------------------------------------------------------
 
@@ -147,6 +150,15 @@ void VirtioDevice::serve() {
     finish_turn();
 }
 
+/// Before the worker's loop waits.
+bool VirtioDevice::tell_news() {
+    if (!has_news_.exchange(false, std::memory_order_relaxed))
+        return false;
+    const base::MutexLock lock{lock_};
+    finish_turn();
+    return false;
+}
+
 /// Shows the driver what was done, and whoever waits that all is done.
 void VirtioDevice::finish_turn() {
     std::uint32_t outstanding = 0;
@@ -190,6 +202,7 @@ void VirtioDevice::drain() {
     };
     while (!is_drained())
         drained_.wait(lock_);
+    finish_turn(); // what came back shall not be shown later
 }
 
 void VirtioDevice::reset() {

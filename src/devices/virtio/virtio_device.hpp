@@ -66,7 +66,7 @@ public:
     static constexpr unsigned kMaxQueues = 64;
 
     VirtioDevice(VirtioTraits traits, memory::GuestMemory& memory, base::EventLoop& worker);
-    virtual ~VirtioDevice() = default;
+    virtual ~VirtioDevice();
     VirtioDevice(const VirtioDevice&) = delete;
     VirtioDevice& operator=(const VirtioDevice&) = delete;
 
@@ -156,6 +156,14 @@ protected:
         return active;
     }
 
+    /// For what completes later, on the worker: gives chains back, paused or not. The driver is
+    /// told when the loop has nothing else to do, once for all.
+    template <typename Work> void give_back(Work&& work) {
+        const base::MutexLock lock{lock_};
+        work();
+        has_news_.store(true, std::memory_order_relaxed);
+    }
+
     mutable base::Mutex lock_;
 
 private:
@@ -174,6 +182,7 @@ private:
     void serve();
     bool is_active() const;
     void finish_turn();
+    bool tell_news();
     void drain();
     void driver_is_ready();
     bool has_event_index() const { return has_feature(VIRTIO_F_EVENT_IDX); }
@@ -184,6 +193,8 @@ private:
     base::EventLoop& worker_;
     VirtioTransport* transport_ = nullptr;
     std::atomic<std::uint64_t> kicked_{0}; // one bit per queue with an unserved notification
+    std::atomic<bool> has_news_{false};    // given back and not yet shown to the driver
+    std::uint64_t poll_number_ = 0;
     // All below: guarded by lock_; while paused the control thread saves and loads without it.
     Common state_;
     std::vector<Virtqueue> queues_;

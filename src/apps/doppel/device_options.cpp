@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "apps/doppel/device_options.hpp"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+#include <vector>
+
+#include <fmt/core.h>
+
+namespace doppel::cli {
+
+using base::Errc;
+using base::Result;
+
+namespace {
+
+/// Cut at commas; two of them stand for one that is meant.
+std::vector<std::string> split(const std::string& text) {
+    std::vector<std::string> parts(1);
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (text[i] != ',')
+            parts.back() += text[i];
+        else if (i + 1 < text.size() && text[i + 1] == ',')
+            parts.back() += text[i++];
+        else
+            parts.emplace_back();
+    }
+    return parts;
+}
+
+/// "key=value"; the value is empty where there is no "=".
+std::pair<std::string, std::string> key_and_value(const std::string& text) {
+    const auto equals = text.find('=');
+    return {text.substr(0, equals), equals == std::string::npos ? "" : text.substr(equals + 1)};
+}
+
+Result<bool> parse_switch(const std::string& key, const std::string& value) {
+    if (value == "on" || value == "off")
+        return value == "on";
+    return base::fail(Errc::InvalidArgument,
+                      fmt::format("'{}={}' is neither on nor off", key, value),
+                      fmt::format("write {}=on or {}=off", key, key));
+}
+
+Result<void> set_of_disk(description::Disk& disk, const std::string& text) {
+    const auto [key, value] = key_and_value(text);
+    if (key == "readonly")
+        disk.read_only = DOPPEL_TRY(parse_switch(key, value));
+    else if (value.empty())
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("'{}' of disk '{}' is not KEY=VALUE", text, disk.path),
+                          "two commas stand for one in a file's name");
+    else if (key == "format")
+        disk.format = value;
+    else if (key == "serial")
+        disk.serial = value;
+    else if (key == "cache")
+        disk.cache = value;
+    else if (key == "addr")
+        disk.address = value;
+    else
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("disk '{}' has no option '{}'", disk.path, key),
+                          "there are format, readonly, serial, cache and addr");
+    return {};
+}
+
+} // namespace
+
+Result<description::Disk> parse_disk(const std::string& text) {
+    const auto parts = split(text);
+    description::Disk disk;
+    disk.path = parts.front();
+    if (disk.path.empty())
+        return base::fail(Errc::InvalidArgument, fmt::format("'{}' names no file", text),
+                          "write it like disk.img,format=raw");
+    for (std::size_t i = 1; i < parts.size(); ++i)
+        DOPPEL_TRY_VOID(set_of_disk(disk, parts[i]));
+    return disk;
+}
+
+Result<void> check_disk(const description::Disk& disk) {
+    struct stat info{};
+    if (::stat(disk.path.c_str(), &info) != 0)
+        return base::fail_errno(errno, fmt::format("cannot open disk '{}'", disk.path));
+    if (S_ISDIR(info.st_mode))
+        return base::fail(Errc::InvalidArgument, fmt::format("disk '{}' is a directory", disk.path),
+                          "give a file");
+    if (::access(disk.path.c_str(), R_OK) != 0)
+        return base::fail_errno(errno, fmt::format("cannot read disk '{}'", disk.path));
+    if (!disk.read_only && ::access(disk.path.c_str(), W_OK) != 0)
+        return base::fail_errno(errno, fmt::format("cannot write to disk '{}'", disk.path),
+                                "add ,readonly=on if the guest shall only read it");
+    return {};
+}
+
+} // namespace doppel::cli

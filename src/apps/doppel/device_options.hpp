@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// The options of `doppel run` that describe a device in one word: "FILE,format=raw,readonly=on".
+#include <string>
+
+#include "base/result.hpp"
+#include "description/machine.hpp"
+
+namespace doppel::cli {
+
+/// Errors: InvalidArgument naming the key or value. Does not look at the file.
+base::Result<description::Disk> parse_disk(const std::string& text);
+/// That the disk can be opened: what is missing, a directory or not permitted is said before
+/// anything starts.
+base::Result<void> check_disk(const description::Disk& disk);
+
+} // namespace doppel::cli

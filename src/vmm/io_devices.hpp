@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// The devices with a host side of their own (disks, networks, consoles, entropy): opens what they
+/// need on the host, and has a worker thread for each.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.hpp"
+#include "description/machine.hpp"
+#include "machine/pc.hpp"
+
+namespace doppel::vmm {
+
+/// Control thread only. Outlives the board.
+class IoDevices {
+public:
+    /// Opens all of it. Errors are the user's or the host's, and name the disk or network.
+    static base::Result<std::unique_ptr<IoDevices>> open(const description::Machine& machine);
+    ~IoDevices();
+    IoDevices(const IoDevices&) = delete;
+    IoDevices& operator=(const IoDevices&) = delete;
+
+    /// What the board shall have; good as long as this lives.
+    std::vector<machine::PcVirtio> functions();
+
+    void start();
+    /// The devices are paused for good: ends the threads, closes the images.
+    base::Result<void> close();
+
+private:
+    struct Impl;
+    explicit IoDevices(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> impl_;
+};
+
+} // namespace doppel::vmm
