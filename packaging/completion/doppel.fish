@@ -28,6 +28,8 @@ __doppel_run -l cpu -x -a 'x86-64-v1 x86-64-v2 x86-64-v3 x86-64-v4 host' -d 'CPU
 __doppel_run -l time -x -a 'real virtual' -d 'What the clocks of the guest follow'
 __doppel_run -l engine -x -a 'auto kvm translator interpreter' -d 'What executes guest code'
 __doppel_run -l console -x -a 'stdio pty file: socket: none' -d 'Where the first serial port goes'
+__doppel_run -l disk -r -F -d 'Disk behind virtio-blk, with its options'
+__doppel_run -l rng -d 'Entropy device'
 __doppel_run -l name -x -d 'Name of the machine'
 __doppel_run -l restore -r -F -d 'Go on with a saved machine'
 __doppel_run -l restore-clock -x -a 'catch-up continue' -d 'Time of the restored guest'
