@@ -41,7 +41,7 @@ struct PcConfig {
     std::uint64_t memory_bytes = 0;
     unsigned cpus = 1;
     std::optional<std::uint16_t> debug_exit_port;
-    std::vector<PcVirtio> virtio;
+    std::vector<PcVirtio> virtio{};
 };
 
 /// What lies outside the board; all outlive it.
