@@ -45,11 +45,7 @@ test: build ## the fast tests; T=name runs those whose name contains it
 
 test-full: build ## all tests: the slow ones and the linters too
 	@tools/install-packages build run test lint fuzz
-<<<<<<< HEAD
-	@tools/guest-assets kernel busybox debian stress third-party i386
-=======
-	@tools/guest-assets kernel busybox debian third-party
->>>>>>> parent of 523cac6 (tests/system: a 32-bit Debian boots to power-off (full))
+	@tools/guest-assets kernel busybox debian stress third-party
 	@cmake --build $(release) -j $(JOBS)
 	@tools/run-tests $(release) '$(T)' -j $(JOBS)
 
