@@ -90,7 +90,7 @@ class Rounds(Guest):
         self.answer(console, "for i in 1 2 3 4; do worker $i & done; echo work''ing", "^working")
 
     def counts(self, console):
-        match = self.answer(console, "echo counts $(cat /tmp/count?)", r"^counts (\d+ ?)+$")
+        match = self.answer(console, "echo counts $(cat /tmp/count?)", r"^counts (\d+ ?)+\n")
         return [int(count) for count in match.group(0).split()[1:]]
 
     def check_calendar(self, console):
