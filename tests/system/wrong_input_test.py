@@ -110,6 +110,20 @@ class WrongInput(unittest.TestCase):
         path = self.folder / "nowhere" / "log"
         self.refused_run("--console", f"file:{path}", says=[str(path)])
 
+    def test_disks(self):
+        disk = self.file("disk.img", b"\0" * 4096)
+        missing = self.folder / "nothing"
+        self.refused_run("--disk", missing, says=[str(missing)])
+        self.refused_run("--disk", self.folder, says=[str(self.folder), "directory"])
+        self.refused_run("--disk", f"{disk},colour=red", says=[str(disk), "colour"])
+        self.refused_run("--disk", f"{disk},format=zip", says=["zip", "raw"])
+        self.refused_run("--disk", f"{disk},cache=much", says=["much", "writeback"])
+        self.refused_run("--disk", f"{disk},readonly=perhaps", says=["perhaps"])
+        self.refused_run("--disk", f"{disk},serial={'x' * 21}", says=["21", "20"])
+        self.refused_run("--disk", f"{disk},addr=here", says=["here", "00:08.0"])
+        self.refused_run("--disk", f"{disk},addr=00:02.0", "--rng", says=["00:02.0"])
+        self.refused_run("--disk", disk, "--disk", disk, says=[str(disk), "in use"])
+
     def test_debug_exit_port(self):
         self.refused_run("--debug-exit=0x10000", says=["debug-exit"])
         self.refused_run("--debug-exit=exit", says=["debug-exit"])
