@@ -360,3 +360,14 @@ TEST_CASE_FIXTURE(Rig, "pci: the state of another function is refused") {
     REQUIRE(!loaded);
     CHECK(loaded.error().code == base::Errc::Corrupt);
 }
+
+TEST_CASE("MSI-X: a saved table of another size is refused") {
+    const MsixTable table{4};
+    auto state = table.state();
+    REQUIRE(table.check(state));
+    state.entries.resize(4);
+    CHECK(!table.check(state));
+    state = table.state();
+    state.pending.clear();
+    CHECK(!table.check(state));
+}
