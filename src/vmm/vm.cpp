@@ -83,6 +83,8 @@ Machine with_absolute_paths(Machine machine) {
     make_absolute(machine.console.path);
     for (auto& module : machine.boot.modules)
         make_absolute(module);
+    for (auto& disk : machine.disks)
+        make_absolute(disk.path);
     return machine;
 }
 

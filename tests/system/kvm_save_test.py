@@ -4,9 +4,9 @@
 
     tests/system/kvm_save_test.py --build DIR [unittest arguments]
 
-The guest (tests/guest/long/long_work.S) computes in ring 3 and waits for timer ticks, and knows what
-must come out: registers, vectors, one tick for each round. It needs no more than a page-table KVM,
-so a pass says nothing about kernels on KVM. Without /dev/kvm: skipped (77).
+The guest (tests/guest/long/long_work.S) computes in ring 3 and waits for timer ticks, and knows
+what must come out: registers, vectors, one tick for each round. It needs no more than a page-table
+KVM, so a pass says nothing about kernels on KVM. Without /dev/kvm: skipped (77).
 """
 
 import argparse
@@ -42,7 +42,8 @@ class Ways(unittest.TestCase):
                 with console:
                     for _ in range(10):
                         console.expect("^round", 120)
-                    subprocess.run([OPTIONS.build / "bin" / "doppel", "save", "vm", state, "--stop"],
+                    subprocess.run([OPTIONS.build / "bin" / "doppel", "save", "vm", state,
+                                    "--stop"],
                                    check=True, timeout=120, stdin=subprocess.DEVNULL)
                     self.assertEqual(console.wait(), 0, console.output[-2000:])
                     rounds += console.output.count("round")

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What two CPUs are worth and how late timers are; for bench/run-smp. Output:
-//   scaling ALONE_NS BOTH_NS    the same loop on CPU 0, and on CPUs 0 and 1 at once (the slower one)
-//   timer P50_NS P99_NS MAX_NS  how late a thread wakes that wants to wake every millisecond
+//   scaling ALONE_NS BOTH_NS    the same loop on CPU 0, and on CPUs 0 and 1 at once (the slower
+//   one) timer P50_NS P99_NS MAX_NS  how late a thread wakes that wants to wake every millisecond
 #define _GNU_SOURCE
 #include "bench.h"
 

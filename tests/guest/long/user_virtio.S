@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* virtio-rng driven from CPL 3: a driver that negotiates, sets its queue up, offers buffers, rings the
- * doorbell and polls the used ring, with the device's registers mapped for it. CPL 0 finds the
+/* virtio-rng driven from CPL 3: a driver that negotiates, sets its queue up, offers buffers, rings
+ * the doorbell and polls the used ring, with the device's registers mapped for it. CPL 0 finds the
  * function and its capabilities.
  * Skipped on a machine that has none.
- * Virtual I/O Device 1.2 §3.1.1 (initialization), §4.1.4 (PCI layout), §2.7 (split virtqueues), §5.4.
+ * Virtual I/O Device 1.2 §3.1.1 (initialization), §4.1.4 (PCI layout), §2.7 (split virtqueues),
+ * §5.4.
  *
+ * doppel: --rng
  * qemu: -device virtio-rng-pci,disable-legacy=on
  * kvm: kvm-ring3
  */
