@@ -34,6 +34,7 @@ class Guest:
         self.disk = pathlib.Path(self.folder.name) / "disk.raw"
         subprocess.run(["cp", "--sparse=always", "--reflink=auto", ASSETS / "debian.raw",
                         self.disk], check=True)
+        self.has_network = str(machine) == "qemu"
         self.port = free_port()
         append = "root=/dev/vda console=ttyS0 quiet"
         if str(machine) == "qemu":
@@ -46,7 +47,7 @@ class Guest:
                        "-initrd", str(ASSETS / "initrd-debian"), "-append", append]
         else:
             command = [str(machine), "run", "--memory", f"{memory_mib}M", "--cpus", str(cpus),
-                       "--disk", str(self.disk), "--net", f"user,forward=tcp:{self.port}:22",
+                       "--disk", str(self.disk),
                        "--kernel", str(ASSETS / "vmlinuz-debian"),
                        "--initrd", str(ASSETS / "initrd-debian"), "--append", append, *more]
         self.console = Terminal(command)

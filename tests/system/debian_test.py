@@ -5,8 +5,7 @@ wrote is there after a reboot, and no load makes its kernel complain.
 
     tests/system/debian_test.py --build DIR [--machine qemu] [--stress SECONDS] [unittest arguments]
 
-It needs `doppel run --disk` and `--net`. Until they exist, ctest does not know it, and only
-`--machine qemu` runs: that has shown that what is asked of the guest can be had.
+ssh is asked for only where the machine has a network, which today is QEMU.
 """
 
 import argparse
@@ -74,8 +73,9 @@ class Debian(unittest.TestCase):
                 self.check_program(guest)
             with self.subTest("openssl"):
                 self.check_signature(guest)
-            with self.subTest("ssh"):
-                self.assertEqual(guest.ssh("hostname; id -un"), "debian\nroot\n")
+            if guest.has_network:
+                with self.subTest("ssh"):
+                    self.assertEqual(guest.ssh("hostname; id -un"), "debian\nroot\n")
             self.check_file_after_reboot(guest)
             self.assertEqual(guest.trouble(), [])
             self.assertEqual(guest.power_off(), 0)
