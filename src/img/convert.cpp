@@ -74,7 +74,7 @@ Result<Plan> plan_of(Session& session) {
     plan.copy.effort =
         arguments.has("best") ? block::codec::Effort::Best : block::codec::Effort::Fast;
     plan.copy.sparse_bytes = DOPPEL_TRY(block::parse_size(arguments.get("S", "4k")));
-    plan.copy.share = !arguments.has("C") && !arguments.has("S");
+    plan.copy.unseen = !arguments.has("C") && !arguments.has("S");
     plan.copy.parallel = arguments.has("m") ? DOPPEL_TRY(parse_count(arguments.get("m"))) : 0;
     plan.copy.salvage = arguments.has("salvage");
     if (plan.copy.salvage)

@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "block/copy/copier.hpp"
 
-#include <linux/fs.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-
-#include <fmt/core.h>
 
 #include "base/bytes.hpp"
 #include "block/aligned_memory.hpp"
@@ -19,38 +12,8 @@ namespace {
 
 constexpr std::uint64_t kChunk = 1u << 20; // stays in the cache from the read to the write
 constexpr std::uint64_t kSharedChunk = 256u << 20;
-constexpr std::uint64_t kShareAlignment = 4096;
-
-Result<void> read_all(int fd, std::span<std::byte> into, std::uint64_t offset) {
-    for (std::size_t done = 0; done < into.size();) {
-        const auto got =
-            ::pread(fd, into.data() + done, into.size() - done, static_cast<off_t>(offset + done));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return base::fail_errno(errno, fmt::format("read {} bytes at {}", into.size(), offset));
-        if (got == 0) {
-            std::fill(into.begin() + static_cast<std::ptrdiff_t>(done), into.end(), std::byte{0});
-            break;
-        }
-        done += static_cast<std::size_t>(got);
-    }
-    return {};
-}
-
-Result<void> write_all(int fd, std::span<const std::byte> from, std::uint64_t offset) {
-    for (std::size_t done = 0; done < from.size();) {
-        const auto put =
-            ::pwrite(fd, from.data() + done, from.size() - done, static_cast<off_t>(offset + done));
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return base::fail_errno(errno,
-                                    fmt::format("write {} bytes at {}", from.size(), offset));
-        done += static_cast<std::size_t>(put);
-    }
-    return {};
-}
+constexpr std::uint64_t kBatch = 16u << 20;    // moved in one go
+constexpr std::uint64_t kUnseen = 63 * kChunk; // between two samples
 
 /// Of O_DIRECT files the bytes must go through the node.
 int plain_descriptor(Node* node) {
@@ -78,7 +41,17 @@ Copier::Copier(IoContext& context, Node& source, ImageNode& target, CopyOptions 
     : context_{context}, source_{source}, target_{target}, options_{std::move(options)},
       size_{std::min(source.size(), target.size())},
       can_place_{options_.bulk && plain_descriptor(target.file()) >= 0},
-      can_share_{options_.share && can_place_ && !options_.compress}, finding_{context} {}
+      can_move_{options_.unseen && can_place_ && !options_.compress && !options_.salvage &&
+                source_knows_holes()},
+      finding_{context}, writing_{context} {}
+
+/// A source without any holes may be full of zeroes nevertheless.
+bool Copier::source_knows_holes() const {
+    if (source_.limits().cluster_bytes != 0)
+        return true;
+    const auto allocated = source_.allocated_bytes();
+    return allocated && *allocated < source_.size() - source_.size() / 16;
+}
 
 /// The grain in which zeroes are told from data.
 std::uint64_t Copier::unit() const {
@@ -94,20 +67,19 @@ void Copier::done(std::uint64_t bytes) {
         options_.progress(bytes);
 }
 
-/// Zeroes are dealt with at once; yields false at the end.
-Task<bool> Copier::next_chunk(Chunk& chunk) {
-    auto wait = finding_.lock();
-    auto guard = co_await wait;
+/// Zeroes are dealt with at once; yields nothing at the end. The caller holds finding_.
+Task<std::optional<Copier::Chunk>> Copier::next_chunk() {
+    if (held_)
+        co_return std::exchange(held_, std::nullopt);
     const auto grain = std::max(unit(), std::uint64_t{1});
-    const auto most = std::max(kChunk, grain);
     while (next_ < size_) {
         DOPPEL_AWAIT(extent, source_.status(next_, size_ - next_));
         const bool skip = options_.skip_unallocated && !extent.allocated;
-        const auto whole = base::align_down(next_ + extent.length, grain) - next_;
-        const bool to_end = next_ + extent.length >= size_;
-        const auto clear = to_end                                  ? size_ - next_
-                           : next_ + extent.length < next_ + grain ? 0
-                                                                   : whole;
+        // How much of it is whole units of the target.
+        const auto end = next_ + extent.length;
+        const auto clear = end >= size_          ? size_ - next_
+                           : end < next_ + grain ? 0
+                                                 : base::align_down(end, grain) - next_;
         if ((skip || extent.content == Content::Zero) && clear > 0) {
             if (!skip)
                 DOPPEL_AWAIT_VOID(zero(next_, clear));
@@ -115,18 +87,49 @@ Task<bool> Copier::next_chunk(Chunk& chunk) {
             next_ += clear;
             continue;
         }
-        chunk.offset = next_;
-        chunk.extent = extent;
-        chunk.plain =
-            extent.content == Content::Data && extent.host && plain_descriptor(extent.place) >= 0;
-        const auto limit = can_share_ && chunk.plain ? kSharedChunk : most;
-        const bool one_extent = extent.length >= grain && clear > 0;
-        chunk.length = std::min({limit, size_ - next_, one_extent ? clear : grain});
-        chunk.plain = chunk.plain && chunk.length <= extent.length;
+        const auto chunk = chunk_of(extent, clear);
         next_ += chunk.length;
-        co_return true;
+        co_return std::optional{chunk};
     }
-    co_return false;
+    co_return std::optional<Chunk>{};
+}
+
+Copier::Chunk Copier::chunk_of(const Extent& extent, std::uint64_t clear) {
+    const auto grain = std::max(unit(), std::uint64_t{1});
+    Chunk chunk;
+    chunk.offset = next_;
+    chunk.extent = extent;
+    chunk.plain = clear > 0 && extent.content == Content::Data && extent.host &&
+                  plain_descriptor(extent.place) >= 0;
+    const auto allowed = shares_ ? kSharedChunk : std::min(unseen_bytes_, kBatch);
+    chunk.unseen = chunk.plain && can_move_ && allowed >= std::min(clear, grain);
+    const auto limit =
+        chunk.unseen ? std::max(base::align_down(allowed, grain), grain) : std::max(kChunk, grain);
+    chunk.length = std::min({limit, size_ - next_, clear > 0 ? clear : grain});
+    if (chunk.unseen && !shares_)
+        unseen_bytes_ -= std::min(unseen_bytes_, chunk.length);
+    return chunk;
+}
+
+/// What one lane does next; empty at the end.
+Task<Copier::Batch> Copier::next_batch() {
+    auto wait = finding_.lock();
+    auto guard = co_await wait;
+    Batch batch;
+    for (std::uint64_t bytes = 0; bytes < kBatch;) {
+        DOPPEL_AWAIT(chunk, next_chunk());
+        if (!chunk)
+            break;
+        if (!batch.empty() && !chunk->unseen) {
+            held_ = chunk;
+            break;
+        }
+        bytes += chunk->length;
+        batch.push_back(*chunk);
+        if (!chunk->unseen)
+            break;
+    }
+    co_return batch;
 }
 
 Task<void> Copier::zero(std::uint64_t offset, std::uint64_t length) {
@@ -140,7 +143,6 @@ Task<void> Copier::read_chunk(const Chunk& chunk, Work& work) {
         work.memory = AlignedMemory::uninitialized(chunk.length);
     work.bytes = work.memory.span().first(chunk.length);
     work.outcome = {};
-    const auto grain = unit();
     if (!chunk.plain) {
         auto read_task = source_.read(chunk.offset, IoBuffer{work.bytes});
         auto read = co_await read_task;
@@ -152,32 +154,42 @@ Task<void> Copier::read_chunk(const Chunk& chunk, Work& work) {
             co_return read;
         }
     }
-    const bool zstd = target_.compression() == CompressionKind::Zstd;
-    const auto units = (chunk.length + grain - 1) / grain;
     auto wait = context_.on_worker([&, this] {
         if (chunk.plain)
             work.outcome =
                 read_all(plain_descriptor(chunk.extent.place), work.bytes, *chunk.extent.host);
-        work.zero.assign(units, false);
-        work.packed.assign(options_.compress ? units : 0, {});
-        for (std::uint64_t i = 0; i < units; ++i) {
-            const auto part = work.part(i, grain);
-            work.zero[i] = options_.sparse_bytes != 0 && all_zero(part);
-            if (!options_.compress || work.zero[i])
-                continue;
-            std::vector<std::byte> padded;
-            auto whole = part;
-            if (part.size() < grain) { // the disk's end cuts the last cluster
-                padded.assign(part.begin(), part.end());
-                padded.resize(grain);
-                whole = padded;
-            }
-            work.packed[i] = zstd ? codec::zstd(whole, grain, options_.effort)
-                                  : codec::deflate(whole, grain, options_.effort);
-        }
+        look_at(chunk, work);
     });
     co_await wait;
+    if (std::ranges::none_of(work.zero, std::identity{}))
+        unseen_bytes_ = std::max(unseen_bytes_, kUnseen);
+    else
+        unseen_bytes_ = 0;
     co_return work.outcome;
+}
+
+/// On a worker: which units are zeroes, and what the others are compressed.
+void Copier::look_at(const Chunk& chunk, Work& work) const {
+    const auto grain = unit();
+    const auto units = (chunk.length + grain - 1) / grain;
+    const bool zstd = target_.compression() == CompressionKind::Zstd;
+    work.zero.assign(units, false);
+    work.packed.assign(options_.compress ? units : 0, {});
+    for (std::uint64_t i = 0; i < units; ++i) {
+        const auto part = work.part(i, grain);
+        work.zero[i] = options_.sparse_bytes != 0 && all_zero(part);
+        if (!options_.compress || work.zero[i])
+            continue;
+        std::vector<std::byte> padded;
+        auto whole = part;
+        if (part.size() < grain) { // the disk's end cuts the last cluster
+            padded.assign(part.begin(), part.end());
+            padded.resize(grain);
+            whole = padded;
+        }
+        work.packed[i] = zstd ? codec::zstd(whole, grain, options_.effort)
+                              : codec::deflate(whole, grain, options_.effort);
+    }
 }
 
 Task<void> Copier::store_range(const Chunk& chunk, Work& work, std::uint64_t begin,
@@ -198,6 +210,8 @@ Task<void> Copier::store_range(const Chunk& chunk, Work& work, std::uint64_t beg
         co_return std::unexpected(std::move(places).error());
     const int fd = plain_descriptor(target_.file());
     Result<void> outcome;
+    auto writing = writing_.lock();
+    auto guard = co_await writing;
     auto wait = context_.on_worker([&] {
         std::size_t done_bytes = 0;
         for (const auto& place : *places) {
@@ -244,43 +258,37 @@ Task<void> Copier::store(const Chunk& chunk, Work& work) {
     co_return {};
 }
 
-/// Both files point to the same extents; false when the file system cannot.
-Task<bool> Copier::share_chunk(const Chunk& chunk) {
-    const auto from = *chunk.extent.host;
-    if (((from | chunk.length) & (kShareAlignment - 1)) != 0)
-        co_return false;
-    file_clone_range probe{plain_descriptor(chunk.extent.place), from, kShareAlignment, 0};
-    const int fd = plain_descriptor(target_.file());
-    DOPPEL_AWAIT(places, target_.place(chunk.offset, chunk.length));
-    std::uint64_t done_bytes = 0;
-    bool shared = true;
-    for (const auto& place : places) {
-        const auto part = std::min(place.length, chunk.length - done_bytes);
-        probe.src_offset = from + done_bytes;
-        probe.src_length = part;
-        probe.dest_offset = place.host;
-        shared = shared && ::ioctl(fd, FICLONERANGE, &probe) == 0;
-        if (!shared) { // the clusters are there: fill them the ordinary way
-            can_share_ = false;
-            std::vector<std::byte> bytes(std::min(part, kChunk));
-            for (std::uint64_t at = 0; at < part; at += kChunk) {
-                const auto piece = std::span{bytes}.first(std::min(part - at, kChunk));
-                DOPPEL_CO_TRY_VOID(
-                    read_all(static_cast<int>(probe.src_fd), piece, from + done_bytes + at));
-                DOPPEL_CO_TRY_VOID(write_all(fd, piece, place.host + at));
-            }
+/// Places all of it, then has it moved in one go.
+Task<void> Copier::move_batch(const Batch& batch) {
+    const int to = plain_descriptor(target_.file());
+    std::vector<Move> moves;
+    for (const auto& chunk : batch) {
+        DOPPEL_AWAIT(places, target_.place(chunk.offset, chunk.length));
+        std::uint64_t done_bytes = 0;
+        for (const auto& place : places) {
+            const auto part = std::min(place.length, chunk.length - done_bytes);
+            moves.push_back({plain_descriptor(chunk.extent.place), to,
+                             *chunk.extent.host + done_bytes, place.host, part});
+            done_bytes += part;
         }
-        done_bytes += part;
     }
-    co_return true;
+    Result<void> outcome;
+    auto writing = writing_.lock();
+    auto guard = co_await writing;
+    auto how = how_;
+    auto wait = context_.on_worker([&] {
+        for (const auto& move : moves)
+            if (outcome)
+                outcome = move_data(move, how);
+    });
+    co_await wait;
+    how_ = std::max(how, how_);
+    shares_ = how_ == Moving::Share;
+    can_move_ = can_move_ && how_ != Moving::Copy; // through memory it may as well be looked at
+    co_return outcome;
 }
 
 Task<void> Copier::copy_chunk(const Chunk& chunk, Work& work) {
-    if (can_share_ && chunk.plain) {
-        DOPPEL_AWAIT(shared, share_chunk(chunk));
-        if (shared)
-            co_return {};
-    }
     DOPPEL_AWAIT_VOID(read_chunk(chunk, work));
     if (options_.compress)
         DOPPEL_AWAIT_VOID(store_compressed(chunk, work));
@@ -292,39 +300,48 @@ Task<void> Copier::copy_chunk(const Chunk& chunk, Work& work) {
 Task<void> Copier::lane() {
     Work work;
     while (true) {
-        Chunk chunk;
-        DOPPEL_AWAIT(more, next_chunk(chunk));
-        if (!more)
+        DOPPEL_AWAIT(batch, next_batch());
+        if (batch.empty())
             co_return {};
         if (options_.stop != nullptr && *options_.stop)
             co_return base::fail(Errc::Interrupted, "interrupted");
-        for (std::uint64_t at = 0; at < chunk.length;) {
-            // A chunk that was cut for sharing is copied in ordinary pieces when that fails.
-            Chunk piece = chunk;
-            piece.offset += at;
-            piece.length = can_share_ && chunk.plain
-                               ? chunk.length - at
-                               : std::min(chunk.length - at, std::max(kChunk, unit()));
-            if (piece.extent.host)
-                piece.extent.host = *chunk.extent.host + at;
-            auto task = copy_chunk(piece, work);
-            auto copied = co_await task;
-            if (!copied) {
-                next_ = size_; // the other lanes end, too
-                co_return copied;
-            }
-            done(piece.length);
-            at += piece.length;
+        auto task = batch[0].unseen ? move_batch(batch) : copy_chunk(batch[0], work);
+        auto copied = co_await task;
+        if (!copied) {
+            next_ = size_; // the other lanes end, too
+            held_.reset();
+            co_return copied;
         }
+        for (const auto& chunk : batch)
+            done(chunk.length);
     }
 }
 
+/// Whether the files can share extents shows when they try.
+Task<void> Copier::try_sharing() {
+    unseen_bytes_ = unit();
+    DOPPEL_AWAIT(batch, next_batch());
+    if (batch.empty() || !batch[0].unseen) {
+        if (!batch.empty())
+            held_ = batch[0];
+        co_return {};
+    }
+    DOPPEL_AWAIT_VOID(move_batch(batch));
+    for (const auto& chunk : batch)
+        done(chunk.length);
+    co_return {};
+}
+
 Task<void> Copier::run() {
+    if (can_move_)
+        DOPPEL_AWAIT_VOID(try_sharing());
     const auto lanes = options_.parallel != 0 ? options_.parallel : context_.workers().limit() * 2;
     std::vector<Task<void>> tasks;
+    tasks.reserve(lanes);
     for (unsigned i = 0; i < lanes; ++i)
         tasks.push_back(lane());
-    return all_of(std::move(tasks));
+    DOPPEL_AWAIT_VOID(all_of(std::move(tasks)));
+    co_return {};
 }
 
 } // namespace doppel::block

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// Copies one image to another: the loop's thread sees to the metadata, worker threads read, look
-/// for zeroes, compress and write. Owner thread only.
+/// for zeroes, compress and write, or have the kernel move the data. Owner thread only.
 #include <functional>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "block/async_lock.hpp"
 #include "block/codec/codec.hpp"
+#include "block/copy/moving.hpp"
 #include "block/image_node.hpp"
 #include "block/io/io_context.hpp"
 
@@ -21,7 +24,9 @@ struct CopyOptions {
     bool salvage = false;              // unreadable ranges become zeroes
     unsigned parallel = 0;             // chunks under way; 0: as many as keep the workers busy
     bool bulk = true;                  // the target is ours alone: place() may be used
-    bool share = true;                 // let both files share extents where the file system can
+    /// Data may reach the target unseen: shared by both files where the file system can, else
+    /// moved by the kernel. Zeroes that the source does not know of are then found in samples.
+    bool unseen = true;
     std::function<void(std::uint64_t bytes)> progress; // of the source, as they are done
     std::function<void(const std::string&)> warn;      // salvage
     const bool* stop = nullptr;                        // set by a signal
@@ -37,22 +42,29 @@ private:
     struct Chunk {
         std::uint64_t offset = 0;
         std::uint64_t length = 0;
-        Extent extent; // of the chunk's beginning, for plain reads
-        bool plain = false;
+        Extent extent;       // of the chunk's beginning, for plain reads
+        bool plain = false;  // lies in one piece in a file that can be read past the nodes
+        bool unseen = false; // and is moved without a look at it
     };
-    struct Work; // what a worker does to a chunk
+    using Batch = std::vector<Chunk>; // one chunk to look at, or several to move
+    struct Work;                      // what a worker does to a chunk
 
-    Task<bool> next_chunk(Chunk& chunk);
+    Task<std::optional<Chunk>> next_chunk();
+    Chunk chunk_of(const Extent& extent, std::uint64_t clear);
+    Task<Batch> next_batch();
+    Task<void> try_sharing();
     Task<void> lane();
+    Task<void> move_batch(const Batch& batch);
     Task<void> copy_chunk(const Chunk& chunk, Work& work);
     Task<void> read_chunk(const Chunk& chunk, Work& work);
+    void look_at(const Chunk& chunk, Work& work) const;
     Task<void> store(const Chunk& chunk, Work& work);
     Task<void> store_compressed(const Chunk& chunk, Work& work);
     Task<void> store_range(const Chunk& chunk, Work& work, std::uint64_t begin, std::uint64_t end);
-    Task<bool> share_chunk(const Chunk& chunk);
     Task<void> zero(std::uint64_t offset, std::uint64_t length);
     void done(std::uint64_t bytes);
     std::uint64_t unit() const;
+    bool source_knows_holes() const;
 
     IoContext& context_;
     Node& source_;
@@ -60,9 +72,14 @@ private:
     CopyOptions options_;
     std::uint64_t size_;
     std::uint64_t next_ = 0;
+    std::optional<Chunk> held_; // found, and not fit for the batch before it
     bool can_place_;
-    bool can_share_;
+    bool can_move_;
+    Moving how_ = Moving::Share;
+    bool shares_ = false;            // sharing has worked: there is nothing to be gained by looking
+    std::uint64_t unseen_bytes_ = 0; // how much may be moved before the next sample
     AsyncMutex finding_;
+    AsyncMutex writing_; // one at a time writes: the kernel lets no more into one file
 };
 
 } // namespace doppel::block
