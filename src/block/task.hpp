@@ -32,8 +32,8 @@ public:
             bool await_ready() const noexcept { return false; }
             std::coroutine_handle<>
             await_suspend(std::coroutine_handle<promise_type> self) const noexcept {
-                const auto waiter = self.promise().waiter;
-                return waiter ? waiter : std::noop_coroutine();
+                const auto next = self.promise().waiter;
+                return next ? next : std::noop_coroutine();
             }
             void await_resume() const noexcept {}
         };

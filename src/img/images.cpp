@@ -156,7 +156,7 @@ Result<void> create_image(Session& session, const block::Format& format, const s
 NewFile::NewFile(std::string temporary, std::string final_name)
     : temporary_{std::move(temporary)}, final_{std::move(final_name)} {
     if (!is_device())
-        fmt::format_to_n(unfinished, sizeof unfinished - 1, "{}", temporary_);
+        unfinished[temporary_.copy(unfinished, sizeof unfinished - 1)] = '\0';
 }
 
 NewFile::NewFile(NewFile&& other) noexcept

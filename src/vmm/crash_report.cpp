@@ -4,7 +4,7 @@
 #include <array>
 #include <iterator>
 
-#include <fmt/core.h>
+#include <fmt/format.h> // format_to: core.h alone does not link where clang compiles
 
 namespace doppel::vmm {
 

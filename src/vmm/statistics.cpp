@@ -7,7 +7,7 @@
 #include <functional>
 #include <iterator>
 
-#include <fmt/core.h>
+#include <fmt/format.h> // format_to: core.h alone does not link where clang compiles
 
 namespace doppel::vmm {
 

@@ -85,7 +85,7 @@ private:
     // --- StatefulPciDevice ---
     void capture(State& copy) const;
     base::Result<void> check(const State& state) const;
-    void state_loaded();
+    void state_loaded() DOPPEL_REQUIRES(mutex_);
 
     const std::unique_ptr<VirtioDevice> device_;
     std::uint16_t access_ = 0; // offset of the capability for access through configuration space

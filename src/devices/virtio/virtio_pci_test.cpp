@@ -81,58 +81,58 @@ struct Rig {
 
 constexpr std::uint64_t kIn = 0x2000, kOut = 0x3000;
 
+std::uint64_t descriptors_of(TestDriver& d) { return d.queue(0).descriptors(); }
+
 /// What no driver may do, by name.
 std::map<std::string, std::function<void()>> crimes_of(TestDriver& d) {
-    const auto descriptors = [&d] { return d.queue(0).descriptors(); };
     return {
         {"a loop",
-         [&d, descriptors] {
-             d.put_descriptor(descriptors(), {kIn, 1}, true, 1);
-             d.put_descriptor(descriptors() + 16, {kIn, 1}, true, 0);
+         [&d] {
+             d.put_descriptor(descriptors_of(d), {kIn, 1}, true, 1);
+             d.put_descriptor(descriptors_of(d) + 16, {kIn, 1}, true, 0);
              d.make_available(0, 0);
          }},
-        {"a head that does not exist", [&d, descriptors] { d.make_available(0, 999); }},
+        {"a head that does not exist", [&d] { d.make_available(0, 999); }},
         {"a next that does not exist",
-         [&d, descriptors] {
-             d.put_descriptor(descriptors(), {kIn, 1}, true, 77);
+         [&d] {
+             d.put_descriptor(descriptors_of(d), {kIn, 1}, true, 77);
              d.make_available(0, 0);
          }},
-        {"a buffer outside of RAM",
-         [&d, descriptors] { d.add(0, {{VirtioMachine::kRamBytes - 2, 4}}); }},
-        {"a buffer around the end of the world", [&d, descriptors] { d.add(0, {{~0ull - 1, 4}}); }},
-        {"readable behind writable", [&d, descriptors] { d.add(0, {{kOut, 1, true}, {kIn, 1}}); }},
+        {"a buffer outside of RAM", [&d] { d.add(0, {{VirtioMachine::kRamBytes - 2, 4}}); }},
+        {"a buffer around the end of the world", [&d] { d.add(0, {{~0ull - 1, 4}}); }},
+        {"readable behind writable", [&d] { d.add(0, {{kOut, 1, true}, {kIn, 1}}); }},
         {"an index that has overtaken",
-         [&d, descriptors] { d.put(d.queue(0).available() + 2, std::uint16_t{17}); }},
+         [&d] { d.put(d.queue(0).available() + 2, std::uint16_t{17}); }},
         {"more than 4 GiB",
-         [&d, descriptors] {
+         [&d] {
              std::vector<TestDriver::Part> parts(4, {0, 0x7fff'ffff});
              d.add(0, parts);
          }},
         {"an indirect table within another",
-         [&d, descriptors] {
+         [&d] {
              d.put_descriptor(0x8000, {0x8000, 16}, false, 0, 4);
-             d.put_descriptor(descriptors(), {0x8000, 16}, false, 0, 4);
+             d.put_descriptor(descriptors_of(d), {0x8000, 16}, false, 0, 4);
              d.make_available(0, 0);
          }},
         {"an indirect table that goes on",
-         [&d, descriptors] {
+         [&d] {
              d.put_descriptor(0x8000, {kIn, 1}, false, 0);
-             d.put_descriptor(descriptors(), {0x8000, 16}, true, 1, 4);
+             d.put_descriptor(descriptors_of(d), {0x8000, 16}, true, 1, 4);
              d.make_available(0, 0);
          }},
         {"an indirect table of no size",
-         [&d, descriptors] {
-             d.put_descriptor(descriptors(), {0x8000, 0}, false, 0, 4);
+         [&d] {
+             d.put_descriptor(descriptors_of(d), {0x8000, 0}, false, 0, 4);
              d.make_available(0, 0);
          }},
         {"an indirect table of half an entry",
-         [&d, descriptors] {
-             d.put_descriptor(descriptors(), {0x8000, 24}, false, 0, 4);
+         [&d] {
+             d.put_descriptor(descriptors_of(d), {0x8000, 24}, false, 0, 4);
              d.make_available(0, 0);
          }},
         {"an indirect table outside of RAM",
-         [&d, descriptors] {
-             d.put_descriptor(descriptors(), {VirtioMachine::kRamBytes, 16}, false, 0, 4);
+         [&d] {
+             d.put_descriptor(descriptors_of(d), {VirtioMachine::kRamBytes, 16}, false, 0, 4);
              d.make_available(0, 0);
          }},
     };
