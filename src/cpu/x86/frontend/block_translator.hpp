@@ -59,6 +59,7 @@ private:
                            bool write);
     Mem checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size, bool write,
                 bool single);
+    void compute_offset(const ScannedInstruction& at);
     void compute_address(const ScannedInstruction& at);
     /// Base, index, displacement as host operands, slots and RIP loaded into scratch registers.
     Mem address_parts(const ScannedInstruction& at);
@@ -79,6 +80,10 @@ private:
     void emit_pop(const ScannedInstruction& at);
     void emit_leave(const ScannedInstruction& at);
     void emit_rdtsc(bool with_aux);
+
+    // --- emit_x87.cpp ---
+    /// Flag-free; clobbers both scratch registers.
+    void note_x87(const ScannedInstruction& at);
 
     // --- emit_system.cpp ---
     void emit_interrupt_flag(const ScannedInstruction& at);

@@ -43,9 +43,9 @@ struct Component {
     std::size_t offset, bytes;
     const char* name;
 };
-/// The pointers of x87 (bytes 6 to 23) are not compared: translated code does not keep them.
 constexpr Component kComponents[] = {
     {0, 4, 1, "the x87 tags"},
+    {0, 6, 18, "the x87 pointers"},
     {0, 32, 128, "an x87 register"},
     {1, 160, 256, "an XMM register"},
     {2, 576, 256, "the upper half of a YMM register"},

@@ -159,6 +159,8 @@ void BlockTranslator::emit_generic(const ScannedInstruction& at) {
     load_slots(in, with);
     emit_body(at, with);
     store_slots(in, with);
+    if (in.type == InstructionClass::X87)
+        note_x87(at);
 }
 
 void BlockTranslator::emit_lea(const ScannedInstruction& at) {

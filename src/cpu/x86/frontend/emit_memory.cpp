@@ -63,8 +63,8 @@ Mem BlockTranslator::address_parts(const ScannedInstruction& at) {
     return parts;
 }
 
-/// Linear address of the memory operand into scratch 0.
-void BlockTranslator::compute_address(const ScannedInstruction& at) {
+/// Offset of the memory operand in its segment into scratch 0.
+void BlockTranslator::compute_offset(const ScannedInstruction& at) {
     const Instruction& in = at.in;
     if (in.displacement_size == 8) { // moffs
         a_.mov_imm(kScratch0, static_cast<std::uint64_t>(in.displacement));
@@ -77,8 +77,13 @@ void BlockTranslator::compute_address(const ScannedInstruction& at) {
         else
             a_.lea(kScratch0, parts);
     }
-    if (in.memory_segment >= Fs)
-        a_.alu(Alu::Add, kScratch0, segment_base(in.memory_segment));
+}
+
+/// Linear address of the memory operand into scratch 0.
+void BlockTranslator::compute_address(const ScannedInstruction& at) {
+    compute_offset(at);
+    if (at.in.memory_segment >= Fs)
+        a_.alu(Alu::Add, kScratch0, segment_base(at.in.memory_segment));
 }
 
 Mem BlockTranslator::access(const ScannedInstruction& at, std::uint32_t size, bool write,

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The last x87 instruction and its operand (Intel SDM Vol. 1 §8.1.8): the host's pointers name
+/// translated code and host memory, so the guest's are noted beside each instruction.
+#include "cpu/x86/frontend/block_translator.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+using namespace translator;
+
+namespace {
+
+/// Of the legacy region of CpuState::xsave, which is dead but for the pointers while the vectors
+/// are live (VectorState::store_slow() keeps them).
+constexpr std::size_t kTagWord = 4, kFip = 8, kFdp = 16;
+
+Mem x87_at(std::size_t offset) { return state_at(offsetof(CpuState, xsave) + offset); }
+
+} // namespace
+
+void BlockTranslator::note_x87(const ScannedInstruction& at) {
+    const Instruction& in = at.in;
+    if (in.op == Op::Fninit) {
+        a_.store32_imm(x87_at(kTagWord), 0);
+        a_.store_imm32(x87_at(kFip), 0);
+        a_.store_imm32(x87_at(kFdp), 0);
+    }
+    if (in.op != Op::X87 || in.has(attribute::kX87NoWait))
+        return;
+    const unsigned fop = (in.opcode & 7u) << 8 | in.modrm;
+    a_.store32_imm(x87_at(kTagWord), fop << 16); // FOP without a prefix that changes its length
+    a_.load(kScratch0, DOPPEL_FRAME(page_va));
+    a_.lea(kScratch0, {kScratch0, kNoReg, 1, at.page_offset});
+    a_.store(x87_at(kFip), kScratch0);
+    if (in.has_memory()) {
+        compute_offset(at);
+        a_.store(x87_at(kFdp), kScratch0);
+    }
+}
+
+} // namespace doppel::cpu::x86::frontend
