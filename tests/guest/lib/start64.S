@@ -282,6 +282,7 @@ pop_frame_registers:
     .bss
 frame_return: .skip 8
 saved_rax: .skip 8
+user_ip: .skip 8 /* not frame_return: an interrupt may come in between */
     .text
 
     /* (label): exceptions go there from now on. Everything is preserved. */
@@ -307,7 +308,7 @@ enter_user:
     push rcx
     mov rcx, USER_BASE
     lea rax, [rax + rcx]
-    mov [frame_return], rax
+    mov [user_ip], rax
     lea rcx, [rcx + user_stack_top]
     mov rax, rcx
     pop rcx
@@ -316,7 +317,7 @@ enter_user:
     push rax
     push qword ptr [rsp + 16]
     push UCODE | 3
-    push qword ptr [frame_return]
+    push qword ptr [user_ip]
     mov rax, [saved_rax]
     iretq
 
