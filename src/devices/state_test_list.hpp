@@ -29,8 +29,10 @@
 #include "devices/pvclock/pvclock.hpp"
 #include "devices/test_rig.hpp"
 #include "devices/virtio/virtio_blk.hpp"
+#include "devices/virtio/virtio_net.hpp"
 #include "devices/virtio/virtio_pci.hpp"
 #include "devices/virtio/virtio_rng.hpp"
+#include "net/frame_queue.hpp"
 
 namespace doppel::devices::test {
 
@@ -46,6 +48,7 @@ struct World {
     std::unique_ptr<memory::GuestMemory> memory = memory::GuestMemory::create({&region, 1}).value();
     std::unique_ptr<base::EventLoop> worker = base::EventLoop::create().value();
     std::vector<std::unique_ptr<block::Drive>> drives{};
+    std::vector<std::unique_ptr<net::Backend>> networks{};
     std::vector<std::unique_ptr<ApicBus>> apic_buses{}; // outlive the APICs on them
     std::vector<std::unique_ptr<bus::IoHandler>> doors{};
     std::vector<std::unique_ptr<PciRig>> pci_rigs{}; // outlive the functions on their buses
@@ -276,6 +279,25 @@ inline Subject virtio_subject(World& w, std::unique_ptr<VirtioDevice> device) {
     return {std::move(function), ranges};
 }
 
+/// A network on which what one sends comes back.
+struct EchoNetwork final : net::Backend {
+    net::FrameReceiver* card = nullptr;
+    net::FrameQueue queue{};
+    base::EventLoop& loop;
+    std::uint64_t poll = loop.add_poll([this] {
+        if (card != nullptr && !queue.empty())
+            queue.offer(*card);
+        return false;
+    });
+    explicit EchoNetwork(base::EventLoop& l) : loop{l} {}
+    ~EchoNetwork() override { loop.remove_poll(poll); }
+    void set_receiver(net::FrameReceiver* receiver) noexcept override { card = receiver; }
+    void receiver_ready() noexcept override {}
+    void send(net::Frame frame) noexcept override { queue.push(frame); }
+    bool takes_long_segments() const noexcept override { return true; }
+    bool gives_verified_frames() const noexcept override { return true; }
+};
+
 inline std::vector<Entry> virtio_devices() {
     const auto rng = [](World& w) {
         return virtio_subject(w, std::make_unique<VirtioRng>(*w.memory, *w.worker));
@@ -286,7 +308,13 @@ inline std::vector<Entry> virtio_devices() {
         return virtio_subject(
             w, std::make_unique<VirtioBlk>(drive, VirtioBlk::Options{}, *w.memory, *w.worker));
     };
-    return {{"VirtioPci", rng}, {"VirtioRng", rng}, {"VirtioBlk", blk}};
+    const auto net = [](World& w) {
+        auto& network = *w.networks.emplace_back(std::make_unique<EchoNetwork>(*w.worker));
+        return virtio_subject(
+            w, std::make_unique<VirtioNet>(network, VirtioNet::Options{.mac = {2, 0, 0, 0, 0, 1}},
+                                           *w.memory, *w.worker));
+    };
+    return {{"VirtioPci", rng}, {"VirtioRng", rng}, {"VirtioBlk", blk}, {"VirtioNet", net}};
 }
 
 inline std::vector<Entry> all_devices() {
