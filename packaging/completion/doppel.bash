@@ -48,7 +48,7 @@ _doppel() {
         COMPREPLY=($(compgen -f -- "$cur"))
     elif [ "${COMP_WORDS[1]}" = run ] && ! _doppel_run_value "$prev"; then
         COMPREPLY=($(compgen -W "--kernel --initrd --append --module --memory --cpus --cpu
-            --engine --time --console --disk --rng --name --no-reboot --debug-exit --check --stats
+            --engine --time --console --disk --net --rng --name --no-reboot --debug-exit --check --stats
             --restore --restore-clock --dry-run --log --help" -- "$cur"))
     elif [ "${COMP_WORDS[1]}" != run ]; then
         _doppel_vm "${COMP_WORDS[1]}"

@@ -99,6 +99,16 @@ Result<void> take(const json::value& from, const std::string& path, description:
     return {};
 }
 
+Result<void> take(const json::value& from, const std::string& path, description::NetKind& to) {
+    std::string name;
+    DOPPEL_TRY_VOID(take(from, path, name));
+    const auto kind = description::parse_net_kind(name);
+    if (!kind)
+        return wrong(path, "user");
+    to = *kind;
+    return {};
+}
+
 json::value give(const std::string& value) { return json::value(value); }
 json::value give(bool value) { return json::value(value); }
 json::value give(std::uint64_t value) { return json::value(value); }
@@ -115,6 +125,10 @@ json::value give(description::TimeMode value) {
 }
 json::value give(description::ConsoleKind value) {
     return json::value(description::console_kind_name(value));
+}
+
+json::value give(description::NetKind value) {
+    return json::value(description::net_kind_name(value));
 }
 
 /// One list of members per struct serves both directions.
@@ -136,6 +150,17 @@ template <typename Visit> void members(Visit& visit, description::Disk& disk) {
     visit("cache", disk.cache);
     visit("address", disk.address);
 }
+template <typename Visit> void members(Visit& visit, description::Net& net) {
+    visit("kind", net.kind);
+    visit("mac", net.mac);
+    visit("address", net.address);
+    visit("mtu", net.mtu);
+    visit("subnet", net.subnet);
+    visit("ipv6", net.ipv6);
+    visit("restricted", net.restricted);
+    visit("hostname", net.hostname);
+    visit("forwards", net.forwards);
+}
 template <typename Visit> void members(Visit& visit, description::Rng& rng) {
     visit("present", rng.present);
     visit("address", rng.address);
@@ -151,6 +176,7 @@ template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("boot", machine.boot);
     visit("console", machine.console);
     visit("disks", machine.disks);
+    visit("nets", machine.nets);
     visit("rng", machine.rng);
     visit("debug_exit_port", machine.debug_exit_port);
     visit("reboot", machine.reboot);
@@ -160,8 +186,8 @@ template <typename Visit> void members(Visit& visit, Machine& machine) {
 
 template <typename T>
 concept Group = std::same_as<T, description::Boot> || std::same_as<T, description::Console> ||
-                std::same_as<T, description::Disk> || std::same_as<T, description::Rng> ||
-                std::same_as<T, Machine>;
+                std::same_as<T, description::Disk> || std::same_as<T, description::Net> ||
+                std::same_as<T, description::Rng> || std::same_as<T, Machine>;
 template <typename T> struct IsGroupList : std::false_type {};
 template <Group T> struct IsGroupList<std::vector<T>> : std::true_type {};
 template <typename T>

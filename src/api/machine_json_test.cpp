@@ -45,6 +45,28 @@ struct Wrong {
 
 } // namespace
 
+TEST_CASE("networks survive the way through JSON") {
+    Machine machine;
+    machine.boot.kernel = "k";
+    machine.nets = {{.mac = "02:00:00:00:00:01",
+                     .address = "00:05.0",
+                     .mtu = 9000,
+                     .subnet = "172.16.0.0/16",
+                     .ipv6 = false,
+                     .restricted = true,
+                     .hostname = "box",
+                     .forwards = {"tcp:127.0.0.1:2222:22", "udp:0.0.0.0:53:53"}},
+                    {.mac = "02:00:00:00:00:02", .address = "00:06.0"}};
+    const auto text = api::machine_to_json(machine);
+    const auto back = api::machine_from_json(text);
+    REQUIRE(back);
+    CHECK(api::machine_to_json(*back) == text);
+    REQUIRE(back->nets.size() == 2);
+    CHECK(back->nets[0].forwards == machine.nets[0].forwards);
+    CHECK(back->nets[0].restricted);
+    CHECK_FALSE(back->nets[0].ipv6);
+}
+
 TEST_CASE("a description survives the way through JSON, whatever its members hold") {
     for (const auto& machine : {unusual(), [] {
                                     Machine plain;
@@ -107,6 +129,8 @@ TEST_CASE("every member of a wrong type or range is refused by its path") {
         Wrong{R"({"checking": "yes"})", "'checking' must be true or false"},
         Wrong{R"({"stats": null})", "'stats' must be true or false"},
         Wrong{R"({"flavour": "vanilla"})", "'flavour' is unknown"},
+        Wrong{R"({"boot": {"kernel": "k"}, "nets": [{"kind": "tap"}]})", "'nets[0].kind' must be"},
+        Wrong{R"({"boot": {"kernel": "k"}, "nets": [{"forwards": ["tcp:22"]}]})", "'tcp:22'"},
         Wrong{R"({"boot": {"disk": "d"}})", "'boot.disk' is unknown"},
         Wrong{R"({"console": {"speed": 9600}})", "'console.speed' is unknown"},
     };

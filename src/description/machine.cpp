@@ -11,6 +11,7 @@
 #include <fmt/core.h>
 
 #include "description/cpu_model.hpp"
+#include "description/network.hpp"
 
 namespace doppel::description {
 
@@ -43,6 +44,10 @@ constexpr std::array<std::pair<ConsoleKind, const char*>, 5> kConsoles{{
     {ConsoleKind::File, "file"},
     {ConsoleKind::Socket, "socket"},
     {ConsoleKind::None, "none"},
+}};
+
+constexpr std::array<std::pair<NetKind, const char*>, 1> kNetKinds{{
+    {NetKind::User, "user"},
 }};
 
 template <typename Table> auto name_of(const Table& table, auto key) {
@@ -78,9 +83,11 @@ Result<void> validate_time(const Machine& machine) {
     if (machine.time == TimeMode::Virtual && machine.engine == Engine::Kvm)
         return invalid("time", "the engine kvm counts no instructions, so it has no virtual time",
                        "leave out --engine, or use --engine translator");
-    if (machine.time == TimeMode::Virtual && (!machine.disks.empty() || machine.rng.present))
-        return invalid("time", "disks and entropy come in the host's time, so not in virtual time",
-                       "leave out --disk and --rng, or --time virtual and --check");
+    if (machine.time == TimeMode::Virtual &&
+        (!machine.disks.empty() || !machine.nets.empty() || machine.rng.present))
+        return invalid(
+            "time", "disks, networks and entropy come in the host's time, so not in virtual time",
+            "leave out --disk, --net and --rng, or --time virtual and --check");
     return {};
 }
 
@@ -93,7 +100,8 @@ Result<void> validate_console(const Console& console) {
     return {};
 }
 
-constexpr unsigned kFirstDiskDevice = 8, kDevices = 32;
+constexpr unsigned kFirstNetDevice = 3, kFirstDiskDevice = 8, kDevices = 32;
+constexpr std::size_t kMaxHostname = 64;
 constexpr std::array<std::string_view, 5> kCacheModes{"writeback", "writethrough", "none",
                                                       "directsync", "unsafe"};
 
@@ -113,10 +121,37 @@ Result<void> validate_disk(const Disk& disk, const std::string& field) {
     return {};
 }
 
+/// The error of a part, with its place in the description.
+template <typename T> Result<void> valid_part(const Result<T>& part, std::string field) {
+    if (part)
+        return {};
+    auto error = part.error();
+    error.field = std::move(field);
+    return std::unexpected(std::move(error));
+}
+
+Result<void> validate_net(const Net& net, const std::string& field) {
+    DOPPEL_TRY_VOID(valid_part(parse_mac(net.mac), field + ".mac"));
+    DOPPEL_TRY_VOID(valid_part(parse_subnet(net.subnet), field + ".subnet"));
+    for (const auto& forward : net.forwards)
+        DOPPEL_TRY_VOID(valid_part(parse_forward(forward), field + ".forwards"));
+    if (net.mtu < kMinMtu || net.mtu > kMaxMtu)
+        return invalid(field + ".mtu", fmt::format("MTU {} is not possible", net.mtu),
+                       fmt::format("give {} to {}", kMinMtu, kMaxMtu));
+    if (net.hostname.size() > kMaxHostname)
+        return invalid(
+            field + ".hostname",
+            fmt::format("host name '{}' has {} characters", net.hostname, net.hostname.size()),
+            fmt::format("keep it to {}", kMaxHostname));
+    return {};
+}
+
 /// Calls visit(field, address) for every device that has a place on the PCI bus.
 template <typename M, typename Visit> void each_address(M& machine, Visit&& visit) {
     if (machine.rng.present)
         visit(std::string{"rng.address"}, machine.rng.address);
+    for (std::size_t i = 0; i < machine.nets.size(); ++i)
+        visit(fmt::format("nets[{}].address", i), machine.nets[i].address);
     for (std::size_t i = 0; i < machine.disks.size(); ++i)
         visit(fmt::format("disks[{}].address", i), machine.disks[i].address);
 }
@@ -150,20 +185,48 @@ std::optional<FunctionAddress> parse_address(std::string_view text) {
                            static_cast<std::uint8_t>(text[6] - '0')};
 }
 
+namespace {
+
+/// Gives devices of one kind their places, from `first` up to below `end`.
+template <typename Devices>
+Result<void> assign_places(Devices& devices, std::set<std::string>& taken, unsigned first,
+                           unsigned end, const char* field) {
+    auto next = first;
+    for (auto& device : devices) {
+        while (device.address.empty() && next < end) {
+            auto address = fmt::format("00:{:02x}.0", next++);
+            if (taken.insert(address).second)
+                device.address = std::move(address);
+        }
+        if (device.address.empty())
+            return invalid(field, fmt::format("{} {} do not fit", devices.size(), field),
+                           fmt::format("give at most {}, or say where with addr=", end - first));
+    }
+    return {};
+}
+
+/// From 52:54:00:12:34:56 on, each once; 52:54:00 is what virtual machines use.
+void assign_macs(std::vector<Net>& nets) {
+    std::set<std::string> taken;
+    for (const auto& net : nets)
+        taken.insert(net.mac);
+    unsigned last = 0x56;
+    for (auto& net : nets)
+        while (net.mac.empty()) {
+            auto mac = fmt::format("52:54:00:12:34:{:02x}", last++);
+            if (taken.insert(mac).second)
+                net.mac = std::move(mac);
+        }
+}
+
+} // namespace
+
 Result<void> assign_addresses(Machine& machine) {
     std::set<std::string> taken;
     each_address(machine, [&](const auto&, const std::string& text) { taken.insert(text); });
-    auto next = kFirstDiskDevice;
-    for (auto& disk : machine.disks) {
-        while (disk.address.empty() && next < kDevices) {
-            auto address = fmt::format("00:{:02x}.0", next++);
-            if (taken.insert(address).second)
-                disk.address = std::move(address);
-        }
-        if (disk.address.empty())
-            return invalid("disks", fmt::format("{} disks do not fit", machine.disks.size()),
-                           fmt::format("give at most {}", kDevices - kFirstDiskDevice));
-    }
+    DOPPEL_TRY_VOID(assign_places(machine.nets, taken, kFirstNetDevice, kFirstDiskDevice, "nets"));
+    DOPPEL_TRY_VOID(assign_places(machine.disks, taken, kFirstDiskDevice, kDevices, "disks"));
+    assign_macs(machine.nets);
     return {};
 }
 
@@ -199,6 +262,8 @@ Result<void> validate(const Machine& machine) {
     DOPPEL_TRY_VOID(validate_console(machine.console));
     for (std::size_t i = 0; i < machine.disks.size(); ++i)
         DOPPEL_TRY_VOID(validate_disk(machine.disks[i], fmt::format("disks[{}]", i)));
+    for (std::size_t i = 0; i < machine.nets.size(); ++i)
+        DOPPEL_TRY_VOID(validate_net(machine.nets[i], fmt::format("nets[{}]", i)));
     return validate_addresses(machine);
 }
 
@@ -207,6 +272,10 @@ std::optional<Engine> parse_engine(std::string_view name) { return key_of<Engine
 const char* time_mode_name(TimeMode mode) { return name_of(kTimeModes, mode); }
 std::optional<TimeMode> parse_time_mode(std::string_view name) {
     return key_of<TimeMode>(kTimeModes, name);
+}
+const char* net_kind_name(NetKind kind) { return name_of(kNetKinds, kind); }
+std::optional<NetKind> parse_net_kind(std::string_view name) {
+    return key_of<NetKind>(kNetKinds, name);
 }
 const char* console_kind_name(ConsoleKind kind) { return name_of(kConsoles, kind); }
 std::optional<ConsoleKind> parse_console_kind(std::string_view name) {

@@ -51,6 +51,23 @@ struct Disk {
     std::string address;             // "00:08.0": bus, device, function of its PCI function
 };
 
+enum class NetKind : std::uint8_t {
+    User, // a network of the guest's own within the VM's process; needs no rights
+};
+
+/// A network card, virtio-net, and what it leads to.
+struct Net {
+    NetKind kind = NetKind::User;
+    std::string mac;                    // "52:54:00:12:34:56"; assigned when empty
+    std::string address;                // of its PCI function; assigned when empty
+    std::uint32_t mtu = 1500;           // bytes, kMinMtu to kMaxMtu
+    std::string subnet = "10.0.2.0/24"; // see parse_subnet()
+    bool ipv6 = true;
+    bool restricted = false;             // the guest reaches nothing beyond its forwards
+    std::string hostname{};              // that DHCP gives out; none when empty
+    std::vector<std::string> forwards{}; // see parse_forward()
+};
+
 /// The entropy device, virtio-rng.
 struct Rng {
     bool present = false;
@@ -58,6 +75,8 @@ struct Rng {
 };
 
 inline constexpr std::size_t kMaxSerial = 20;
+inline constexpr std::uint32_t kMinMtu = 1280; // of IPv6, RFC 8200 §5
+inline constexpr std::uint32_t kMaxMtu = 65520;
 inline constexpr std::size_t kMaxCommandLine = 2047;
 inline constexpr std::uint32_t kMaxCpus = 16;
 inline constexpr std::uint64_t kMinMemoryBytes = 2ull << 20;
@@ -74,6 +93,7 @@ struct Machine {
     Boot boot;
     Console console;
     std::vector<Disk> disks;
+    std::vector<Net> nets;
     Rng rng;
     /// Port of the isa-debug-exit device; none when empty.
     std::optional<std::uint16_t> debug_exit_port;
@@ -85,8 +105,9 @@ struct Machine {
 
 /// Checks ranges and names (not files). Errors: InvalidArgument with `field` set.
 base::Result<void> validate(const Machine& machine);
-/// Gives every device without an address one of its own: disk n is 00:08.0 and on. What stands in a
-/// description is final, so that a guest finds its devices where they were.
+/// Gives every device without an address one of its own: disks from 00:08.0 on, network cards from
+/// 00:03.0 on, and their MAC addresses. What stands in a description is final, so that a guest
+/// finds its devices where they were.
 base::Result<void> assign_addresses(Machine& machine);
 
 /// Place of a function on the first bus.
@@ -102,6 +123,8 @@ const char* engine_name(Engine engine);
 std::optional<Engine> parse_engine(std::string_view name);
 const char* time_mode_name(TimeMode mode);
 std::optional<TimeMode> parse_time_mode(std::string_view name);
+const char* net_kind_name(NetKind kind);
+std::optional<NetKind> parse_net_kind(std::string_view name);
 const char* console_kind_name(ConsoleKind kind);
 std::optional<ConsoleKind> parse_console_kind(std::string_view name);
 

@@ -6,8 +6,11 @@
 #include "block/file/file_node.hpp"
 #include "block/image/open_image.hpp"
 #include "block/io/io_context.hpp"
+#include "description/network.hpp"
 #include "devices/virtio/virtio_blk.hpp"
+#include "devices/virtio/virtio_net.hpp"
 #include "devices/virtio/virtio_rng.hpp"
+#include "net/user/user_network.hpp"
 #include "vmm/io_worker.hpp"
 
 namespace doppel::vmm {
@@ -22,6 +25,12 @@ struct OpenDisk {
     std::unique_ptr<IoWorker> worker;
     std::unique_ptr<block::IoContext> context;
     std::unique_ptr<block::Drive> drive;
+};
+
+struct OpenNet {
+    description::Net description;
+    std::unique_ptr<IoWorker> worker;
+    std::unique_ptr<net::Backend> backend;
 };
 
 struct Entropy {
@@ -45,15 +54,55 @@ Result<OpenDisk> open_disk(const description::Disk& disk, std::size_t index) {
     return open;
 }
 
+Result<net::UserOptions> user_options(const description::Net& net) {
+    net::UserOptions options;
+    const auto subnet = DOPPEL_TRY(description::parse_subnet(net.subnet));
+    options.network = subnet.base;
+    options.mask = subnet.mask();
+    options.hostname = net.hostname;
+    options.mtu = static_cast<std::uint16_t>(net.mtu);
+    options.has_ipv6 = net.ipv6;
+    options.restricted = net.restricted;
+    for (const auto& text : net.forwards) {
+        const auto forward = DOPPEL_TRY(description::parse_forward(text));
+        const bool is_udp = forward.protocol == description::Forward::Protocol::Udp;
+        options.forwards.push_back(
+            {is_udp ? net::Forward::Protocol::Udp : net::Forward::Protocol::Tcp,
+             forward.host_address, forward.host_port, forward.guest_address, forward.guest_port});
+    }
+    return options;
+}
+
+Result<OpenNet> open_net(const description::Net& net, std::size_t index) {
+    OpenNet open;
+    open.description = net;
+    open.worker = DOPPEL_TRY(IoWorker::create(fmt::format("net{}", index)));
+    auto network = net::UserNetwork::create(open.worker->loop(), DOPPEL_TRY(user_options(net)));
+    if (!network)
+        return std::unexpected(std::move(network).error().with_context("network"));
+    open.backend = std::move(*network);
+    return open;
+}
+
+std::unique_ptr<devices::VirtioDevice> make_net(OpenNet& net, memory::GuestMemory& memory) {
+    devices::VirtioNet::Options options;
+    options.mac = description::parse_mac(net.description.mac).value(); // validated
+    options.mtu = static_cast<std::uint16_t>(net.description.mtu);
+    return std::make_unique<devices::VirtioNet>(*net.backend, options, memory, net.worker->loop());
+}
+
 } // namespace
 
 struct IoDevices::Impl {
     std::vector<OpenDisk> disks;
+    std::vector<OpenNet> nets;
     std::vector<Entropy> rngs;
 
     template <typename Visit> void each_worker(Visit&& visit) {
         for (auto& disk : disks)
             visit(*disk.worker);
+        for (auto& net : nets)
+            visit(*net.worker);
         for (auto& rng : rngs)
             visit(*rng.worker);
     }
@@ -66,6 +115,8 @@ Result<std::unique_ptr<IoDevices>> IoDevices::open(const Machine& machine) {
     auto impl = std::make_unique<Impl>();
     for (const auto& disk : machine.disks)
         impl->disks.push_back(DOPPEL_TRY(open_disk(disk, impl->disks.size())));
+    for (const auto& net : machine.nets)
+        impl->nets.push_back(DOPPEL_TRY(open_net(net, impl->nets.size())));
     if (machine.rng.present)
         impl->rngs.push_back({machine.rng, DOPPEL_TRY(IoWorker::create("rng"))});
     return std::unique_ptr<IoDevices>{new IoDevices{std::move(impl)}};
@@ -76,6 +127,11 @@ std::vector<machine::PcVirtio> IoDevices::functions() {
     for (auto& rng : impl_->rngs)
         all.push_back({"rng", rng.description.address, [&rng](memory::GuestMemory& memory) {
                            return std::make_unique<devices::VirtioRng>(memory, rng.worker->loop());
+                       }});
+    for (std::size_t i = 0; i < impl_->nets.size(); ++i)
+        all.push_back({fmt::format("net{}", i), impl_->nets[i].description.address,
+                       [&net = impl_->nets[i]](memory::GuestMemory& memory) {
+                           return make_net(net, memory);
                        }});
     for (std::size_t i = 0; i < impl_->disks.size(); ++i)
         all.push_back({fmt::format("disk{}", i), impl_->disks[i].description.address,

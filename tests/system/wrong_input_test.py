@@ -7,6 +7,7 @@
 
 import argparse
 import pathlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -123,6 +124,25 @@ class WrongInput(unittest.TestCase):
         self.refused_run("--disk", f"{disk},addr=here", says=["here", "00:08.0"])
         self.refused_run("--disk", f"{disk},addr=00:02.0", "--rng", says=["00:02.0"])
         self.refused_run("--disk", disk, "--disk", disk, says=[str(disk), "in use"])
+
+    def test_networks(self):
+        self.refused_run("--net", "token-ring", says=["--net", "token-ring", "user"])
+        self.refused_run("--net", "user,forward=tcp:22", says=["--net", "tcp:22"])
+        self.refused_run("--net", "user,forward=tcp:x:22", says=["'x'", "65535"])
+        self.refused_run("--net", "user,mac=52:54:00:12:34:5", says=["52:54:00:12:34:5"])
+        self.refused_run("--net", "user,forward=tcp:127.0.0.1:2222:10.9.9.9:22", says=["10.9.9.9"])
+        self.refused_run("--net", "user,forward=tcp:192.0.2.1:2222:22", says=["192.0.2.1:2222"])
+        self.refused_run("--net", "user", "--time", "virtual", says=["--net", "virtual"])
+
+    def test_forwarded_port_that_is_taken(self):
+        for protocol, kind in (("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)):
+            with self.subTest(protocol=protocol), socket.socket(type=kind) as owner:
+                owner.bind(("127.0.0.1", 0))
+                if protocol == "tcp":
+                    owner.listen()
+                port = owner.getsockname()[1]
+                self.refused_run("--net", f"user,forward={protocol}:{port}:22",
+                                 says=[f"127.0.0.1:{port}", "in use", "another port"])
 
     def test_debug_exit_port(self):
         self.refused_run("--debug-exit=0x10000", says=["debug-exit"])

@@ -5,10 +5,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <utility>
 #include <vector>
 
 #include <fmt/core.h>
+
+#include "description/network.hpp"
 
 namespace doppel::cli {
 
@@ -68,7 +71,62 @@ Result<void> set_of_disk(description::Disk& disk, const std::string& text) {
     return {};
 }
 
+Result<std::uint32_t> parse_mtu(const std::string& value) {
+    std::uint32_t mtu = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), mtu);
+    if (error != std::errc{} || end != value.data() + value.size())
+        return base::fail(
+            Errc::InvalidArgument, fmt::format("MTU '{}' is not a number", value),
+            fmt::format("give {} to {} bytes", description::kMinMtu, description::kMaxMtu));
+    return mtu;
+}
+
+Result<void> set_of_net(description::Net& net, const std::string& text) {
+    const auto [key, value] = key_and_value(text);
+    if (key == "ipv6")
+        net.ipv6 = DOPPEL_TRY(parse_switch(key, value));
+    else if (key == "restrict")
+        net.restricted = DOPPEL_TRY(parse_switch(key, value));
+    else if (value.empty())
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("'{}' of network 'user' is not KEY=VALUE", text));
+    else if (key == "forward")
+        net.forwards.push_back(
+            description::format_forward(DOPPEL_TRY(description::parse_forward(value))));
+    else if (key == "mac")
+        net.mac = value;
+    else if (key == "subnet")
+        net.subnet = value;
+    else if (key == "hostname")
+        net.hostname = value;
+    else if (key == "mtu")
+        net.mtu = DOPPEL_TRY(parse_mtu(value));
+    else if (key == "addr")
+        net.address = value;
+    else
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("network 'user' has no option '{}'", key),
+                          "there are forward, mac, subnet, hostname, mtu, ipv6, restrict and addr");
+    return {};
+}
+
 } // namespace
+
+Result<std::optional<description::Net>> parse_net(const std::string& text) {
+    const auto parts = split(text);
+    if (text == "none")
+        return std::nullopt;
+    const auto kind = description::parse_net_kind(parts.front());
+    if (!kind)
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("network '{}' is unknown", parts.front()),
+                          "use user or none");
+    description::Net net;
+    net.kind = *kind;
+    for (std::size_t i = 1; i < parts.size(); ++i)
+        DOPPEL_TRY_VOID(set_of_net(net, parts[i]));
+    return net;
+}
 
 Result<description::Disk> parse_disk(const std::string& text) {
     const auto parts = split(text);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// The options of `doppel run` that describe a device in one word: "FILE,format=raw,readonly=on".
+#include <optional>
 #include <string>
 
 #include "base/result.hpp"
@@ -13,5 +14,7 @@ base::Result<description::Disk> parse_disk(const std::string& text);
 /// That the disk can be opened: what is missing, a directory or not permitted is said before
 /// anything starts.
 base::Result<void> check_disk(const description::Disk& disk);
+/// "user,forward=tcp:2222:22"; nothing for "none". Errors: InvalidArgument naming the key or value.
+base::Result<std::optional<description::Net>> parse_net(const std::string& text);
 
 } // namespace doppel::cli

@@ -79,8 +79,9 @@ Result<std::uint16_t> parse_port(const std::string& text) {
 
 /// The description names its own members; a person typed flags.
 Error with_flag(Error error) {
-    constexpr std::array<std::pair<std::string_view, const char*>, 9> kFlags{{
+    constexpr std::array<std::pair<std::string_view, const char*>, 10> kFlags{{
         {"disks", "--disk"},
+        {"nets", "--net"},
         {"cpus", "--cpus"},
         {"memory_bytes", "--memory"},
         {"cpu_model", "--cpu"},
@@ -103,6 +104,19 @@ Result<std::vector<description::Disk>> disks_of(const RunOptions& o) {
         DOPPEL_TRY_VOID(check_disk(disks.back()));
     }
     return disks;
+}
+
+Result<std::vector<description::Net>> nets_of(const RunOptions& o) {
+    std::vector<description::Net> nets;
+    for (const auto& text : o.nets) {
+        auto net = DOPPEL_TRY(parse_net(text));
+        if (net)
+            nets.push_back(std::move(*net));
+        else if (o.nets.size() > 1)
+            return base::fail(Errc::InvalidArgument, "'none' contradicts the other networks",
+                              "leave one of them out");
+    }
+    return nets;
 }
 
 std::string model_names() {
@@ -204,6 +218,14 @@ void add_device_options(CLI::App& command, RunOptions& o) {
         ->type_name("FILE[,…]")
         ->expected(1)
         ->take_all();
+    command
+        .add_option("--net", o.nets,
+                    "network card (virtio-net): none, which is so unless given, or "
+                    "user[,forward=tcp:HOSTPORT:GUESTPORT …][,mac=MAC][,subnet=10.0.2.0/24]"
+                    "[,hostname=NAME][,mtu=N][,ipv6=off][,restrict=on][,addr=00:03.0]; repeatable")
+        ->type_name("KIND[,…]")
+        ->expected(1)
+        ->take_all();
     command.add_flag("--rng", o.rng, "entropy device (virtio-rng)");
 }
 
@@ -294,6 +316,7 @@ Result<Machine> machine_of(const RunOptions& o) {
     machine.time = *time;
     machine.console = DOPPEL_TRY(of_flag("--console", parse_console(o.console)));
     machine.disks = DOPPEL_TRY(of_flag("--disk", disks_of(o)));
+    machine.nets = DOPPEL_TRY(of_flag("--net", nets_of(o)));
     machine.rng.present = o.rng;
     if (o.debug_exit)
         machine.debug_exit_port =

@@ -51,6 +51,58 @@ TEST_CASE("run: without options the defaults of the description hold") {
     CHECK(machine->time == description::TimeMode::Real);
 }
 
+TEST_CASE("run: networks as people write them") {
+    const auto machine = run({"--net",
+                              "user,forward=tcp:2222:22,forward=udp:0.0.0.0:53:5353,mtu=9000,"
+                              "subnet=192.168.0.0/16,ipv6=off,restrict=on,hostname=box",
+                              "--net", "user,mac=02:00:00:00:00:01,addr=00:1f.0", "--net", "user"});
+    REQUIRE(machine);
+    REQUIRE(machine->nets.size() == 3);
+    const auto& first = machine->nets[0];
+    CHECK(first.forwards ==
+          std::vector<std::string>{"tcp:127.0.0.1:2222:22", "udp:0.0.0.0:53:5353"});
+    CHECK(first.subnet == "192.168.0.0/16");
+    CHECK(first.mtu == 9000);
+    CHECK(first.hostname == "box");
+    CHECK(first.restricted);
+    CHECK_FALSE(first.ipv6);
+    CHECK(first.mac == "52:54:00:12:34:56");
+    CHECK(first.address == "00:03.0");
+    CHECK(machine->nets[1].mac == "02:00:00:00:00:01");
+    CHECK(machine->nets[1].address == "00:1f.0");
+    CHECK(machine->nets[2].mac == "52:54:00:12:34:57");
+    CHECK(machine->nets[2].address == "00:04.0");
+    CHECK(run({"--net", "none"})->nets.empty());
+    CHECK(run({})->nets.empty());
+}
+
+TEST_CASE("run: networks that cannot be are refused by name") {
+    const auto says = [](const std::string& net, const char* words) {
+        const auto message = refused({"--net", net});
+        CAPTURE(message);
+        CHECK(message.starts_with("--net: "));
+        CHECK(message.find(words) != std::string::npos);
+    };
+    says("token-ring", "'token-ring'");
+    says("", "''");
+    says("user,colour=red", "'colour'");
+    says("user,forward=tcp:22", "'tcp:22'");
+    says("user,forward=tcp:70000:22", "'70000'");
+    says("user,mac=52:54:00:12:34", "'52:54:00:12:34'");
+    says("user,mac=01:00:5e:00:00:01", "group");
+    says("user,subnet=10.0.2.5/24", "10.0.2.0/24");
+    says("user,mtu=1000", "1280");
+    says("user,mtu=many", "'many'");
+    says("user,ipv6=maybe", "ipv6=maybe");
+    says("user,hostname", "'hostname'");
+    says("user,addr=here", "'here'");
+    CHECK(refused({"--net", "user", "--net", "none"}).find("none") != std::string::npos);
+    CHECK(refused({"--net", "user", "--check"}).find("--net") != std::string::npos);
+    const std::vector<std::string> six{"--net", "user", "--net", "user", "--net", "user",
+                                       "--net", "user", "--net", "user", "--net", "user"};
+    CHECK(refused(six).find("at most 5") != std::string::npos);
+}
+
 TEST_CASE("run: every option arrives in the description") {
     const auto machine = run({"--initrd",    kAnyFile,
                               "--append",    "a b",
