@@ -56,8 +56,9 @@ struct Shared {
     std::shared_ptr<Gate> gate{new Gate{{}, this}}; // co-owned by the replies
     std::size_t connections = 0;
     std::uint64_t next_ticket = 0;
-    std::map<std::uint64_t, std::shared_ptr<Connection>> waiting; // as in reply_for()
     asio::io_context context{1};
+    // As in reply_for(). Goes before the context, in which its sockets live.
+    std::map<std::uint64_t, std::shared_ptr<Connection>> waiting;
 };
 
 /// Owned by the operation that is under way: a read, a write, or the wait for a reply.
