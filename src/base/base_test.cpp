@@ -43,6 +43,7 @@ TEST_CASE("a failed system call names its reason") {
     const Result<int> result = fail_errno(ENOENT, "open 'x'");
     CHECK(result.error().code == Errc::NotFound);
     CHECK(result.error().message() == "open 'x': No such file or directory");
+    CHECK(fail_errno(EISDIR, "open 'x'").error().code == Errc::InvalidArgument);
 }
 
 TEST_CASE("byte order") {

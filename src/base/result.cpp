@@ -12,11 +12,16 @@ Errc code_of(int os_errno) {
     switch (os_errno) {
     case ENOENT: return Errc::NotFound;
     case EACCES:
-    case EPERM: return Errc::PermissionDenied;
+    case EPERM:
+    case EROFS: return Errc::PermissionDenied;
     case EEXIST: return Errc::AlreadyExists;
     case EBUSY:
     case EAGAIN:
     case EADDRINUSE: return Errc::Busy;
+    case EISDIR: // a path that is not what was to be named
+    case ENOTDIR:
+    case ELOOP:
+    case ENAMETOOLONG:
     case EINVAL: return Errc::InvalidArgument;
     case ENOSPC: return Errc::NoSpace;
     case ENOMEM: return Errc::OutOfMemory;

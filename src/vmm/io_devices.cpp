@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/io_devices.hpp"
 
+#include <future>
+
 #include <fmt/core.h>
 
 #include "block/file/file_node.hpp"
@@ -11,6 +13,7 @@
 #include "devices/virtio/virtio_net.hpp"
 #include "devices/virtio/virtio_rng.hpp"
 #include "net/user/user_network.hpp"
+#include "vmm/disk_record.hpp"
 #include "vmm/io_worker.hpp"
 
 namespace doppel::vmm {
@@ -146,6 +149,44 @@ std::vector<machine::PcVirtio> IoDevices::functions() {
 
 void IoDevices::start() {
     impl_->each_worker([](IoWorker& worker) { worker.start(); });
+}
+
+std::vector<SavedDisk> IoDevices::record_disks() const {
+    std::vector<SavedDisk> all;
+    for (const auto& disk : impl_->disks)
+        all.push_back(record_disk(disk.description, *disk.drive));
+    return all;
+}
+
+Result<void> IoDevices::check_disks(const std::vector<SavedDisk>& saved) const {
+    if (saved.empty())
+        return {};
+    if (saved.size() != impl_->disks.size())
+        return base::fail(base::Errc::Corrupt,
+                          fmt::format("{} disks were saved, the machine has {}", saved.size(),
+                                      impl_->disks.size()));
+    for (std::size_t i = 0; i < saved.size(); ++i)
+        DOPPEL_TRY_VOID(check_disk(saved[i], impl_->disks[i].description, *impl_->disks[i].drive));
+    return {};
+}
+
+Result<void> IoDevices::flush() {
+    std::vector<std::pair<std::string, std::future<Result<void>>>> begun;
+    for (auto& disk : impl_->disks) {
+        if (disk.drive->read_only())
+            continue;
+        auto done = std::make_shared<std::promise<Result<void>>>();
+        begun.emplace_back(disk.description.path, done->get_future());
+        disk.worker->loop().post([&disk, done] {
+            disk.drive->flush([done](Result<void> result) { done->set_value(std::move(result)); });
+        });
+    }
+    Result<void> all;
+    for (auto& [path, done] : begun) // of every one, so that none is left in flight
+        if (auto result = done.get(); !result && all)
+            all = std::unexpected(
+                std::move(result).error().with_context(fmt::format("flush disk '{}'", path)));
+    return all;
 }
 
 Result<void> IoDevices::close() {

@@ -9,6 +9,7 @@
 #include "base/result.hpp"
 #include "description/machine.hpp"
 #include "machine/pc.hpp"
+#include "vmm/state_file/saved_vm.hpp"
 
 namespace doppel::vmm {
 
@@ -24,7 +25,15 @@ public:
     /// What the board shall have; good as long as this lives.
     std::vector<machine::PcVirtio> functions();
 
+    /// Of all disks, while the devices are paused.
+    std::vector<SavedDisk> record_disks() const;
+    /// Errors: a disk is not as it was; Corrupt: of other disks. None of a VM that was saved
+    /// before disks were recorded.
+    base::Result<void> check_disks(const std::vector<SavedDisk>& saved) const;
+
     void start();
+    /// Any thread, between start() and close(): what the guest has written is on stable storage.
+    base::Result<void> flush();
     /// The devices are paused for good: ends the threads, closes the images.
     base::Result<void> close();
 

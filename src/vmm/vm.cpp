@@ -91,9 +91,10 @@ Machine with_absolute_paths(Machine machine) {
 } // namespace
 
 /// Members in order of construction; destruction is the reverse: threads end before the board does.
-struct Vm::Impl final : machine::PowerSink {
+struct Vm::Impl final : machine::PowerSink, SaveJob::Source {
     explicit Impl(const Machine& machine) : description{machine} {}
     ~Impl() override {
+        job.reset();
         stop_threads();
         if (board)
             board->disconnect();
@@ -114,7 +115,7 @@ struct Vm::Impl final : machine::PowerSink {
     std::unique_ptr<Turns> turns; // in virtual time
     std::vector<std::unique_ptr<VcpuThread>> vcpus;
     bool is_paused = false;   // control thread
-    bool stay_paused = false; // when the running job ends
+    bool stay_paused = false; // whatever the running job does
     std::uint64_t last_job = 0;
     std::atomic<bool> reset_wanted{false}; // by the guest; done as soon as the VM is paused
 
@@ -131,8 +132,21 @@ struct Vm::Impl final : machine::PowerSink {
     Result<void> restore();
     void go_on();
     std::vector<cpu::x86::Vcpu*> engines();
-    SavedVm saved_vm();
     Result<api::Job> save(const api::SaveRequest& request);
+
+    // --- SaveJob::Source ---
+    void hold() override { pause(); }
+    void let_go() override {
+        if (!stay_paused)
+            resume();
+    }
+    SavedVm describe() override;
+    void start_dirty_log() override;
+    void stop_dirty_log() override { board->memory().stop_dirty_log(); }
+    std::vector<std::uint64_t> harvest_dirty_log() override;
+    Result<void> flush_disks() override { return io->flush(); }
+    void watch_all_writes();
+
     bool is_saving() const { return job != nullptr && job->is_running(); }
     base::Error in_kernel(base::Error error) const {
         return std::move(error).with_context("kernel '" + description.boot.kernel + "'");
@@ -271,6 +285,7 @@ void Vm::Impl::set_clocks(std::uint64_t after_ns) {
 
 Result<void> Vm::Impl::restore() {
     pause(); // as it was when it was saved; nothing runs yet
+    DOPPEL_TRY_VOID(io->check_disks(saved->vm().disks));
     DOPPEL_TRY_VOID(saved->load_ram(board->memory()));
     auto loaded = load_board(saved->vm(), model, *board, engines());
     if (!loaded)
@@ -301,7 +316,7 @@ std::vector<cpu::x86::Vcpu*> Vm::Impl::engines() {
     return all;
 }
 
-SavedVm Vm::Impl::saved_vm() {
+SavedVm Vm::Impl::describe() {
     SavedVm vm;
     vm.writer = "doppel " DOPPEL_VERSION;
     vm.machine = api::machine_to_json(with_absolute_paths(description));
@@ -312,7 +327,24 @@ SavedVm Vm::Impl::saved_vm() {
                  .wall_seconds = static_cast<std::uint64_t>(now.seconds),
                  .wall_nanoseconds = now.nanoseconds};
     save_board(*board, engines(), model, vm);
+    vm.disks = io->record_disks();
     return vm;
+}
+
+void Vm::Impl::start_dirty_log() {
+    board->memory().start_dirty_log();
+    watch_all_writes();
+}
+
+std::vector<std::uint64_t> Vm::Impl::harvest_dirty_log() {
+    auto pages = board->memory().harvest_dirty_log();
+    watch_all_writes();
+    return pages;
+}
+
+void Vm::Impl::watch_all_writes() {
+    for (auto* const vcpu : engines())
+        vcpu->drop_write_permissions();
 }
 
 Result<api::Job> Vm::Impl::save(const api::SaveRequest& request) {
@@ -328,12 +360,9 @@ Result<api::Job> Vm::Impl::save(const api::SaveRequest& request) {
             return base::fail(base::Errc::Busy, "the VM is about to end");
     }
     stay_paused = was_paused;
-    job = std::make_unique<SaveJob>(
-        ++last_job, std::move(writer), saved_vm(), board->memory(), *loop,
-        [this, keep_paused = request.keep_paused](const Result<void>& result) {
-            if (!stay_paused && !(result && keep_paused))
-                resume();
-        });
+    const bool in_rounds = !was_paused && !request.keep_paused;
+    job = std::make_unique<SaveJob>(SaveJob::Request{++last_job, in_rounds, request.keep_paused},
+                                    std::move(writer), *this, board->memory(), *loop);
     return job->describe();
 }
 
@@ -421,6 +450,7 @@ Outcome Vm::run() {
     for (auto& vcpu : vm.vcpus)
         vcpu->wait_paused();
     vm.console.backend->finish(std::chrono::seconds{2});
+    vm.job.reset(); // it may be flushing the disks
     const auto closed = vm.close_io();
     const std::scoped_lock lock{vm.outcome_mutex};
     if (!closed)

@@ -69,8 +69,9 @@ public:
     bool is_paused() const;
     void press_power_button();
 
-    /// Pauses the VM and begins to save it; it goes on when its state is safe, unless it was paused
-    /// before or shall stay so, or if saving fails. Errors: Busy; of creating the file.
+    /// Begins to save the VM. It goes on, but for a short pause in the end; if it shall stay paused
+    /// or was so before, it is paused for all of the time. If saving fails, it is as it was.
+    /// Errors: Busy; of creating the file.
     base::Result<api::Job> save(const api::SaveRequest& request);
     std::optional<api::Job> job(std::uint64_t id) const;
     api::VmStatus status() const;

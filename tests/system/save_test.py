@@ -63,8 +63,8 @@ class Guest(unittest.TestCase):
         self.assertEqual(done.returncode, code, f"{arguments}: {done.stdout}{done.stderr}")
         return done.stderr if code else done.stdout
 
-    def boot(self, *more, cpus=2):
-        return self.terminal("run", "--name", "vm", "--memory", "128M", "--cpus", cpus,
+    def boot(self, *more, cpus=2, name="vm"):
+        return self.terminal("run", "--name", name, "--memory", "128M", "--cpus", cpus,
                              "--kernel", ASSETS / "vmlinuz",
                              "--initrd", ASSETS / "initrd-busybox.cpio.gz",
                              "--append", "console=ttyS0 quiet", *more)
@@ -109,6 +109,14 @@ class Rounds(Guest):
         for word in ("MISMATCH", "soft lockup", "rcu:", "Call Trace", "segfault", "Oops"):
             self.assertNotIn(word, console.output)
 
+    def save_and_stop(self, state, live):
+        """`live`: the guest works on while most of its RAM is written."""
+        if live:
+            self.doppel("save", "vm", state)
+            self.doppel("stop", "vm", "--now")
+        else:
+            self.doppel("save", "vm", state, "--stop")
+
     def test_a_working_guest_goes_on_in_new_processes(self):
         state = self.folder / "vm.state"
         console = self.boot("--engine", ENGINES[0])
@@ -117,7 +125,7 @@ class Rounds(Guest):
             before = [0] * WORKERS
             for number in range(1, OPTIONS.rounds + 1):
                 time.sleep(0.2 + number % 7 * 0.1)  # into the middle of something else each time
-                self.doppel("save", "vm", state, "--stop")
+                self.save_and_stop(state, live=number % 2 == 0)
                 self.assertEqual(console.wait(), 0, console.output[-2000:])
                 self.check_output(console)
                 console.__exit__()
@@ -203,6 +211,55 @@ class Clock(Guest):
                 self.assertAlmostEqual(guest, time.time() - lost, delta=2.5, msg=how)
                 console.type("poweroff -f\r")
                 self.assertEqual(console.wait(), 0)
+
+
+class Disks(Guest):
+    """What happens to the disk between the save and the restore."""
+
+    def setUp(self):
+        super().setUp()
+        self.disk = self.folder / "d.raw"
+        self.disk.write_bytes(bytes(1 << 20))
+
+    def boot_with_disk(self, name):
+        """The disk is named as seen from the folder in which the command runs."""
+        here = os.getcwd()
+        os.chdir(self.folder)
+        self.addCleanup(os.chdir, here)
+        console = self.boot("--disk", "d.raw", cpus=1, name=name)
+        os.chdir(here)
+        console.expect(PROMPT, BOOT_SECONDS)
+        return console
+
+    def refused(self, *words):
+        says = self.doppel("run", "--restore", "x.state", "--console", "none", code=2)
+        self.assertEqual(len(says.strip().splitlines()), 1, says)
+        for word in (str(self.disk), *words):
+            self.assertIn(word, says)
+
+    def test_a_disk_that_is_not_as_it_was_is_refused_with_a_sentence(self):
+        with self.boot_with_disk("vm") as console:
+            self.doppel("save", "vm", "x.state", "--stop")
+            self.assertEqual(console.wait(), 0)
+        with self.boot_with_disk("other"):
+            self.refused("in use")
+        away = self.folder / "away"
+        self.disk.rename(away)
+        self.refused("No such file")
+        self.disk.mkdir()
+        self.refused("directory")
+        self.disk.rmdir()
+        self.disk.write_bytes(bytes(1 << 19))
+        self.refused("524288", "1048576")
+        self.disk.write_bytes(bytes(1 << 20))
+        self.refused("written to", "touch -d @")
+        self.disk.unlink()
+        away.rename(self.disk)  # its time is what it was
+        with self.terminal("run", "--restore", self.folder / "x.state") as console:
+            console.type("\r")
+            console.expect(PROMPT)
+            console.type("poweroff -f\r")
+            self.assertEqual(console.wait(), 0)
 
 
 def crc32c(data):

@@ -13,6 +13,9 @@ public:
     /// state_changed() afterwards, so that the engine drops what it has cached (TLB, modes).
     virtual CpuState& state() = 0;
     virtual void state_changed() = 0;
+    /// GuestMemory::harvest_dirty_log() has marked pages: an engine that keeps permissions to write
+    /// without a look at the page's state drops them. While run() is not executing.
+    virtual void drop_write_permissions() {}
     /// What it was interrupted by; nullptr: the engine does not see it. While run() is not
     /// executing.
     virtual const EventLog* events() const { return nullptr; }

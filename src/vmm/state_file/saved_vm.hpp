@@ -38,6 +38,16 @@ struct SavedClocks {
         state::field(5, "wall_nanoseconds", &SavedClocks::wall_nanoseconds));
 };
 
+/// A disk as it was. Disks are not part of the file.
+struct SavedDisk {
+    std::uint64_t size_bytes = 0; // as the guest sees it
+    std::uint64_t changed_ns = 0; // last change of its file: since 1970, UTC; 0: not known
+    bool operator==(const SavedDisk&) const = default;
+    static constexpr auto kSchema =
+        state::schema("saved-disk", 1, state::field(1, "size_bytes", &SavedDisk::size_bytes),
+                      state::field(2, "changed_ns", &SavedDisk::changed_ns));
+};
+
 struct SavedVm {
     std::string writer;  // for people: the release that wrote the file
     std::string machine; // the machine description, JSON
@@ -47,12 +57,13 @@ struct SavedVm {
     SavedClocks clocks;
     std::vector<SavedPart> vcpus; // in order of their numbers
     std::vector<SavedPart> chips; // in the board's order
+    std::vector<SavedDisk> disks; // in the description's order; since version 2
 
     static constexpr auto kSchema = state::schema(
-        "saved-vm", 1, state::field(1, "writer", &SavedVm::writer),
+        "saved-vm", 2, state::field(1, "writer", &SavedVm::writer),
         state::field(2, "machine", &SavedVm::machine), state::field(3, "cpuid", &SavedVm::cpuid),
         state::field(4, "clocks", &SavedVm::clocks), state::field(5, "vcpus", &SavedVm::vcpus),
-        state::field(6, "chips", &SavedVm::chips));
+        state::field(6, "chips", &SavedVm::chips), state::field(7, "disks", &SavedVm::disks, 2));
 };
 
 std::vector<std::byte> encode_saved_vm(const SavedVm& vm);

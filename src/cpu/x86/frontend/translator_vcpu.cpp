@@ -205,6 +205,7 @@ std::uint64_t TranslatorVcpu::blocks_different() const { return parts_->checker.
 
 CpuState& TranslatorVcpu::state() { return parts_->frame.state; }
 void TranslatorVcpu::state_changed() { parts_->dispatcher.state_changed(); }
+void TranslatorVcpu::drop_write_permissions() { parts_->dispatcher.drop_all_writes(); }
 const EventLog* TranslatorVcpu::events() const { return &parts_->system.events; }
 
 VcpuStats TranslatorVcpu::stats() const {

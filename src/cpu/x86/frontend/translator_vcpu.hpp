@@ -57,6 +57,7 @@ public:
     VcpuStats stats() const override;
     CpuState& state() override;
     void state_changed() override;
+    void drop_write_permissions() override;
     const EventLog* events() const override;
     /// With TranslatorOptions::check: blocks compared, and those that differed.
     std::uint64_t blocks_checked() const;

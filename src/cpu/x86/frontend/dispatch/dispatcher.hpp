@@ -92,6 +92,7 @@ public:
     }
     /// No vCPU is in translated code: writes to the page must be seen from now on.
     void drop_write(const std::byte* host_page);
+    void drop_all_writes() { tlbs_.drop_all_writes(); }
     void drop_code() { tlbs_.flush_branches(); }
 
     void flush_tlb(const TlbFlush& flush) noexcept override;
