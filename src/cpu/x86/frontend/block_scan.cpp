@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cpu/x86/decoder/decoder.hpp"
+#include "cpu/x86/frontend/base_scan.hpp"
 #include "cpu/x86/frontend/classify.hpp"
 #include "cpu/x86/frontend/frame.hpp"
 
@@ -228,7 +229,10 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
     out.mode = mode;
     out.count = 0;
     out.groups = {};
+    out.base_count = 0;
+    const bool each_checked = (mode & mode::kEachChecked) != 0;
     StackScan stack{out};
+    BaseScan bases{out};
     unsigned conditionals = 0;
     std::size_t at = 0;
     while (out.count < BlockScan::kMaxInstructions) {
@@ -243,13 +247,17 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
         entry.buffer_offset = static_cast<std::uint16_t>(at);
         entry.index = static_cast<std::uint8_t>(out.count);
         entry.stack = false;
+        entry.base_group = ScannedInstruction::kNoGroup;
         entry.treatment = Treatment::Interpret;
         if (status != DecodeStatus::Ok)
             entry.in = Instruction{};
         else
             entry.treatment = classify(entry.in, mode, features);
-        if (entry.treatment != Treatment::Interpret)
+        if (entry.treatment != Treatment::Interpret && !each_checked) {
             stack.visit(entry);
+            if (code.second == nullptr)
+                bases.visit(entry);
+        }
         ++out.count;
         at += entry.in.length;
         if (ends_block(entry.treatment) || code.second != nullptr)
@@ -258,9 +266,7 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
             break;
     }
     out.end_offset = static_cast<std::uint16_t>(page_offset + at);
-    if ((mode & mode::kNoStackCache) != 0)
-        for (std::size_t i = 0; i < out.count; ++i)
-            out.list[i].stack = false;
+    bases.finish();
     out.flags_wanted = wanted_flags(out);
 }
 

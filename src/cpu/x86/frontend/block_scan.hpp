@@ -58,12 +58,22 @@ struct ScannedInstruction {
     std::uint8_t stack_group = 0;
     std::int16_t stack_offset = 0; // from guest rsp before the instruction
     std::int16_t rsp_before = 0;   // guest rsp relative to the start of the group
+    static constexpr std::uint8_t kNoGroup = 0xff;
+    std::uint8_t base_group = kNoGroup; // of BlockScan::bases, whose range it accesses at …
+    std::int32_t base_offset = 0;
 };
 
 /// Stack accesses whose distance from each other is known and small: one check serves all.
 struct StackGroup {
     std::int16_t low = 0, high = 0; // [low, high) from rsp at the start of the group
     bool used = false;
+};
+
+/// Accesses through the same base and index register, likewise.
+struct BaseGroup {
+    std::int32_t low = 0, high = 0; // [low, high) from base + index at the start of the group
+    std::uint8_t accesses = 0;
+    bool writes = false; // some access, before the block can be left
 };
 
 struct CodeBytes {
@@ -75,10 +85,13 @@ struct CodeBytes {
 struct BlockScan {
     static constexpr std::size_t kMaxInstructions = 64;
     static constexpr std::size_t kMaxGroups = 16;
+    static constexpr std::size_t kMaxBases = 16;
     std::array<ScannedInstruction, kMaxInstructions> list;
     std::size_t count = 0;
     std::array<std::uint8_t, 1024> bytes; // a copy: the guest may change its own meanwhile
     std::array<StackGroup, kMaxGroups> groups{};
+    std::array<BaseGroup, kMaxBases> bases;
+    std::size_t base_count = 0;
     translator::FlagsWanted flags_wanted = translator::FlagsWanted::InRegister;
     std::uint16_t end_offset = 0; // page offset behind the last instruction
     std::uint32_t mode = 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/x86/frontend/block_translator.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace doppel::cpu::x86::frontend {
@@ -13,6 +14,20 @@ Mem frame_budget() {
     return at_rsp(static_cast<std::int32_t>(offsetof(Frame, budget) - offsetof(Frame, state)));
 }
 
+/// Its translation does not touch scratch 0, or leaves the address of a base group there.
+bool leaves_scratch0(const ScannedInstruction& at) {
+    const auto is_slot = [](const Operand& operand) {
+        return operand.kind == OperandKind::Gpr && in_slot(operand.reg);
+    };
+    if (at.treatment == Treatment::Nothing || at.treatment == Treatment::Conditional)
+        return true;
+    if (at.treatment != Treatment::Generic || at.in.type == InstructionClass::X87)
+        return false;
+    if (at.in.has_memory())
+        return at.base_group != ScannedInstruction::kNoGroup;
+    return std::ranges::count_if(at.in.operands, is_slot) == 0;
+}
+
 } // namespace
 
 void BlockTranslator::translate(Block& out) {
@@ -21,8 +36,11 @@ void BlockTranslator::translate(Block& out) {
     const bool interprets = scan_.list[scan_.count - 1].treatment == Treatment::Interpret;
     counted_ = static_cast<std::uint8_t>(scan_.count - (interprets ? 1 : 0));
     emit_entries(out);
-    for (std::size_t i = 0; i < scan_.count && !ended_; ++i)
+    for (std::size_t i = 0; i < scan_.count && !ended_; ++i) {
+        if (!leaves_scratch0(scan_.list[i]))
+            in_scratch0_ = ScannedInstruction::kNoGroup;
         emit_instruction(scan_.list[i]);
+    }
     if (!ended_)
         link_jump(scan_.list[scan_.count - 1], scan_.end_offset);
     emit_cold();
@@ -139,6 +157,8 @@ void BlockTranslator::emit_cold() {
         }
         if (cold.why == Exit::StackMiss)
             emit_stack_refill(cold);
+        if (cold.group)
+            emit_group_cold(cold);
         Site site = cold.site;
         if (cold.relative_to != nullptr)
             site.relative =

@@ -57,13 +57,22 @@ private:
                      bool write, bool single);
     void check_stack_group(const ScannedInstruction& at, std::int32_t offset, std::uint32_t size,
                            bool write);
+    static std::int32_t tag_offset(bool write) {
+        return write ? DOPPEL_TLB(wtag) : DOPPEL_TLB(rtag);
+    }
+    static Mem tlb_entry(std::int32_t array) { return {kTlb, kScratch1, 8, array}; }
     Mem checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size, bool write,
                 bool single);
-    void compute_offset(const ScannedInstruction& at);
-    void compute_address(const ScannedInstruction& at);
+    void compute_offset(const ScannedInstruction& at, std::int32_t distance = 0);
+    void compute_address(const ScannedInstruction& at, std::int32_t distance = 0);
+    void emit_index(translator::HostReg address) { a_.bextr(kScratch1, address, kTlb); }
     /// Base, index, displacement as host operands, slots and RIP loaded into scratch registers.
     Mem address_parts(const ScannedInstruction& at);
     bool simple_address(const Instruction& in, Mem& out) const;
+
+    // --- emit_group.cpp ---
+    Mem group_access(const ScannedInstruction& at, bool write);
+    void check_base_group(const ScannedInstruction& at, bool write, bool writable);
 
     // --- integer.cpp ---
     void emit_instruction(const ScannedInstruction& at);
@@ -139,10 +148,12 @@ private:
         bool counted_branch = false; // a side exit of a block that counts
         bool shared = false;         // a branch that may be among the shared ones
         bool flags_saved = false;
+        bool group = false;
         std::int64_t target = 0;
         const ScannedInstruction* at = nullptr;
     };
     void emit_far_cold(const Cold& cold);
+    void emit_group_cold(const Cold& cold);
     void emit_counted_branch(const Cold& cold);
     /// Instructions of the block from `at` on, which has not been executed.
     std::uint8_t left_before(const ScannedInstruction& at) const {
@@ -161,6 +172,13 @@ private:
     bool native_ = true;                 // the register holds the flags
     bool saved_ = false;                 // the slot holds them
     std::array<bool, BlockScan::kMaxGroups> group_checked_{};
+    /// What is known of a base group from here on: its host address is in the frame, it is
+    /// writable.
+    struct GroupState {
+        bool found = false, writable = false;
+    };
+    std::array<GroupState, BlockScan::kMaxBases> group_states_{};
+    std::uint8_t in_scratch0_ = ScannedInstruction::kNoGroup; // whose host address is there, too
     bool ended_ = false;
     const bool counting_;
     std::uint8_t counted_ = 0; // instructions that the block takes from the budget

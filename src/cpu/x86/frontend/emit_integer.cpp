@@ -145,7 +145,8 @@ void BlockTranslator::emit_generic(const ScannedInstruction& at) {
         return;
     }
     const bool restore = needs_flags(in) && (memory || !native_);
-    const bool single = memory && (slots || restore);
+    const bool grouped = at.base_group != ScannedInstruction::kNoGroup;
+    const bool single = memory && (slots || restore || grouped);
     if (slots && !memory && !restore && emit_slot_as_memory(at))
         return;
     if (slots && !assign_slots(at, single, with)) {

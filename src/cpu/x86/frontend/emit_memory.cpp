@@ -13,10 +13,6 @@ using namespace translator;
 
 namespace {
 
-std::int32_t tag_offset(bool write) { return write ? DOPPEL_TLB(wtag) : DOPPEL_TLB(rtag); }
-
-void emit_index(Assembler& a, HostReg address) { a.bextr(kScratch1, address, kTlb); }
-
 const Mem kStackPage{kTlb, kNoReg, 1, DOPPEL_TLB(stack_page)};
 const Mem kStackAddend{kTlb, kNoReg, 1, DOPPEL_TLB(stack_addend)};
 
@@ -25,8 +21,6 @@ bool interpreter_decides(const Instruction& in) {
     return in.has(attribute::kAligned | attribute::kX87State) || in.type == InstructionClass::X87 ||
            in.type == InstructionClass::Mmx;
 }
-
-Mem tlb_entry(std::int32_t array) { return {kTlb, kScratch1, 8, array}; }
 
 } // namespace
 
@@ -63,25 +57,26 @@ Mem BlockTranslator::address_parts(const ScannedInstruction& at) {
     return parts;
 }
 
-/// Offset of the memory operand in its segment into scratch 0.
-void BlockTranslator::compute_offset(const ScannedInstruction& at) {
+/// Offset of the memory operand in its segment, `distance` bytes on, into scratch 0.
+void BlockTranslator::compute_offset(const ScannedInstruction& at, std::int32_t distance) {
     const Instruction& in = at.in;
     if (in.displacement_size == 8) { // moffs
         a_.mov_imm(kScratch0, static_cast<std::uint64_t>(in.displacement));
     } else {
-        const Mem parts = address_parts(at);
+        Mem parts = address_parts(at);
+        parts.displacement += distance;
         if (in.address_size == 4)
             a_.lea32(kScratch0, parts);
         else if (parts.base == kNoReg && parts.index == kNoReg)
-            a_.mov_imm(kScratch0, static_cast<std::uint64_t>(in.displacement));
+            a_.mov_imm(kScratch0, static_cast<std::uint64_t>(std::int64_t{parts.displacement}));
         else
             a_.lea(kScratch0, parts);
     }
 }
 
-/// Linear address of the memory operand into scratch 0.
-void BlockTranslator::compute_address(const ScannedInstruction& at) {
-    compute_offset(at);
+/// Linear address of the memory operand, `distance` bytes on, into scratch 0.
+void BlockTranslator::compute_address(const ScannedInstruction& at, std::int32_t distance) {
+    compute_offset(at, distance);
     if (at.in.memory_segment >= Fs)
         a_.alu(Alu::Add, kScratch0, segment_base(at.in.memory_segment));
 }
@@ -90,6 +85,8 @@ Mem BlockTranslator::access(const ScannedInstruction& at, std::uint32_t size, bo
                             bool single) {
     if (at.stack)
         return cached_stack(at, at.stack_offset, size, write, single);
+    if (at.base_group != ScannedInstruction::kNoGroup)
+        return group_access(at, write);
     clobber_flags();
     Mem simple;
     return checked(at, simple_address(at.in, simple) ? &simple : nullptr, size, write, single);
@@ -102,7 +99,7 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
     std::uint8_t* const start = a_.here();
     const Mem tag = tlb_entry(tag_offset(write));
     if (simple != nullptr && simple->displacement == 0) {
-        emit_index(a_, simple->base);
+        emit_index(simple->base);
         a_.load(kScratch0, tag);
         a_.alu(Alu::Xor, kScratch0, simple->base);
     } else {
@@ -112,7 +109,7 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
             compute_address(at);
         if (at.treatment == Treatment::BitString)
             add_bit_offset(at);
-        emit_index(a_, kScratch0);
+        emit_index(kScratch0);
         a_.alu(Alu::Xor, kScratch0, tag);
     }
     const unsigned turn = is_locked(at.in) ? static_cast<unsigned>(std::countr_zero(size)) : 0;
@@ -154,7 +151,7 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
 /// its rcx elements lie; otherwise it is the interpreter's.
 void BlockTranslator::check_string(const ScannedInstruction& at, HostReg pointer, bool write) {
     std::uint8_t* const start = a_.here();
-    emit_index(a_, pointer);
+    emit_index(pointer);
     a_.load(kScratch0, tlb_entry(tag_offset(write)));
     a_.alu(Alu::Xor, kScratch0, pointer);
     a_.alu_imm(Alu::Cmp, kScratch0, 4095);

@@ -83,6 +83,7 @@ struct alignas(64) Frame {
     std::uint64_t budget = 0;      // instructions that counting blocks may still execute
     std::uint64_t pauses_left = 0; // until the next PAUSE that lets other threads run
     FastCalls fast_calls;
+    std::array<std::uint64_t, 16> group_host{}; // of the block's base groups: where they begin
 };
 static_assert(offsetof(Frame, state) == sizeof(FrameHeader));
 static_assert(offsetof(CpuState, gpr) == 0);
@@ -129,9 +130,9 @@ inline constexpr std::uint32_t kUser = 1; // CPL 3
 inline constexpr std::uint32_t kX87 = 2;  // x87 and MMX do not fault
 inline constexpr std::uint32_t kSse = 4;
 inline constexpr std::uint32_t kAvx = 8;
-inline constexpr std::uint32_t kTsc = 16;          // RDTSC in line
-inline constexpr std::uint32_t kNoStackCache = 32; // variant: every stack access is checked
-inline constexpr std::uint32_t kCount = 64;        // virtual time: takes from Frame::budget
+inline constexpr std::uint32_t kTsc = 16;         // RDTSC in line
+inline constexpr std::uint32_t kEachChecked = 32; // variant: each access is checked by itself
+inline constexpr std::uint32_t kCount = 64;       // virtual time: takes from Frame::budget
 } // namespace mode
 
 /// What stands behind an exit, that is a jump to a stub, in translated code. In blocks that count a
@@ -155,6 +156,9 @@ struct Site {
     static constexpr std::uint8_t kBackward = 16;  // link: must poll
     static constexpr std::uint8_t kCareful = 16;   // miss: the interpreter decides which fault
     static constexpr std::uint8_t kCall = 32;      // undo += 8, otherwise -=
+    static constexpr std::uint8_t kVariant = 32;   // link: to the target's variant kEachChecked
+    static constexpr std::uint8_t kGroup = 4;      // miss: of a base group, of `extra` bytes …
+    static constexpr std::uint8_t kEarly = 8;      // … that will be written, but not by this access
     static constexpr std::uint8_t kSingle = 64;    // the access is at [r13], not [… + r14]
     static constexpr std::uint8_t kTurned = 128;   // miss of a locked access: r13 is rotated right
                                                    // by log2(size)

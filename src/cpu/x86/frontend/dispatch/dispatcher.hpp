@@ -137,7 +137,9 @@ private:
     bool serve(Exit why, Result& result, bool& leave);
     bool serve_miss(Result& result, bool& leave);
     bool serve_stack_miss(Result& result, bool& leave);
-    bool serve_link();
+    bool serve_group_miss(const Site& at, Result& result, bool& leave);
+    bool enter_variant(bool& leave, Result& result);
+    bool serve_link(Result& result, bool& leave);
     bool serve_branch(Exit why, Result& result, bool& leave);
     bool serve_host_fault(Result& result, bool& leave);
     bool fill(std::uint64_t linear, bool write, std::byte*& host, bool& fault);

@@ -71,6 +71,8 @@ bool Dispatcher::bounce(const Site& at, std::uint64_t linear, std::uint64_t chec
 
 bool Dispatcher::serve_miss(Result& result, bool& leave) {
     const Site at = site();
+    if ((at.bits & Site::kGroup) != 0)
+        return serve_group_miss(at, result, leave);
     const TlbInstance& tlb = *tlbs_.current();
     const bool write = (at.bits & Site::kWrite) != 0;
     const std::size_t index = frame_.header.exit_r14;
@@ -142,11 +144,33 @@ bool Dispatcher::serve_stack_miss(Result& result, bool& leave) {
                              static_cast<std::uint64_t>(std::int64_t{at.relative}));
         }
     }
+    return enter_variant(leave, result);
+}
+
+/// From the instruction at rip on, each access is checked by itself.
+bool Dispatcher::enter_variant(bool& leave, Result& result) {
     if (observed_) { // the next block begins here
-        variant_ = executed_ == observed_from_ ? mode::kNoStackCache : 0;
+        variant_ = executed_ == observed_from_ ? mode::kEachChecked : 0;
         return false;
     }
-    return enter_rip(cx_.state.rip, mode::kNoStackCache, leave, result);
+    return enter_rip(cx_.state.rip, mode::kEachChecked, leave, result);
+}
+
+bool Dispatcher::serve_group_miss(const Site& at, Result& result, bool& leave) {
+    const bool write = (at.bits & Site::kWrite) != 0;
+    const TlbInstance& tlb = *tlbs_.current();
+    const std::uint64_t* const tags = write ? tlb.wtag.data() : tlb.rtag.data();
+    const std::uint64_t low = frame_.header.exit_r13 ^ tags[frame_.header.exit_r14];
+    cx_.state.rip = site_rip(at);
+    if (is_canonical(low) && (low & kPageOffset) + at.extra <= 4096) {
+        std::byte* host = nullptr;
+        bool fault = false;
+        fill(low, write && (at.bits & Site::kEarly) == 0, host, fault);
+        if (!fault && tags[TlbInstance::index(low)] == (low & ~kPageOffset))
+            return resume_at(site_address() +
+                             static_cast<std::uint64_t>(std::int64_t{at.relative}));
+    }
+    return enter_variant(leave, result); // which will find the same, and whose it is
 }
 
 /// The interpreter is to execute the next instruction. True: not now, what the observed block did
@@ -178,15 +202,17 @@ bool Dispatcher::enter_rip(std::uint64_t rip, std::uint32_t variant, bool& leave
     return false; // run() finds no entry either and interprets
 }
 
-bool Dispatcher::serve_link() {
+bool Dispatcher::serve_link(Result& result, bool& leave) {
     const Site at = site();
     cx_.state.rip = site_rip(at);
+    const bool to_variant = (at.bits & Site::kVariant) != 0;
     if (unlinked_)
-        return false;
+        return to_variant && enter_variant(leave, result);
     bool fault = false;
     const std::uint64_t resets = cache_.resets();
     CodePage page;
-    Block* const target = find_block(cx_.state.rip, 0, page, fault);
+    Block* const target =
+        find_block(cx_.state.rip, to_variant ? mode::kEachChecked : 0, page, fault);
     if (target == nullptr)
         return false; // run() will see the same and deal with it
     if (target->key.second_page == 0 && cache_.resets() == resets) {
@@ -236,7 +262,7 @@ bool Dispatcher::serve(Exit why, Result& result, bool& leave) {
     switch (why) {
     case Exit::Miss: return serve_miss(result, leave);
     case Exit::StackMiss: return serve_stack_miss(result, leave);
-    case Exit::Link: return serve_link();
+    case Exit::Link: return serve_link(result, leave);
     case Exit::Branch:
     case Exit::Stale: return serve_branch(why, result, leave);
     case Exit::Attention: cx_.state.rip = site_rip(site()); return false;

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/frontend/base_scan.hpp"
+
+#include <algorithm>
+
+#include "cpu/x86/frontend/classify.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+namespace {
+
+/// Larger groups lie across the end of a page too often.
+constexpr std::int32_t kMaxRange = 256;
+constexpr std::int64_t kMaxDisplacement = 1 << 24;
+/// Behind it an instruction may reach into the next page: not a place to jump to.
+constexpr std::uint16_t kLastStart = 4096 - 15;
+
+bool can_join(const ScannedInstruction& at) {
+    const Instruction& in = at.in;
+    return at.treatment == Treatment::Generic && !at.stack && in.has_memory() &&
+           in.memory_access != Access::Address && in.address_size == 8 &&
+           in.type != InstructionClass::X87 && in.displacement_size != 8 && in.memory_base != Rsp &&
+           !is_locked(in) && at.page_offset <= kLastStart && in.displacement < kMaxDisplacement &&
+           in.displacement > -kMaxDisplacement;
+}
+
+/// Relative to the base register as it is now; rip: to the block's page.
+std::int32_t displacement_of(const ScannedInstruction& at) {
+    const auto displacement = static_cast<std::int32_t>(at.in.displacement);
+    return at.in.memory_base == kRip ? displacement + at.page_offset + at.in.length : displacement;
+}
+
+/// The base register grows by a constant.
+bool constant_step(const ScannedInstruction& at, std::uint8_t reg, std::int64_t& step) {
+    const Instruction& in = at.in;
+    if (in.operand_size != 8 || in.operands[0].kind != OperandKind::Gpr ||
+        in.operands[0].reg != reg)
+        return false;
+    if (at.treatment == Treatment::Lea) {
+        step = in.displacement;
+        return in.memory_base == reg && in.memory_index == kNoRegister && in.address_size == 8;
+    }
+    if (at.treatment != Treatment::Generic)
+        return false;
+    switch (in.op) {
+    case Op::Inc: step = 1; return true;
+    case Op::Dec: step = -1; return true;
+    case Op::Add:
+    case Op::Sub:
+        step = static_cast<std::int64_t>(in.immediate);
+        step = in.op == Op::Add ? step : -step;
+        return in.operands[1].kind == OperandKind::Immediate;
+    default: return false;
+    }
+}
+
+/// Behind it addresses mean something else: another view, another base of fs or gs.
+bool changes_meaning(Treatment treatment) {
+    return treatment == Treatment::Clac || treatment == Treatment::Stac ||
+           treatment == Treatment::Swapgs || treatment == Treatment::SegmentBase;
+}
+
+} // namespace
+
+void BaseScan::visit(ScannedInstruction& at) {
+    at.base_group = ScannedInstruction::kNoGroup;
+    if (can_join(at)) {
+        Open* const open = find(at.in);
+        const std::int32_t offset = displacement_of(at) + (open == nullptr ? 0 : open->shift);
+        if (open == nullptr || !join(at, *open, offset))
+            begin(at, open, displacement_of(at));
+    }
+    if (at.treatment == Treatment::Conditional)
+        ++exits_;
+    if (changes_meaning(at.treatment))
+        open_ = {};
+    else
+        registers_change(at);
+}
+
+BaseScan::Open* BaseScan::find(const Instruction& in) {
+    for (Open& open : open_)
+        if (open.used && open.base == in.memory_base && open.index == in.memory_index &&
+            open.scale == in.memory_scale && open.segment == in.memory_segment)
+            return &open;
+    return nullptr;
+}
+
+bool BaseScan::join(ScannedInstruction& at, Open& open, std::int32_t offset) const {
+    BaseGroup& group = scan_.bases.at(open.group);
+    const std::int32_t low = std::min(group.low, offset);
+    const std::int32_t high = std::max(group.high, offset + at.in.memory_size);
+    if (high - low > kMaxRange)
+        return false;
+    group.low = low;
+    group.high = high;
+    ++group.accesses;
+    // No side exit comes before it: who begins the group writes, too.
+    group.writes |= at.in.writes_memory() && open.exits == exits_;
+    at.base_group = open.group;
+    at.base_offset = offset;
+    return true;
+}
+
+void BaseScan::begin(ScannedInstruction& at, Open* in_place_of, std::int32_t offset) {
+    if (scan_.base_count == BlockScan::kMaxBases)
+        return;
+    Open* open = in_place_of;
+    for (Open& other : open_)
+        if (open == nullptr && !other.used)
+            open = &other;
+    if (open == nullptr)
+        return;
+    const auto number = static_cast<std::uint8_t>(scan_.base_count++);
+    *open = {.used = true,
+             .group = number,
+             .base = at.in.memory_base,
+             .index = at.in.memory_index,
+             .scale = at.in.memory_scale,
+             .segment = at.in.memory_segment,
+             .shift = 0,
+             .exits = exits_};
+    scan_.bases.at(number) = {.low = offset,
+                              .high = offset + at.in.memory_size,
+                              .accesses = 1,
+                              .writes = at.in.writes_memory()};
+    at.base_group = number;
+    at.base_offset = offset;
+}
+
+void BaseScan::registers_change(const ScannedInstruction& at) {
+    const auto written = [&at](std::uint8_t reg) {
+        return reg < 16 && (at.in.registers_written >> reg & 1) != 0;
+    };
+    for (Open& open : open_) {
+        if (!open.used)
+            continue;
+        std::int64_t step = 0;
+        if (written(open.index))
+            open.used = false;
+        else if (!written(open.base))
+            continue;
+        else if (constant_step(at, open.base, step) && step + open.shift < kMaxDisplacement &&
+                 step + open.shift > -kMaxDisplacement)
+            open.shift += static_cast<std::int32_t>(step);
+        else
+            open.used = false;
+    }
+}
+
+void BaseScan::finish() {
+    for (std::size_t i = 0; i < scan_.count; ++i) {
+        auto& at = scan_.list.at(i);
+        if (at.base_group != ScannedInstruction::kNoGroup &&
+            scan_.bases.at(at.base_group).accesses < 2)
+            at.base_group = ScannedInstruction::kNoGroup;
+    }
+}
+
+} // namespace doppel::cpu::x86::frontend

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Finds the accesses of a block that one check of the soft TLB can serve: those through the same
+/// registers, whose distance from each other is known and small. What a stack group is for rsp, a
+/// base group is for any other base and index; its host address waits in the frame.
+#include "cpu/x86/frontend/block_scan.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+class BaseScan {
+public:
+    explicit BaseScan(BlockScan& scan) : scan_{scan} {}
+    /// The instructions of the block, in their order.
+    void visit(ScannedInstruction& at);
+    /// Dissolves groups of one.
+    void finish();
+
+private:
+    /// A group that may still grow.
+    struct Open {
+        bool used = false;
+        std::uint8_t group = 0;
+        std::uint8_t base = kNoRegister, index = kNoRegister, scale = 1, segment = 0;
+        std::int32_t shift = 0; // what the base register has grown since the group began
+        unsigned exits = 0;     // side exits of the block before its first access
+    };
+    Open* find(const Instruction& in);
+    bool join(ScannedInstruction& at, Open& open, std::int32_t offset) const;
+    void begin(ScannedInstruction& at, Open* in_place_of, std::int32_t offset);
+    void registers_change(const ScannedInstruction& at);
+
+    BlockScan& scan_;
+    std::array<Open, BlockScan::kMaxBases> open_{};
+    unsigned exits_ = 0;
+};
+
+} // namespace doppel::cpu::x86::frontend

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Accesses of a base group (BaseScan): the first one checks the range of all and leaves the host
+/// address of its beginning in the frame, the others go through that.
+#include "cpu/x86/frontend/block_translator.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+using namespace translator;
+
+namespace {
+
+Mem group_host(std::size_t group) { return frame_at(offsetof(Frame, group_host) + group * 8); }
+
+} // namespace
+
+Mem BlockTranslator::group_access(const ScannedInstruction& at, bool write) {
+    const BaseGroup& group = scan_.bases.at(at.base_group);
+    GroupState& state = group_states_.at(at.base_group);
+    const bool wanted = write || group.writes;
+    if (!state.found || (wanted && !state.writable))
+        check_base_group(at, write, wanted);
+    else if (in_scratch0_ != at.base_group)
+        a_.load(kScratch0, group_host(at.base_group));
+    in_scratch0_ = at.base_group;
+    return {kScratch0, kNoReg, 1, at.base_offset - group.low};
+}
+
+/// Leaves the host address of the range in scratch 0. `write`: the access itself does.
+void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write, bool writable) {
+    const BaseGroup& group = scan_.bases.at(at.base_group);
+    GroupState& state = group_states_.at(at.base_group);
+    clobber_flags();
+    std::uint8_t* const start = a_.here();
+    compute_address(at, group.low - at.base_offset);
+    emit_index(kScratch0);
+    a_.alu(Alu::Xor, kScratch0, tlb_entry(tag_offset(writable)));
+    a_.alu_imm(Alu::Cmp, kScratch0, 4096 - (group.high - group.low));
+    Cold miss;
+    miss.place = a_.jump_if_later(Condition::Above);
+    miss.at = &at;
+    miss.group = true;
+    miss.relative_to = start;
+    miss.site = {.page_offset = at.page_offset,
+                 .length = at.in.length,
+                 .bits = static_cast<std::uint8_t>(Site::kGroup | (writable ? Site::kWrite : 0) |
+                                                   (writable && !write ? Site::kEarly : 0)),
+                 .extra = static_cast<std::uint16_t>(group.high - group.low)};
+    miss.left = left_before(at);
+    cold_.push_back(miss);
+    if (state.found) {
+        a_.load(kScratch0, group_host(at.base_group));
+    } else {
+        a_.alu(Alu::Xor, kScratch0, tlb_entry(tag_offset(writable))); // the address again
+        a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(addend)));
+        a_.store(group_host(at.base_group), kScratch0);
+    }
+    state.found = true;
+    state.writable = writable;
+}
+
+/// The page is the right one, but the range reaches into the next: to the variant of the block that
+/// checks each access by itself, from this instruction on. Otherwise a miss.
+void BlockTranslator::emit_group_cold(const Cold& cold) {
+    a_.alu_imm(Alu::Cmp, kScratch0, 4095);
+    Cold crossing;
+    crossing.why = Exit::Link;
+    crossing.left = cold.left;
+    crossing.counted_branch = cold.left != 0;
+    crossing.site.page_offset = cold.site.page_offset;
+    crossing.site.bits = Site::kInSlot | Site::kVariant;
+    a_.align_link(2);
+    crossing.place = crossing.relative_to = a_.jump_if_later(Condition::BelowEqual);
+    cold_.push_back(crossing);
+}
+
+} // namespace doppel::cpu::x86::frontend
