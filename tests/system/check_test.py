@@ -64,8 +64,8 @@ def checked(output):
     return sum(int(n) for n in re.findall(r"(\d+) blocks checked, 0 differences", output))
 
 
-GUESTS = ("cpuid_msr debug fpu gates interrupts paging pcid restart smc storm syscall "
-          "triple_fault").split()
+GUESTS = ("cpuid_msr debug fpu gates gates32 interrupts paging paging32 pcid restart segments smc "
+          "storm syscall tasks triple_fault v86").split()
 
 
 def check_guests(build):

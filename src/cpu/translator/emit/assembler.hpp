@@ -112,6 +112,9 @@ public:
     void alu(Alu op, HostReg to, const Mem& from) {
         rm(true, static_cast<std::uint8_t>(static_cast<unsigned>(op) * 8 + 3), to, from);
     }
+    void alu32(Alu op, HostReg to, const Mem& from) {
+        rm(false, static_cast<std::uint8_t>(static_cast<unsigned>(op) * 8 + 3), to, from);
+    }
     void alu_mem_reg(Alu op, const Mem& to, HostReg from) {
         rm(true, static_cast<std::uint8_t>(static_cast<unsigned>(op) * 8 + 1), from, to);
     }

@@ -11,12 +11,13 @@
 namespace doppel::cpu::translator {
 
 /// Privilege views of an address space. Their instances are TlbSet::kInstanceStride apart, in this
-/// order: translated code goes from one to another by adding to r15.
-enum class View : std::uint8_t { User, Kernel, KernelAc };
+/// order: translated code goes from one to another by adding to r15. Two for users: their branch
+/// caches hold targets in 64-bit code and in 32-bit code, which a process may mix.
+enum class View : std::uint8_t { User, Kernel, KernelAc, User32 };
 
 class TlbSet {
 public:
-    static constexpr std::size_t kViews = 3;
+    static constexpr std::size_t kViews = 4;
     static constexpr std::size_t kSpaces = 8;
     static constexpr std::size_t kInstances = kViews * kSpaces;
     static constexpr std::size_t kInstanceStride =
@@ -122,8 +123,9 @@ private:
     }
     bool supervisor_view() const {
         const auto offset = reinterpret_cast<const std::byte*>(current_->tlb) - memory_;
-        return static_cast<std::size_t>(offset) / kInstanceStride % kViews !=
-               static_cast<std::size_t>(View::User);
+        const auto view =
+            static_cast<View>(static_cast<std::size_t>(offset) / kInstanceStride % kViews);
+        return view == View::Kernel || view == View::KernelAc;
     }
     void insert_shared(const Branch& branch);
     void empty_shared();

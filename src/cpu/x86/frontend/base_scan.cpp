@@ -12,9 +12,6 @@ namespace {
 /// Larger groups lie across the end of a page too often.
 constexpr std::int32_t kMaxRange = 256;
 constexpr std::int64_t kMaxDisplacement = 1 << 24;
-/// Behind it an instruction may reach into the next page: not a place to jump to.
-constexpr std::uint16_t kLastStart = 4096 - 15;
-
 bool can_join(const ScannedInstruction& at) {
     const Instruction& in = at.in;
     return at.treatment == Treatment::Generic && !at.stack && in.has_memory() &&

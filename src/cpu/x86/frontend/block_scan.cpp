@@ -33,27 +33,29 @@ bool ends_block(Treatment treatment) {
 }
 
 /// The instruction's access relative to rsp, if it has one that is known now.
-bool stack_access(const ScannedInstruction& at, std::int32_t& offset, std::int32_t& size) {
+bool stack_access(const ScannedInstruction& at, std::int32_t word, std::int32_t& offset,
+                  std::int32_t& size) {
     const Instruction& in = at.in;
     switch (at.treatment) {
     case Treatment::Push:
     case Treatment::PushMemory:
+    case Treatment::PushSegment:
     case Treatment::Pushf:
     case Treatment::Call:
-        offset = -8;
-        size = 8;
+        offset = -word;
+        size = word;
         return true;
     case Treatment::IndirectCall:
         if (in.has_memory())
             return false; // two accesses: each is checked by itself
-        offset = -8;
-        size = 8;
+        offset = -word;
+        size = word;
         return true;
     case Treatment::Pop:
     case Treatment::Popf:
     case Treatment::Return:
         offset = 0;
-        size = 8;
+        size = word;
         return true;
     case Treatment::Generic:
     case Treatment::IndirectJump: break;
@@ -62,7 +64,7 @@ bool stack_access(const ScannedInstruction& at, std::int32_t& offset, std::int32
     if (is_locked(in)) // needs a check of its alignment, too
         return false;
     if (!in.has_memory() || in.memory_access == Access::Address || in.memory_base != Rsp ||
-        in.memory_index != kNoRegister || in.memory_segment >= Fs || in.address_size != 8)
+        in.memory_index != kNoRegister || in.memory_segment >= Fs || in.address_size != word)
         return false;
     if (in.displacement < -kMaxStackRange || in.displacement > kMaxStackRange)
         return false;
@@ -72,33 +74,34 @@ bool stack_access(const ScannedInstruction& at, std::int32_t& offset, std::int32
 }
 
 /// Change of rsp by the instruction; false when it is not a constant.
-bool rsp_change(const ScannedInstruction& at, std::int64_t& change) {
+bool rsp_change(const ScannedInstruction& at, std::int32_t word, std::int64_t& change) {
     const Instruction& in = at.in;
     change = 0;
     if ((in.registers_written & kRspBit) == 0)
         return true;
     if (at.treatment == Treatment::Push || at.treatment == Treatment::PushMemory ||
-        at.treatment == Treatment::Pushf) {
-        change = -8;
+        at.treatment == Treatment::PushSegment || at.treatment == Treatment::Pushf) {
+        change = -word;
         return true;
     }
     if (at.treatment == Treatment::Popf) {
-        change = 8;
+        change = word;
         return true;
     }
     if (at.treatment == Treatment::Pop) {
-        change = 8;
+        change = word;
         return in.operands[0].reg != Rsp;
     }
-    if (in.operand_size != 8)
+    if (in.operand_size != word)
         return false;
     if (at.treatment == Treatment::Lea && in.memory_base == Rsp && in.memory_index == kNoRegister &&
-        in.address_size == 8) {
+        in.address_size == word) {
         change = in.displacement;
         return true;
     }
     if ((in.op == Op::Add || in.op == Op::Sub) && in.operands[1].kind == OperandKind::Immediate) {
-        const auto value = static_cast<std::int64_t>(in.immediate);
+        const auto value = word == 8 ? static_cast<std::int64_t>(in.immediate)
+                                     : std::int64_t{static_cast<std::int32_t>(in.immediate)};
         change = in.op == Op::Add ? value : -value;
         return true;
     }
@@ -107,17 +110,17 @@ bool rsp_change(const ScannedInstruction& at, std::int64_t& change) {
 
 class StackScan {
 public:
-    explicit StackScan(BlockScan& scan) : scan_{scan} {}
+    explicit StackScan(BlockScan& scan) : scan_{scan}, word_{word_bytes(scan.mode)} {}
 
     void visit(ScannedInstruction& at) {
         at.stack_group = static_cast<std::uint8_t>(group_);
         at.rsp_before = static_cast<std::int16_t>(rsp_);
         std::int32_t offset = 0;
         std::int32_t size = 0;
-        if (valid_ && stack_access(at, offset, size))
+        if (valid_ && stack_access(at, word_, offset, size))
             note(at, offset, size);
         std::int64_t change = 0;
-        if (!rsp_change(at, change))
+        if (!rsp_change(at, word_, change))
             new_group();
         else if (rsp_ + change < -8 * kMaxStackRange || rsp_ + change > 8 * kMaxStackRange)
             new_group();
@@ -147,6 +150,7 @@ private:
     }
 
     BlockScan& scan_;
+    const std::int32_t word_;
     std::size_t group_ = 0;
     std::int32_t rsp_ = 0;
     bool valid_ = true;
@@ -176,6 +180,7 @@ translator::FlagsWanted wanted_flags(const BlockScan& scan) {
             continue;
         case Treatment::Push:
         case Treatment::PushMemory:
+        case Treatment::PushSegment:
         case Treatment::Cld:
         case Treatment::Std:
         case Treatment::Pushf:
@@ -240,7 +245,7 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
         const std::size_t length = std::min<std::size_t>(15, available - at);
         const auto status =
             length == 0 ? DecodeStatus::NeedMoreBytes
-                        : decode({out.bytes.data() + at, length}, CodeSize::Bits64, entry.in);
+                        : decode({out.bytes.data() + at, length}, code_size(mode), entry.in);
         if (status == DecodeStatus::NeedMoreBytes && out.count != 0)
             break; // the next block: it starts here and has two pages
         entry.page_offset = static_cast<std::uint16_t>(page_offset + at);

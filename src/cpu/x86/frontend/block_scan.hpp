@@ -7,6 +7,7 @@
 
 #include "cpu/translator/cache/block.hpp"
 #include "cpu/x86/decoder/instruction.hpp"
+#include "cpu/x86/frontend/frame.hpp"
 #include "cpu/x86/system/context.hpp"
 
 namespace doppel::cpu::x86::frontend {
@@ -18,6 +19,7 @@ enum class Treatment : std::uint8_t {
     Lea,
     Push,
     PushMemory,
+    PushSegment,
     Pop,
     Leave,
     Rdtsc, // and RDTSCP
@@ -96,6 +98,9 @@ struct BlockScan {
     std::uint16_t end_offset = 0; // page offset behind the last instruction
     std::uint32_t mode = 0;
 };
+
+/// Behind it an instruction may reach into the next page: not a place to jump to.
+inline constexpr std::uint16_t kLastStart = 4096 - 15;
 
 inline constexpr std::uint16_t kFlagBits = 0x8d5;
 

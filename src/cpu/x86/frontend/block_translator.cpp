@@ -158,7 +158,7 @@ void BlockTranslator::emit_cold() {
         if (cold.why == Exit::StackMiss)
             emit_stack_refill(cold);
         if (cold.group)
-            emit_group_cold(cold);
+            emit_crossing(cold);
         Site site = cold.site;
         if (cold.relative_to != nullptr)
             site.relative =
@@ -169,12 +169,23 @@ void BlockTranslator::emit_cold() {
     }
 }
 
-/// The stack has moved to another page, which is mostly in the TLB.
+/// The stack has moved to another page, which is mostly in the TLB. See is_stack_page32().
 void BlockTranslator::emit_stack_refill(const Cold& cold) {
     a_.lea(kScratch0, {kGuestRsp, kNoReg, 1, cold.site.low});
+    std::uint8_t* unsafe = nullptr;
+    if (code32_) {
+        a_.lea(kScratch1, {kScratch0, kNoReg, 1, -kStackMargin32});
+        a_.shr(kScratch1, 16);
+        a_.alu_imm(Alu::Cmp, kScratch1, 0x10000 - 2 * (kStackMargin32 >> 16));
+        unsafe = a_.short_jump_if_later(Condition::AboveEqual);
+    }
     a_.mov_imm(kScratch1, 4096u - cold.site.extra);
     a_.call(stubs_.stack_refill);
     a_.jump_if(Condition::BelowEqual, cold.relative_to);
+    if (cold.site.page_offset <= kLastStart)
+        emit_crossing(cold);
+    if (unsafe != nullptr)
+        a_.bind_short(unsafe);
 }
 
 void BlockTranslator::note_signal(const ScannedInstruction& at, bool poll) {
@@ -222,6 +233,7 @@ void BlockTranslator::emit_instruction(const ScannedInstruction& at) {
     case Treatment::Sti: emit_interrupt_flag(at); break;
     case Treatment::Pause: emit_pause(at); break;
     case Treatment::PushMemory: emit_push_memory(at); break;
+    case Treatment::PushSegment: emit_push_segment(at); break;
     case Treatment::Cld:
     case Treatment::Std: emit_direction_flag(at); break;
     case Treatment::Pushf: emit_pushf(at); break;

@@ -28,13 +28,16 @@ namespace doppel::cpu::x86::frontend {
 class BlockTranslator {
 public:
     BlockTranslator(translator::Assembler& to, const Stubs& stubs, const BlockScan& scan)
-        : a_{to}, stubs_{stubs}, scan_{scan}, counting_{(scan.mode & mode::kCount) != 0} {}
+        : a_{to}, stubs_{stubs}, scan_{scan}, counting_{(scan.mode & mode::kCount) != 0},
+          code32_{(scan.mode & mode::kCode32) != 0}, word_{word_bytes(scan.mode)} {}
 
     /// Fills everything of `out` but key. The result is void when the assembler is full().
     void translate(translator::Block& out);
 
 private:
     using Assembler = translator::Assembler;
+    using HostReg = translator::HostReg;
+    static constexpr HostReg kNoReg = translator::kNoReg;
 
     // --- entries.cpp ---
     void emit_entries(translator::Block& out);
@@ -66,6 +69,7 @@ private:
     void compute_offset(const ScannedInstruction& at, std::int32_t distance = 0);
     void compute_address(const ScannedInstruction& at, std::int32_t distance = 0);
     void emit_index(translator::HostReg address) { a_.bextr(kScratch1, address, kTlb); }
+    void add_base32(const ScannedInstruction& at);
     /// Base, index, displacement as host operands, slots and RIP loaded into scratch registers.
     Mem address_parts(const ScannedInstruction& at);
     bool simple_address(const Instruction& in, Mem& out) const;
@@ -73,6 +77,12 @@ private:
     // --- emit_group.cpp ---
     Mem group_access(const ScannedInstruction& at, bool write);
     void check_base_group(const ScannedInstruction& at, bool write, bool writable);
+
+    // --- of a word, which has 4 or 8 bytes ---
+    void load_word(HostReg to, const Mem& from);
+    void store_word(const Mem& to, HostReg from);
+    void address_word(HostReg to, const Mem& address); // lea; wraps at 4 GiB in 32-bit code
+    void move_rsp(std::int32_t bytes) { address_word(kGuestRsp, {kGuestRsp, kNoReg, 1, bytes}); }
 
     // --- integer.cpp ---
     void emit_instruction(const ScannedInstruction& at);
@@ -83,9 +93,11 @@ private:
     void load_slots(const Instruction& in, const Rewrite& with);
     void store_slots(const Instruction& in, const Rewrite& with);
     void emit_body(const ScannedInstruction& at, const Rewrite& with);
+    void emit_zero_vectors(const ScannedInstruction& at);
     void emit_lea(const ScannedInstruction& at);
     void emit_push(const ScannedInstruction& at);
     void emit_push_memory(const ScannedInstruction& at);
+    void emit_push_segment(const ScannedInstruction& at);
     void emit_pop(const ScannedInstruction& at);
     void emit_leave(const ScannedInstruction& at);
     void emit_rdtsc(bool with_aux);
@@ -93,6 +105,7 @@ private:
     // --- emit_x87.cpp ---
     /// Flag-free; clobbers both scratch registers.
     void note_x87(const ScannedInstruction& at);
+    void note_x87_selector(std::size_t pointer, unsigned segment);
 
     // --- emit_system.cpp ---
     void emit_interrupt_flag(const ScannedInstruction& at);
@@ -106,12 +119,12 @@ private:
     void emit_swapgs();
     void emit_read_control(const ScannedInstruction& at);
     void emit_rep_string(const ScannedInstruction& at);
-    void check_string(const ScannedInstruction& at, translator::HostReg pointer, bool write);
+    void check_string(const ScannedInstruction& at, HostReg pointer, bool write);
     void emit_segment_base(const ScannedInstruction& at);
     void emit_syscall(const ScannedInstruction& at);
     void emit_sysret(const ScannedInstruction& at);
     void emit_segments(std::size_t cs, std::size_t ss);
-    void interpret_unless_canonical(translator::HostReg value, const ScannedInstruction& at);
+    void interpret_unless_canonical(HostReg value, const ScannedInstruction& at);
     void emit_read_segment(const ScannedInstruction& at);
     void emit_bit_string(const ScannedInstruction& at);
     void add_bit_offset(const ScannedInstruction& at);
@@ -153,7 +166,7 @@ private:
         const ScannedInstruction* at = nullptr;
     };
     void emit_far_cold(const Cold& cold);
-    void emit_group_cold(const Cold& cold);
+    void emit_crossing(const Cold& cold);
     void emit_counted_branch(const Cold& cold);
     /// Instructions of the block from `at` on, which has not been executed.
     std::uint8_t left_before(const ScannedInstruction& at) const {
@@ -181,6 +194,8 @@ private:
     std::uint8_t in_scratch0_ = ScannedInstruction::kNoGroup; // whose host address is there, too
     bool ended_ = false;
     const bool counting_;
+    const bool code32_;
+    const std::uint8_t word_;  // bytes: see word_bytes()
     std::uint8_t counted_ = 0; // instructions that the block takes from the budget
 };
 

@@ -18,7 +18,8 @@ namespace {
 constexpr std::uint32_t kEverything = mode::kX87 | mode::kSse | mode::kAvx | mode::kCount;
 constexpr std::uint64_t kMaxReports = 20;
 
-std::uint64_t effective_address(const CpuState& state, const Instruction& in) {
+/// Linear; in 64-bit code only FS and GS have a base.
+std::uint64_t operand_address(const CpuState& state, const Instruction& in, bool code64) {
     std::uint64_t address = static_cast<std::uint64_t>(in.displacement);
     if (in.memory_base == kRip)
         address += state.rip + in.length;
@@ -34,7 +35,9 @@ std::uint64_t effective_address(const CpuState& state, const Instruction& in) {
     }
     if (in.address_size == 4)
         address &= 0xffff'ffff;
-    return in.memory_segment >= Fs ? address + state.segment[in.memory_segment].base : address;
+    if (in.memory_segment >= Fs)
+        address += state.segment[in.memory_segment].base;
+    return code64 ? address : address & 0xffff'ffff;
 }
 
 /// A part of an XSAVE area; zero where XSTATE_BV says that it is in its initial state.
@@ -94,6 +97,8 @@ bool Checker::faults(std::uint64_t linear, bool write) {
 /// Remembers what is there. False: the interpreter executes the access for both engines.
 bool Checker::note_access(std::uint64_t linear, std::uint64_t bytes, bool write) {
     while (bytes != 0) {
+        if (!cx_.code64())
+            linear &= 0xffff'ffff;
         memory::Gpa gpa;
         if (!is_canonical(linear) || !translate_quietly(cx_, linear, gpa))
             return true; // it will fault
@@ -118,18 +123,20 @@ bool Checker::note_accesses(const Known& known) {
     const CpuState& state = cx_.state;
     const Instruction& in = known.in;
     if (in.has_memory() && in.memory_access != Access::Address &&
-        !note_access(effective_address(state, in), in.memory_size, in.writes_memory()))
+        !note_access(operand_address(state, in, cx_.code64()), in.memory_size, in.writes_memory()))
         return false;
+    const std::uint8_t word = word_bytes(known.mode);
     switch (known.treatment) {
     case Treatment::Push:
     case Treatment::PushMemory:
+    case Treatment::PushSegment:
     case Treatment::Pushf:
     case Treatment::Call:
-    case Treatment::IndirectCall: return note_access(state.gpr[Rsp] - 8, 8, true);
+    case Treatment::IndirectCall: return note_access(state.gpr[Rsp] - word, word, true);
     case Treatment::Pop:
     case Treatment::Popf:
-    case Treatment::Return: return note_access(state.gpr[Rsp], 8, false);
-    case Treatment::Leave: return note_access(state.gpr[Rbp], 8, false);
+    case Treatment::Return: return note_access(state.gpr[Rsp], word, false);
+    case Treatment::Leave: return note_access(state.gpr[Rbp], word, false);
     default: return true;
     }
 }
@@ -139,7 +146,8 @@ const Checker::Known* Checker::decoded() {
     std::uint8_t bytes[15] = {};
     std::uint32_t got = 0;
     const std::uint64_t rip = cx_.state.rip;
-    const std::uint32_t bits = kEverything | (cx_.state.cpl == 3 ? mode::kUser : 0);
+    const std::uint32_t bits =
+        kEverything | (cx_.state.cpl == 3 ? mode::kUser : 0) | (cx_.code64() ? 0 : mode::kCode32);
     if (!fetch_linear(cx_, rip, bytes, 15, got))
         return nullptr;
     Known& known = known_[(rip ^ rip >> 13) % kKnown];
@@ -148,11 +156,11 @@ const Checker::Known* Checker::decoded() {
         std::memcmp(known.bytes.data(), bytes, known.in.length) == 0)
         return &known;
     known.in.length = 0;
-    DecodeStatus status = decode({bytes, got}, CodeSize::Bits64, known.in);
+    DecodeStatus status = decode({bytes, got}, code_size(bits), known.in);
     std::uint32_t more = 0;
     if (status == DecodeStatus::NeedMoreBytes && got < sizeof bytes && // in two pages
         fetch_linear(cx_, rip + got, bytes + got, 15 - got, more))
-        status = decode({bytes, got + more}, CodeSize::Bits64, known.in);
+        status = decode({bytes, got + more}, code_size(bits), known.in);
     if (status != DecodeStatus::Ok) {
         known.in.length = 0;
         return nullptr;

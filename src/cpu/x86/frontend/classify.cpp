@@ -2,6 +2,7 @@
 #include "cpu/x86/frontend/classify.hpp"
 
 #include "cpu/x86/frontend/frame.hpp"
+#include "cpu/x86/frontend/rewrite.hpp"
 
 namespace doppel::cpu::x86::frontend {
 
@@ -64,12 +65,38 @@ bool unit_enabled(const Instruction& in, std::uint32_t mode) {
 bool plain_memory(const Instruction& in) {
     if (in.memory_access == Access::None || in.memory_access == Access::Address)
         return true;
-    return !in.has(attribute::kVsib | attribute::kMaskedMemory) && in.has_modrm() &&
-           in.modrm_mod() != 3 && in.memory_size != 0 && in.memory_size <= 64;
+    return !in.has(attribute::kVsib | attribute::kMaskedMemory) &&
+           (is_offset_move(in) || (in.has_modrm() && in.modrm_mod() != 3)) && in.memory_size != 0 &&
+           in.memory_size <= 64;
 }
 
-Treatment classify_branch(const Instruction& in) {
-    if (in.operand_size != 8)
+/// VEX.W means what it does in 64-bit code; where it chooses a general register it does not.
+bool vex_as_in_64(const Instruction& in) {
+    const bool four_operands =
+        in.map == OpcodeMap::Map0F3A && in.opcode >= 0x4a && in.opcode <= 0x4c;
+    if (four_operands && (in.immediate & 0x80) != 0) // a register number whose top bit is ignored
+        return false;
+    return (in.rex & 8) == 0 ||
+           (in.type == InstructionClass::Avx &&
+            (in.map == OpcodeMap::Map0F38 || (in.map == OpcodeMap::Map0F3A && in.opcode <= 1)));
+}
+
+/// Of an instruction of flat 32-bit code: the emitted one can do the same.
+bool fits_flat32(const Instruction& in) {
+    if (in.is_vex() && !vex_as_in_64(in))
+        return false;
+    if (!in.has_memory())
+        return true;
+    if (in.address_size != 4 || in.memory_segment == Cs) // which need not be readable
+        return false;
+    // Known addresses in FS and GS are checked against the limit here, others in the block.
+    const auto address = static_cast<std::uint32_t>(in.displacement);
+    return in.memory_segment < Fs || in.memory_base != kNoRegister ||
+           in.memory_index != kNoRegister || address <= 0u - std::uint32_t{in.memory_size};
+}
+
+Treatment classify_branch(const Instruction& in, std::uint32_t mode) {
+    if (in.operand_size != word_bytes(mode))
         return Treatment::Interpret;
     switch (in.branch) {
     case BranchKind::Jump: return Treatment::Jump;
@@ -77,8 +104,9 @@ Treatment classify_branch(const Instruction& in) {
     case BranchKind::Conditional:
         if (in.op == Op::Jcc)
             return Treatment::Conditional;
-        return in.op == Op::Loop || in.op == Op::Jcxz ? Treatment::CounterBranch
-                                                      : Treatment::Interpret;
+        return (in.op == Op::Loop || in.op == Op::Jcxz) && in.address_size != 2
+                   ? Treatment::CounterBranch
+                   : Treatment::Interpret;
     case BranchKind::IndirectJump: return Treatment::IndirectJump;
     case BranchKind::IndirectCall: return Treatment::IndirectCall;
     case BranchKind::Return: return Treatment::Return;
@@ -99,17 +127,20 @@ bool is_awkward_high_byte(const Instruction& in) {
 
 /// Counting blocks leave them to the interpreter, which counts its way through long ones.
 Treatment classify_string(const Instruction& in, std::uint32_t mode) {
-    return (mode & mode::kCount) == 0 && in.rep() && !in.repne() && in.address_size == 8 &&
-                   in.memory_segment < Fs
+    return (mode & mode::kCount) == 0 && in.rep() && !in.repne() &&
+                   in.address_size == word_bytes(mode) && in.memory_segment < Fs &&
+                   (in.address_size == 8 || in.memory_segment != Cs)
                ? Treatment::RepString
                : Treatment::Interpret;
 }
 
-Treatment classify_stack(const Instruction& in) {
-    if (in.operand_size != 8)
+Treatment classify_stack(const Instruction& in, std::uint32_t mode) {
+    if (in.operand_size != word_bytes(mode))
         return Treatment::Interpret;
     if (in.op == Op::Pop)
         return in.operands[0].kind == OperandKind::Gpr ? Treatment::Pop : Treatment::Interpret;
+    if (in.op == Op::PushSegment)
+        return Treatment::PushSegment;
     if (in.op == Op::Push)
         return in.has_memory() ? Treatment::PushMemory : Treatment::Push;
     return Treatment::Leave;
@@ -133,20 +164,24 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     if (!unit_enabled(in, mode) || !plain_memory(in))
         return Treatment::Interpret;
     const bool kernel = (mode & mode::kUser) == 0;
-    if (in.op == Op::Syscall && !kernel)
+    const bool code64 = (mode & mode::kCode32) == 0;
+    if (!code64 && !fits_flat32(in))
+        return Treatment::Interpret;
+    if (in.op == Op::Syscall && !kernel && code64)
         return Treatment::Syscall;
-    if (in.op == Op::Sysret && kernel && in.operand_size == 8)
+    if (in.op == Op::Sysret && kernel && in.operand_size == 8 && code64)
         return Treatment::Sysret;
     if (in.branch != BranchKind::None)
-        return classify_branch(in);
+        return classify_branch(in, mode);
     switch (in.op) {
     case Op::Nop:
     case Op::Prefetch: return Treatment::Nothing;
     case Op::Pause: return (mode & mode::kCount) != 0 ? Treatment::Generic : Treatment::Pause;
     case Op::Lea: return Treatment::Lea;
     case Op::Push:
+    case Op::PushSegment:
     case Op::Pop:
-    case Op::Leave: return classify_stack(in);
+    case Op::Leave: return classify_stack(in, mode);
     case Op::Rdtsc:
     case Op::Rdtscp: return (mode & mode::kTsc) != 0 ? Treatment::Rdtsc : Treatment::Interpret;
     case Op::Cli: return kernel ? Treatment::Cli : Treatment::Interpret;
@@ -158,21 +193,26 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
                                                                             : Treatment::Interpret;
     case Op::Cld: return Treatment::Cld;
     case Op::Std: return Treatment::Std;
-    case Op::Swapgs: return kernel ? Treatment::Swapgs : Treatment::Interpret;
+    case Op::Swapgs: return kernel && code64 ? Treatment::Swapgs : Treatment::Interpret;
     case Op::Clac: return kernel ? Treatment::Clac : Treatment::Interpret;
     case Op::Stac: return kernel ? Treatment::Stac : Treatment::Interpret;
     case Op::Rdfsbase:
     case Op::Rdgsbase:
     case Op::Wrfsbase:
-    case Op::Wrgsbase: return Treatment::SegmentBase;
-    case Op::Popf: return kernel && in.operand_size == 8 ? Treatment::Popf : Treatment::Interpret;
-    case Op::Pushf: return in.operand_size == 8 ? Treatment::Pushf : Treatment::Interpret;
+    case Op::Wrgsbase: return code64 ? Treatment::SegmentBase : Treatment::Interpret;
+    case Op::Popf:
+        return kernel && in.operand_size == word_bytes(mode) ? Treatment::Popf
+                                                             : Treatment::Interpret;
+    case Op::Pushf:
+        return in.operand_size == word_bytes(mode) ? Treatment::Pushf : Treatment::Interpret;
     case Op::MovFromSegment: return in.has_memory() ? Treatment::Interpret : Treatment::ReadSegment;
     default: break;
     }
     if (is_bit_string(in))
-        return in.operand_size == 2 || in.address_size != 8 ? Treatment::Interpret
-                                                            : Treatment::BitString;
+        return in.operand_size == 2 || in.address_size != word_bytes(mode) ||
+                       (!code64 && in.memory_segment >= Fs)
+                   ? Treatment::Interpret
+                   : Treatment::BitString;
     if (is_awkward_high_byte(in))
         return Treatment::Interpret;
     return is_generic_integer(in.op) || is_generic_vector(in.op) ? Treatment::Generic

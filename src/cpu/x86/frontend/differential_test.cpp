@@ -20,7 +20,8 @@ namespace {
 
 class Generator {
 public:
-    explicit Generator(std::uint64_t seed) : random_{seed} {}
+    explicit Generator(std::uint64_t seed, Code code = Code::Long64)
+        : random_{seed}, wide_{code == Code::Long64}, paging_{code != Code::Protected32} {}
 
     /// Most memory operands go through the same few registers from now on.
     void gather() { gathered_ = true; }
@@ -36,9 +37,9 @@ public:
                 bytes.push_back(static_cast<std::uint8_t>(random_()));
             shape(bytes);
             Instruction in;
-            if (decode(bytes, CodeSize::Bits64, in) != DecodeStatus::Ok)
+            if (decode(bytes, code_size(mode()), in) != DecodeStatus::Ok)
                 continue;
-            const auto treatment = classify(in, mode::kX87 | mode::kSse | mode::kAvx, features);
+            const auto treatment = classify(in, mode(), features);
             if (!acceptable(in, treatment))
                 continue;
             bytes.resize(in.length);
@@ -47,9 +48,13 @@ public:
         }
     }
 
+    std::uint32_t mode() const {
+        return mode::kX87 | mode::kSse | mode::kAvx | (wide_ ? 0 : mode::kCode32);
+    }
+
 private:
     void shape(std::vector<std::uint8_t>& bytes) {
-        switch (below(8)) {
+        switch (below(wide_ ? 8 : 7)) {
         case 0: break;
         case 1: bytes[0] = 0x0f; break;
         case 2: bytes[0] = 0x66; break;
@@ -59,11 +64,21 @@ private:
             bytes[1] = static_cast<std::uint8_t>((bytes[1] & 0xe0) | (1 + below(3)));
             break;
         case 5:
+            if (!wide_) {
+                bytes[0] = static_cast<std::uint8_t>(0x64 | (bytes[0] & 1)); // FS, GS
+                break;
+            }
             bytes[0] = static_cast<std::uint8_t>(0x40 | (bytes[0] & 15));
             bytes[1] = 0x0f;
             break;
-        default: bytes[0] = static_cast<std::uint8_t>(0x40 | (bytes[0] & 15)); break;
+        default:
+            if (wide_)
+                bytes[0] = static_cast<std::uint8_t>(0x40 | (bytes[0] & 15));
+            break;
         }
+        // In 32-bit code these are VEX with the two upper bits set.
+        if (!wide_ && (bytes[0] & 0xfe) == 0xc4 && below(4) != 0)
+            bytes[1] |= 0xc0;
     }
     bool acceptable(const Instruction& in, Treatment treatment) {
         if (treatment == Treatment::Interpret || treatment == Treatment::Rdtsc)
@@ -73,6 +88,7 @@ private:
         if (in.type != InstructionClass::Alu && in.op == Op::Ldmxcsr)
             return false;
         switch (treatment) {
+        case Treatment::RepString: return paging_;
         case Treatment::Jump:
         case Treatment::Call:
         case Treatment::IndirectJump:
@@ -83,7 +99,7 @@ private:
         }
         if (treatment == Treatment::Conditional)
             return in.immediate_size == 1;
-        if (in.has_memory() && in.memory_segment >= Fs)
+        if (in.has_memory() && in.memory_segment >= Fs && wide_)
             return false;
         return !in.has_memory() || in.memory_base != kRip || below(20) == 0;
     }
@@ -94,6 +110,11 @@ private:
         if (in.has_memory() && in.displacement_size == 4 && below(16) != 0)
             for (unsigned i = 1; i < 4; ++i)
                 bytes[in.displacement_offset() + i] = 0;
+        if (!wide_ && in.has_memory() && in.displacement_size == 4 &&
+            in.memory_base == kNoRegister && below(16) != 0) {
+            const auto address = static_cast<std::uint32_t>(kDataAt + below(kDataBytes));
+            std::memcpy(&bytes[in.displacement_offset()], &address, 4);
+        }
         const bool plain = in.has_memory() && in.has_modrm() && in.modrm_rm() != 4 &&
                            (in.modrm_mod() == 1 || in.modrm_mod() == 2);
         if (gathered_ && plain && below(8) != 0) // rbx or rsi, with REX.B r11 or r14
@@ -103,6 +124,8 @@ private:
 
     std::mt19937_64 random_;
     bool gathered_ = false;
+    const bool wide_;
+    const bool paging_; // without it no page fault ends a REP of billions of elements
 };
 
 std::string hex(std::span<const std::uint8_t> bytes) {
@@ -119,6 +142,7 @@ struct Case {
     std::vector<std::uint8_t> code;
     std::array<std::uint64_t, 16> gpr{};
     std::uint64_t rflags = 2;
+    Segment fs, gs;
     std::vector<std::uint8_t> data;
     std::array<std::byte, XsaveArea::kBytes> xsave{};
 };
@@ -129,7 +153,7 @@ Case make_case(Generator& generator, const FeatureSet& features) {
     for (std::uint64_t i = 0; i < count; ++i) {
         const auto bytes = generator.instruction(features);
         Instruction in;
-        (void)decode(bytes, CodeSize::Bits64, in);
+        (void)decode(bytes, code_size(generator.mode()), in);
         if ((in.flags_read & made.undefined) != 0)
             continue;
         if (!in.has(attribute::kFlagsConditional))
@@ -145,6 +169,9 @@ Case make_case(Generator& generator, const FeatureSet& features) {
                                         : kDataAt + 0x100 + generator.below(kDataBytes - 0x400);
     made.gpr[Rsp] = kDataAt + 0x1000 + generator.below(0x200) * 8;
     made.gpr[Rcx] = generator.below(3) == 0 ? made.gpr[Rcx] : generator.below(64);
+    made.fs = {kDataAt + generator.below(0x100), generator.below(2) == 0 ? 0xfffu : ~0u, 0x10,
+               0xc093};
+    made.gs = {0xffff'ffff - generator.below(0x1000), 0xffff'ffff, 0x10, 0xc093};
     made.rflags = 2 | (generator.next() & 0x8d5);
     made.data.resize(kDataBytes);
     for (auto& byte : made.data)
@@ -161,8 +188,12 @@ Case make_case(Generator& generator, const FeatureSet& features) {
     return made;
 }
 
-VmExit run(TestMachine& machine, const Case& test, std::uint64_t at) {
-    machine.enter_long_mode();
+VmExit run(TestMachine& machine, Code code, const Case& test, std::uint64_t at) {
+    machine.enter(code);
+    if (code != Code::Long64) {
+        machine.state().segment[Fs] = test.fs;
+        machine.state().segment[Gs] = test.gs;
+    }
     machine.write(at, test.code);
     machine.write(kDataAt, test.data);
     machine.state().gpr = test.gpr;
@@ -198,23 +229,27 @@ std::string difference(TestMachine& a, TestMachine& b, std::uint64_t undefined) 
     return {};
 }
 
-TEST_CASE("random instructions do the same on both engines") {
+std::uint64_t number(const char* variable, std::uint64_t otherwise) {
+    const char* const text = std::getenv(variable);
+    return text != nullptr ? std::strtoull(text, nullptr, 0) : otherwise;
+}
+
+/// `cases` streams of one kind of code.
+void compare_engines(Code code, std::uint64_t cases) {
     TestMachine interpreter{TestMachine::Kind::Interpreter};
     TestMachine translator{TestMachine::Kind::Translator};
     const auto model = *description::find_cpu_model("x86-64-v3");
     const FeatureSet features = features_of(model);
-    const char* const seed = std::getenv("DOPPEL_SEED");
-    const char* const cases = std::getenv("DOPPEL_CASES");
-    Generator generator{seed != nullptr ? std::strtoull(seed, nullptr, 0) : 1};
-    const std::uint64_t count = cases != nullptr ? std::strtoull(cases, nullptr, 0) : 20'000;
+    Generator generator{number("DOPPEL_SEED", 1), code};
+    const std::uint64_t count = number("DOPPEL_CASES", cases);
     unsigned failures = 0;
     for (std::uint64_t i = 0; i < count && failures < 10; ++i) {
         const Case test = make_case(generator, features);
         const std::uint64_t at = kCodeAt + 0x1000 * (i % 64) + generator.below(4096);
         if (std::getenv("DOPPEL_TRACE") != nullptr)
             fmt::print(stderr, "case {} at {:#x} code {}\n", i, at, hex(test.code));
-        const VmExit x = run(interpreter, test, at);
-        const VmExit y = run(translator, test, at);
+        const VmExit x = run(interpreter, code, test, at);
+        const VmExit y = run(translator, code, test, at);
         std::string text = x.index() != y.index() ? "different exit"
                                                   : difference(interpreter, translator,
                                                                std::holds_alternative<HaltExit>(x)
@@ -227,6 +262,18 @@ TEST_CASE("random instructions do the same on both engines") {
                                at, test.rflags));
     }
     CHECK(failures == 0);
+}
+
+TEST_CASE("random instructions do the same on both engines") {
+    compare_engines(Code::Long64, 20'000);
+}
+
+TEST_CASE("random 32-bit instructions do the same on both engines in compatibility mode") {
+    compare_engines(Code::Compatibility32, 20'000);
+}
+
+TEST_CASE("random 32-bit instructions do the same on both engines without paging") {
+    compare_engines(Code::Protected32, 10'000);
 }
 
 /// The entries of the page tables for the data, the last one first: not present, read-only, …
@@ -254,15 +301,13 @@ bool same_dirty_bits(TestMachine& a, TestMachine& b) {
     return true;
 }
 
-TEST_CASE("accesses through the same registers, at the edges of pages with other rights") {
+void compare_groups(Code code, std::uint64_t cases) {
     TestMachine interpreter{TestMachine::Kind::Interpreter};
     TestMachine translator{TestMachine::Kind::Translator};
     const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
-    const char* const seed = std::getenv("DOPPEL_SEED");
-    const char* const cases = std::getenv("DOPPEL_CASES");
-    Generator generator{seed != nullptr ? std::strtoull(seed, nullptr, 0) : 3};
+    Generator generator{number("DOPPEL_SEED", 3), code};
     generator.gather();
-    const std::uint64_t count = cases != nullptr ? std::strtoull(cases, nullptr, 0) : 10'000;
+    const std::uint64_t count = number("DOPPEL_CASES", cases);
     unsigned failures = 0;
     for (std::uint64_t i = 0; i < count && failures < 10; ++i) {
         Case test = make_case(generator, features);
@@ -273,8 +318,8 @@ TEST_CASE("accesses through the same registers, at the edges of pages with other
         const std::uint64_t at = kCodeAt + 0x1000 * (i % 64) + generator.below(4096);
         protect_data(interpreter);
         protect_data(translator);
-        const VmExit x = run(interpreter, test, at);
-        const VmExit y = run(translator, test, at);
+        const VmExit x = run(interpreter, code, test, at);
+        const VmExit y = run(translator, code, test, at);
         std::string text = x.index() != y.index()
                                ? "different exit"
                                : difference(interpreter, translator, test.ever_undefined);
@@ -289,15 +334,21 @@ TEST_CASE("accesses through the same registers, at the edges of pages with other
     CHECK(failures == 0);
 }
 
+TEST_CASE("accesses through the same registers, at the edges of pages with other rights") {
+    compare_groups(Code::Long64, 10'000);
+}
+
+TEST_CASE("the same of 32-bit code") { compare_groups(Code::Compatibility32, 5'000); }
+
 /// The same case again on both, at most `limit` instructions of it; "" or what differs.
 std::string limited_difference(TestMachine& interpreter, InstructionMeter& theirs,
-                               TestMachine& translator, InstructionMeter& mine, const Case& test,
-                               std::uint64_t at, std::uint64_t limit) {
+                               TestMachine& translator, InstructionMeter& mine, Code code,
+                               const Case& test, std::uint64_t at, std::uint64_t limit) {
     const std::uint64_t before[] = {theirs.executed(), mine.executed()};
     theirs.set_limit(before[0] + limit);
     mine.set_limit(before[1] + limit);
-    const VmExit x = run(interpreter, test, at);
-    const VmExit y = run(translator, test, at);
+    const VmExit x = run(interpreter, code, test, at);
+    const VmExit y = run(translator, code, test, at);
     if (x.index() != y.index())
         return fmt::format("exit {} {}", x.index(), y.index());
     const std::uint64_t counts[] = {theirs.executed() - before[0], mine.executed() - before[1]};
@@ -320,23 +371,21 @@ TEST_CASE("a push to an address that is not canonical faults on both engines") {
     }
 }
 
-TEST_CASE("both engines count alike and stop at the same instruction") {
+void compare_counts(Code code, std::uint64_t cases) {
     InstructionMeter theirs;
     InstructionMeter mine;
     TestMachine interpreter{TestMachine::Kind::Interpreter, &theirs};
     TestMachine translator{TestMachine::Kind::Translator, &mine};
     const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
-    const char* const seed = std::getenv("DOPPEL_SEED");
-    const char* const cases = std::getenv("DOPPEL_CASES");
-    Generator generator{seed != nullptr ? std::strtoull(seed, nullptr, 0) : 2};
-    const std::uint64_t count = cases != nullptr ? std::strtoull(cases, nullptr, 0) : 10'000;
+    Generator generator{number("DOPPEL_SEED", 2), code};
+    const std::uint64_t count = number("DOPPEL_CASES", cases);
     unsigned failures = 0;
     for (std::uint64_t i = 0; i < count && failures < 10; ++i) {
         const Case test = make_case(generator, features);
         const std::uint64_t at = kCodeAt + 0x1000 * (i % 64) + generator.below(4096);
         const std::uint64_t limit = 1 + generator.below(14);
         const std::string text =
-            limited_difference(interpreter, theirs, translator, mine, test, at, limit);
+            limited_difference(interpreter, theirs, translator, mine, code, test, at, limit);
         if (text.empty())
             continue;
         ++failures;
@@ -345,6 +394,14 @@ TEST_CASE("both engines count alike and stop at the same instruction") {
     }
     CHECK(failures == 0);
     CHECK(theirs.executed() > count);
+}
+
+TEST_CASE("both engines count alike and stop at the same instruction") {
+    compare_counts(Code::Long64, 10'000);
+}
+
+TEST_CASE("both engines count alike in 32-bit code") {
+    compare_counts(Code::Compatibility32, 5'000);
 }
 
 } // namespace

@@ -45,7 +45,7 @@ void BlockTranslator::far_jump(const ScannedInstruction& at, std::int64_t target
                                std::uint8_t undo) {
     save_flags();
     a_.load(kScratch0, DOPPEL_FRAME(page_va));
-    a_.lea(kScratch0, {kScratch0, kNoReg, 1, static_cast<std::int32_t>(target)});
+    address_word(kScratch0, {kScratch0, kNoReg, 1, static_cast<std::int32_t>(target)});
     branch_cache_jump(at, undo);
 }
 
@@ -128,11 +128,11 @@ void BlockTranslator::emit_counter_branch(const ScannedInstruction& at) {
 
 /// The address of the next instruction goes to the guest's stack.
 void BlockTranslator::emit_push_return_address(const ScannedInstruction& at) {
-    const Mem to = stack_access(at, -8, true);
+    const Mem to = stack_access(at, -word_, true);
     a_.load(kScratch0, DOPPEL_FRAME(page_va));
-    a_.lea(kScratch0, {kScratch0, kNoReg, 1, at.page_offset + at.in.length});
-    a_.store(to, kScratch0);
-    a_.lea(kGuestRsp, {kGuestRsp, kNoReg, 1, -8});
+    address_word(kScratch0, {kScratch0, kNoReg, 1, at.page_offset + at.in.length});
+    store_word(to, kScratch0);
+    move_rsp(-word_);
 }
 
 void BlockTranslator::emit_call(const ScannedInstruction& at) {
@@ -141,21 +141,23 @@ void BlockTranslator::emit_call(const ScannedInstruction& at) {
     if (linkable(at, target))
         link_jump(at, target);
     else
-        far_jump(at, target, 8);
+        far_jump(at, target, word_);
 }
 
 void BlockTranslator::load_target(const ScannedInstruction& at) {
     const unsigned reg = at.in.operands[0].reg;
     if (at.in.has_memory())
-        a_.load(kScratch0, access(at, 8, false, false));
+        load_word(kScratch0, access(at, word_, false, false));
     else if (in_slot(reg))
         a_.load(kScratch0, slot(reg));
     else
-        a_.mov(kScratch0, kHome[reg]);
+        code32_ ? a_.mov32(kScratch0, kHome[reg]) : a_.mov(kScratch0, kHome[reg]);
 }
 
 /// A call to a non-canonical address faults before it pushes: the interpreter shall do that.
 void BlockTranslator::check_canonical_target(const ScannedInstruction& at) {
+    if (code32_)
+        return; // no limit below 4 GiB
     clobber_flags();
     interpret_unless_canonical(kScratch0, at);
 }
@@ -171,15 +173,15 @@ void BlockTranslator::emit_indirect(const ScannedInstruction& at) {
     a_.store(DOPPEL_FRAME(spare), kScratch0);
     emit_push_return_address(at);
     a_.load(kScratch0, DOPPEL_FRAME(spare));
-    branch_cache_jump(at, 8);
+    branch_cache_jump(at, word_);
 }
 
 void BlockTranslator::emit_return(const ScannedInstruction& at) {
     const Mem from = stack_access(at, 0, false);
-    a_.load(kScratch0, from);
+    load_word(kScratch0, from);
     const bool release = at.in.operands[0].kind == OperandKind::Immediate;
-    const auto bytes = static_cast<std::int32_t>(8 + (release ? at.in.immediate : 0));
-    a_.lea(kGuestRsp, {kGuestRsp, kNoReg, 1, bytes});
+    const auto bytes = static_cast<std::int32_t>(word_ + (release ? at.in.immediate : 0));
+    move_rsp(bytes);
     save_flags();
     branch_cache_jump(at, static_cast<std::uint8_t>(bytes > 255 ? 0 : bytes));
 }

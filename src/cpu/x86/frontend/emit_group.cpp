@@ -58,9 +58,10 @@ void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write,
     state.writable = writable;
 }
 
-/// The page is the right one, but the range reaches into the next: to the variant of the block that
+/// Of a base group or a stack group, whose address with the tag taken off is in scratch 0: if the
+/// page is the right one, but the range reaches into the next, to the variant of the block that
 /// checks each access by itself, from this instruction on. Otherwise a miss.
-void BlockTranslator::emit_group_cold(const Cold& cold) {
+void BlockTranslator::emit_crossing(const Cold& cold) {
     a_.alu_imm(Alu::Cmp, kScratch0, 4095);
     Cold crossing;
     crossing.why = Exit::Link;

@@ -26,6 +26,11 @@ bool has_high_byte(const Instruction& in) {
     return false;
 }
 
+/// VZEROUPPER, VZEROALL.
+bool is_zero_vectors(const Instruction& in) {
+    return in.is_vex() && in.map == OpcodeMap::Map0F && in.opcode == 0x77;
+}
+
 bool checks_memory(const Instruction& in) {
     return in.has_memory() && in.memory_access != Access::Address;
 }
@@ -119,6 +124,7 @@ void BlockTranslator::emit_high_byte_memory(const ScannedInstruction& at) {
     const Instruction& in = at.in;
     Rewrite with;
     with.high_as_low = true;
+    with.code32 = code32_;
     with.mem = access(at, in.memory_size, in.writes_memory(), true);
     if (needs_flags(in))
         restore_flags();
@@ -134,16 +140,17 @@ void BlockTranslator::emit_high_byte_memory(const ScannedInstruction& at) {
 void BlockTranslator::emit_generic(const ScannedInstruction& at) {
     const Instruction& in = at.in;
     Rewrite with;
+    with.code32 = code32_;
     const bool memory = checks_memory(in);
+    if (code32_ && is_zero_vectors(in)) {
+        emit_zero_vectors(at);
+        return;
+    }
     if (memory && has_high_byte(in)) {
         emit_high_byte_memory(at);
         return;
     }
     const bool slots = slot_operands(in) != 0;
-    if (in.displacement_size == 8 && memory) { // MOV moffs: no ModRM to rewrite
-        emit_interpret(at);
-        return;
-    }
     const bool restore = needs_flags(in) && (memory || !native_);
     const bool grouped = at.base_group != ScannedInstruction::kNoGroup;
     const bool single = memory && (slots || restore || grouped);
@@ -162,6 +169,23 @@ void BlockTranslator::emit_generic(const ScannedInstruction& at) {
     store_slots(in, with);
     if (in.type == InstructionClass::X87)
         note_x87(at);
+}
+
+/// In 32-bit code they leave the registers alone that it cannot name (Intel SDM Vol. 2, VZEROALL).
+void BlockTranslator::emit_zero_vectors(const ScannedInstruction& at) {
+    const std::uint8_t vex = scan_.bytes[at.buffer_offset + at.in.opcode_offset - 1u];
+    const bool all = (vex & 4) != 0; // VEX.L
+    for (unsigned i = 0; i < 8; ++i) {
+        a_.byte(0xc5);
+        if (all) { // vpxor xmm, xmm, xmm
+            a_.byte(static_cast<std::uint8_t>(0x81 | (~i & 15) << 3));
+            a_.byte(0xef);
+        } else { // vmovaps xmm, xmm
+            a_.byte(0xf8);
+            a_.byte(0x28);
+        }
+        a_.byte(static_cast<std::uint8_t>(0xc0 | i << 3 | i));
+    }
 }
 
 void BlockTranslator::emit_lea(const ScannedInstruction& at) {
@@ -192,16 +216,28 @@ void BlockTranslator::emit_lea(const ScannedInstruction& at) {
 
 void BlockTranslator::emit_push(const ScannedInstruction& at) {
     const Operand& operand = at.in.operands[0];
-    const Mem to = stack_access(at, -8, true);
+    const Mem to = stack_access(at, -word_, true);
     if (operand.kind == OperandKind::Immediate) {
-        a_.store_imm32(to, static_cast<std::int32_t>(at.in.immediate));
+        const auto value = static_cast<std::int32_t>(at.in.immediate);
+        if (code32_)
+            a_.store32_imm(to, static_cast<std::uint32_t>(value));
+        else
+            a_.store_imm32(to, value);
     } else if (in_slot(operand.reg)) {
         a_.load(kScratch0, slot(operand.reg));
         a_.store(to, kScratch0);
     } else {
-        a_.store(to, kHome[operand.reg]);
+        store_word(to, kHome[operand.reg]);
     }
-    a_.lea(kGuestRsp, {kGuestRsp, kNoReg, 1, -8});
+    move_rsp(-word_);
+}
+
+void BlockTranslator::emit_push_segment(const ScannedInstruction& at) {
+    const unsigned segment = at.in.operands[0].reg;
+    const Mem to = stack_access(at, -word_, true);
+    a_.load16_zero_extended(kScratch0, segment_selector(segment));
+    store_word(to, kScratch0);
+    move_rsp(-word_);
 }
 
 /// The source is read before the stack is checked: its page fault comes first.
@@ -209,13 +245,13 @@ void BlockTranslator::emit_push_memory(const ScannedInstruction& at) {
     clobber_flags();
     Mem simple;
     const bool is_simple = simple_address(at.in, simple);
-    const Mem from = checked(at, is_simple ? &simple : nullptr, 8, false, false);
-    a_.load(kScratch0, from);
+    const Mem from = checked(at, is_simple ? &simple : nullptr, word_, false, false);
+    load_word(kScratch0, from);
     a_.store(DOPPEL_FRAME(spare), kScratch0);
-    const Mem to = stack_access(at, -8, true);
+    const Mem to = stack_access(at, -word_, true);
     a_.load(kScratch0, DOPPEL_FRAME(spare));
-    a_.store(to, kScratch0);
-    a_.lea(kGuestRsp, {kGuestRsp, kNoReg, 1, -8});
+    store_word(to, kScratch0);
+    move_rsp(-word_);
 }
 
 void BlockTranslator::emit_pop(const ScannedInstruction& at) {
@@ -225,18 +261,18 @@ void BlockTranslator::emit_pop(const ScannedInstruction& at) {
         a_.load(kScratch0, from);
         a_.store(slot(reg), kScratch0);
     } else {
-        a_.load(kHome[reg], from);
+        load_word(kHome[reg], from);
     }
     if (reg != Rsp)
-        a_.lea(kGuestRsp, {kGuestRsp, kNoReg, 1, 8});
+        move_rsp(word_);
 }
 
 void BlockTranslator::emit_leave(const ScannedInstruction& at) {
     clobber_flags();
     const Mem simple{kRbp};
-    const Mem from = checked(at, &simple, 8, false, false);
-    a_.load(kScratch0, from);
-    a_.lea(kGuestRsp, {kRbp, kNoReg, 1, 8});
+    const Mem from = checked(at, &simple, word_, false, false);
+    load_word(kScratch0, from);
+    address_word(kGuestRsp, {kRbp, kNoReg, 1, word_});
     a_.mov(kRbp, kScratch0);
 }
 

@@ -22,11 +22,21 @@ bool interpreter_decides(const Instruction& in) {
            in.type == InstructionClass::Mmx;
 }
 
+/// Displacements up to here are added with 64 bits in 32-bit code: should the sum leave the 4 GiB,
+/// no tag matches it, and the interpreter finds the place.
+constexpr std::int64_t kNear32 = 0x8000;
+
+bool has_known_offset(const Instruction& in) {
+    return in.memory_base == kNoRegister && in.memory_index == kNoRegister;
+}
+
 } // namespace
 
 bool BlockTranslator::simple_address(const Instruction& in, Mem& out) const {
     if (in.memory_base == kRip || in.memory_base == kNoRegister || in_slot(in.memory_base) ||
-        in.memory_index != kNoRegister || in.memory_segment >= Fs || in.address_size != 8)
+        in.memory_index != kNoRegister || in.memory_segment >= Fs || in.address_size != word_)
+        return false;
+    if (code32_ && (in.displacement < -kNear32 || in.displacement > kNear32))
         return false;
     out = {kHome[in.memory_base], kNoReg, 1, static_cast<std::int32_t>(in.displacement)};
     return true;
@@ -57,10 +67,33 @@ Mem BlockTranslator::address_parts(const ScannedInstruction& at) {
     return parts;
 }
 
+void BlockTranslator::load_word(HostReg to, const Mem& from) {
+    if (code32_)
+        a_.load32(to, from);
+    else
+        a_.load(to, from);
+}
+
+void BlockTranslator::store_word(const Mem& to, HostReg from) {
+    if (code32_)
+        a_.store32(to, from);
+    else
+        a_.store(to, from);
+}
+
+void BlockTranslator::address_word(HostReg to, const Mem& address) {
+    if (code32_)
+        a_.lea32(to, address);
+    else
+        a_.lea(to, address);
+}
+
 /// Offset of the memory operand in its segment, `distance` bytes on, into scratch 0.
 void BlockTranslator::compute_offset(const ScannedInstruction& at, std::int32_t distance) {
     const Instruction& in = at.in;
-    if (in.displacement_size == 8) { // moffs
+    if (code32_ && has_known_offset(in)) {
+        a_.mov_imm(kScratch0, static_cast<std::uint32_t>(in.displacement + distance));
+    } else if (in.displacement_size == 8) { // moffs
         a_.mov_imm(kScratch0, static_cast<std::uint64_t>(in.displacement));
     } else {
         Mem parts = address_parts(at);
@@ -77,8 +110,26 @@ void BlockTranslator::compute_offset(const ScannedInstruction& at, std::int32_t 
 /// Linear address of the memory operand, `distance` bytes on, into scratch 0.
 void BlockTranslator::compute_address(const ScannedInstruction& at, std::int32_t distance) {
     compute_offset(at, distance);
-    if (at.in.memory_segment >= Fs)
+    if (at.in.memory_segment < Fs)
+        return;
+    if (code32_)
+        add_base32(at);
+    else
         a_.alu(Alu::Add, kScratch0, segment_base(at.in.memory_segment));
+}
+
+/// Of FS or GS. If the segment does not reach over all 4 GiB, the guard makes an address of it that
+/// no tag matches.
+void BlockTranslator::add_base32(const ScannedInstruction& at) {
+    const Instruction& in = at.in;
+    if (!has_known_offset(in) && in.memory_size > 1) { // beyond 4 GiB, which the base may hide
+        a_.alu_imm(Alu::Cmp, kScratch0, -std::int32_t{in.memory_size}, false);
+        interpret_if(Condition::Above, at);
+    }
+    a_.alu32(Alu::Add, kScratch0, segment_base(in.memory_segment));
+    const std::size_t number = in.memory_segment - std::size_t{Fs};
+    const std::size_t guard = offsetof(Frame, segment_guard) + number * 8;
+    a_.alu(Alu::Or, kScratch0, frame_at(guard));
 }
 
 Mem BlockTranslator::access(const ScannedInstruction& at, std::uint32_t size, bool write,
@@ -195,6 +246,11 @@ void BlockTranslator::emit_rep_string(const ScannedInstruction& at) {
     a_.alu(Alu::Sub, kRdi, DOPPEL_FRAME(spare));
     if (moves)
         a_.alu(Alu::Sub, kRsi, kScratch1);
+    if (!code32_)
+        return;
+    a_.mov32(kRdi, kRdi); // 4 GiB becomes 0
+    if (moves)
+        a_.mov32(kRsi, kRsi);
 }
 
 void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32_t offset,
@@ -216,7 +272,10 @@ void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32
     miss.relative_to = start;
     miss.site = {.page_offset = at.page_offset,
                  .length = at.in.length,
-                 .bits = write ? Site::kWrite : std::uint8_t{0},
+                 .bits = static_cast<std::uint8_t>(
+                     (write ? Site::kWrite : 0) |
+                     (at.in.type >= InstructionClass::X87 ? Site::kVector : 0) |
+                     (interpreter_decides(at.in) ? Site::kCareful : 0)),
                  .low = static_cast<std::int16_t>(low),
                  .size = static_cast<std::uint8_t>(size),
                  .extra = static_cast<std::uint16_t>(range),
@@ -239,10 +298,10 @@ Mem BlockTranslator::cached_stack(const ScannedInstruction& at, std::int32_t off
 
 Mem BlockTranslator::stack_access(const ScannedInstruction& at, std::int32_t offset, bool write) {
     if (at.stack)
-        return cached_stack(at, offset, 8, write, false);
+        return cached_stack(at, offset, word_, write, false);
     clobber_flags();
     const Mem simple{kGuestRsp, kNoReg, 1, offset};
-    return checked(at, &simple, 8, write, false);
+    return checked(at, &simple, word_, write, false);
 }
 
 } // namespace doppel::cpu::x86::frontend

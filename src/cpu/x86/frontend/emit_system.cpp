@@ -19,8 +19,10 @@ const Mem kEventHint = frame_at(offsetof(Frame, event_hint));
 constexpr auto kNextView = static_cast<std::int32_t>(TlbSet::kInstanceStride);
 
 /// Flags of a POPF at CPL 0 that decide more than themselves; RF is 0 while translated code runs.
-constexpr auto kPopfRare = static_cast<std::uint32_t>(FLAG_TF | FLAG_DF | FLAG_IOPL | FLAG_NT |
-                                                      FLAG_AC | FLAG_VIF | FLAG_VIP | FLAG_ID);
+constexpr auto kPopfRare =
+    static_cast<std::uint32_t>(FLAG_TF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC | FLAG_ID);
+/// Cleared whatever was pushed (Intel SDM Vol. 2B, POPF).
+constexpr auto kPopfCleared = static_cast<std::uint32_t>(FLAG_VIF | FLAG_VIP);
 /// What SYSRET takes from R11 (Intel SDM Vol. 2B, SYSRET).
 constexpr std::int32_t kSysretFlags = 0x3c7fd7;
 
@@ -89,19 +91,21 @@ void BlockTranslator::emit_pushf(const ScannedInstruction& at) {
     clobber_flags();
     emit_flags_image();
     a_.store(DOPPEL_FRAME(spare), kScratch0);
-    const Mem to = stack_access(at, -8, true);
+    const Mem to = stack_access(at, -word_, true);
     a_.load(kScratch0, DOPPEL_FRAME(spare));
-    a_.store(to, kScratch0);
-    a_.lea(kGuestRsp, {kGuestRsp, kNoReg, 1, -8});
+    store_word(to, kScratch0);
+    move_rsp(-word_);
 }
 
 /// At CPL 0, when only IF and the arithmetic flags change; IF as STI does it.
 void BlockTranslator::emit_popf(const ScannedInstruction& at) {
     clobber_flags();
-    a_.load(kScratch0, stack_access(at, 0, false));
+    load_word(kScratch0, stack_access(at, 0, false));
     a_.load(kScratch1, kRflags);
     a_.alu(Alu::Xor, kScratch1, kScratch0);
     a_.test_imm32(kScratch1, kPopfRare);
+    interpret_if(Condition::NotEqual, at);
+    a_.test_mem32_imm32(kRflags, kPopfCleared);
     interpret_if(Condition::NotEqual, at);
     a_.test_imm32(kScratch0, static_cast<std::uint32_t>(kIf));
     std::uint8_t* const closed = a_.short_jump_if_later(Condition::Equal);
@@ -115,7 +119,7 @@ void BlockTranslator::emit_popf(const ScannedInstruction& at) {
     a_.alu_imm(Alu::And, kScratch1, kIf, false);
     a_.alu_mem_reg(Alu::Or, kRflags, kScratch1);
     emit_pack_flags();
-    a_.lea(kGuestRsp, {kGuestRsp, kNoReg, 1, 8});
+    move_rsp(word_);
 }
 
 /// CLAC and STAC at CPL 0: AC chooses the view, and each view has its own stack page.
@@ -147,7 +151,7 @@ void BlockTranslator::emit_read_control(const ScannedInstruction& at) {
                                        offsetof(CpuState, cr3), offsetof(CpuState, cr4)};
     const unsigned reg = at.in.operands[0].reg;
     const HostReg to = in_slot(reg) ? kScratch0 : kHome[reg];
-    a_.load(to, state_at(offsets[at.in.operands[1].reg]));
+    load_word(to, state_at(offsets[at.in.operands[1].reg]));
     if (in_slot(reg))
         a_.store(slot(reg), to);
 }
@@ -257,9 +261,7 @@ void BlockTranslator::emit_sysret(const ScannedInstruction& at) {
 void BlockTranslator::emit_read_segment(const ScannedInstruction& at) {
     const unsigned reg = at.in.operands[0].reg;
     const unsigned segment = at.in.operands[1].reg;
-    a_.load16_zero_extended(kScratch0,
-                            state_at(offsetof(CpuState, segment) + segment * sizeof(Segment) +
-                                     offsetof(Segment, selector)));
+    a_.load16_zero_extended(kScratch0, segment_selector(segment));
     if (in_slot(reg)) {
         if (at.in.operand_size == 2)
             a_.store16(slot(reg), kScratch0);
@@ -286,7 +288,7 @@ void BlockTranslator::add_bit_offset(const ScannedInstruction& at) {
     else
         a_.movsxd(kScratch1, kHome[reg]);
     a_.sar(kScratch1, wide ? 6 : 5);
-    a_.lea(kScratch0, {kScratch0, kScratch1, static_cast<std::uint8_t>(wide ? 8 : 4), 0});
+    address_word(kScratch0, {kScratch0, kScratch1, static_cast<std::uint8_t>(wide ? 8 : 4), 0});
 }
 
 void BlockTranslator::emit_bit_string(const ScannedInstruction& at) {
@@ -294,6 +296,7 @@ void BlockTranslator::emit_bit_string(const ScannedInstruction& at) {
     const bool wide = at.in.operand_size == 8;
     clobber_flags();
     Rewrite with;
+    with.code32 = code32_;
     with.mem = checked(at, nullptr, at.in.operand_size, at.in.writes_memory(), true);
     if (in_slot(reg))
         a_.load(kScratch1, slot(reg));

@@ -17,6 +17,14 @@ Mem x87_at(std::size_t offset) { return state_at(offsetof(CpuState, xsave) + off
 
 } // namespace
 
+/// Outside 64-bit code the pointers are an offset and, from bit 32 on, a selector.
+void BlockTranslator::note_x87_selector(std::size_t pointer, unsigned segment) {
+    if (!code32_)
+        return;
+    a_.load16_zero_extended(kScratch1, segment_selector(segment));
+    a_.store32(x87_at(pointer + 4), kScratch1);
+}
+
 void BlockTranslator::note_x87(const ScannedInstruction& at) {
     const Instruction& in = at.in;
     if (in.op == Op::Fninit) {
@@ -31,9 +39,11 @@ void BlockTranslator::note_x87(const ScannedInstruction& at) {
     a_.load(kScratch0, DOPPEL_FRAME(page_va));
     a_.lea(kScratch0, {kScratch0, kNoReg, 1, at.page_offset});
     a_.store(x87_at(kFip), kScratch0);
+    note_x87_selector(kFip, Cs);
     if (in.has_memory()) {
         compute_offset(at);
         a_.store(x87_at(kFdp), kScratch0);
+        note_x87_selector(kFdp, in.memory_segment);
     }
 }
 

@@ -18,6 +18,7 @@
 #include "cpu/translator/emit/assembler.hpp"
 #include "cpu/translator/mmu/tlb_instance.hpp"
 #include "cpu/x86/cpu_state.hpp"
+#include "cpu/x86/decoder/instruction.hpp"
 
 namespace doppel::cpu::x86::frontend {
 
@@ -84,6 +85,10 @@ struct alignas(64) Frame {
     std::uint64_t pauses_left = 0; // until the next PAUSE that lets other threads run
     FastCalls fast_calls;
     std::array<std::uint64_t, 16> group_host{}; // of the block's base groups: where they begin
+    /// Of FS and GS in 32-bit code: joined to the linear address of an access. 0, or kNotFlat: the
+    /// segment does not reach over all 4 GiB, the interpreter checks its limits.
+    std::array<std::uint64_t, 2> segment_guard{};
+    static constexpr std::uint64_t kNotFlat = 0x4000'0000'0000'0000;
 };
 static_assert(offsetof(Frame, state) == sizeof(FrameHeader));
 static_assert(offsetof(CpuState, gpr) == 0);
@@ -112,6 +117,10 @@ inline Mem segment_base(unsigned segment) {
     return at_rsp(static_cast<std::int32_t>(offsetof(CpuState, segment) +
                                             segment * sizeof(Segment) + offsetof(Segment, base)));
 }
+inline Mem segment_selector(unsigned segment) {
+    return at_rsp(static_cast<std::int32_t>(
+        offsetof(CpuState, segment) + segment * sizeof(Segment) + offsetof(Segment, selector)));
+}
 #define DOPPEL_TLB(member)                                                                         \
     (static_cast<std::int32_t>(offsetof(::doppel::cpu::translator::TlbInstance, member)) -         \
      static_cast<std::int32_t>(::doppel::cpu::translator::TlbInstance::kControl))
@@ -133,7 +142,24 @@ inline constexpr std::uint32_t kAvx = 8;
 inline constexpr std::uint32_t kTsc = 16;         // RDTSC in line
 inline constexpr std::uint32_t kEachChecked = 32; // variant: each access is checked by itself
 inline constexpr std::uint32_t kCount = 64;       // virtual time: takes from Frame::budget
+inline constexpr std::uint32_t kCode32 = 128;     // flat 32-bit code, see dispatch/flat_code.hpp
 } // namespace mode
+
+/// Bytes of an address, of what PUSH and near CALL push.
+constexpr std::uint8_t word_bytes(std::uint32_t mode) {
+    return (mode & mode::kCode32) != 0 ? 4 : 8;
+}
+constexpr CodeSize code_size(std::uint32_t mode) {
+    return (mode & mode::kCode32) != 0 ? CodeSize::Bits32 : CodeSize::Bits64;
+}
+
+/// In 32-bit code ESP wraps at 4 GiB, which host addresses do not. So a page that is accessed by
+/// ESP plus a distance, after one check for several accesses, keeps this distance from both ends;
+/// it is more than ESP moves between them.
+inline constexpr std::int32_t kStackMargin32 = 0x10000;
+constexpr bool is_stack_page32(std::uint64_t linear) {
+    return linear - kStackMargin32 < 0x1'0000'0000 - 2 * std::uint64_t{kStackMargin32};
+}
 
 /// What stands behind an exit, that is a jump to a stub, in translated code. In blocks that count a
 /// byte follows: how many of the block's instructions have been taken from the budget and not been

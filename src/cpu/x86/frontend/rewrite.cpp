@@ -46,7 +46,12 @@ public:
 
 private:
     bool memory_form() const {
-        return in_.has_modrm() && (in_.modrm_mod() != 3 || with_.register_is_mem);
+        return is_offset_move(in_) ||
+               (in_.has_modrm() && (in_.modrm_mod() != 3 || with_.register_is_mem));
+    }
+    /// INC and DEC of one byte: in 64-bit code the opcode is REX.
+    bool is_short_count() const {
+        return in_.map == OpcodeMap::Primary && (in_.opcode & 0xf0) == 0x40;
     }
     bool has_rex() const { return (in_.prefixes & prefix::kRex) != 0; }
     bool plus_register() const {
@@ -54,8 +59,9 @@ private:
             return false;
         if (in_.map == OpcodeMap::Map0F)
             return in_.opcode >= 0xc8 && in_.opcode <= 0xcf;
-        return in_.map == OpcodeMap::Primary && ((in_.opcode >= 0x90 && in_.opcode <= 0x97) ||
-                                                 (in_.opcode >= 0xb0 && in_.opcode <= 0xbf));
+        return in_.map == OpcodeMap::Primary &&
+               ((in_.opcode >= 0x90 && in_.opcode <= 0x97) ||
+                (in_.opcode >= 0xb0 && in_.opcode <= 0xbf) || is_short_count());
     }
     std::uint8_t map(std::uint8_t number, bool byte_register) {
         if (byte_register && !in_.is_vex() && !has_rex() && number >= 4) {
@@ -67,8 +73,9 @@ private:
         return with_.gpr[number];
     }
     void find_fields() {
-        const auto r = static_cast<std::uint8_t>((in_.rex & 4) << 1);
-        const auto b = static_cast<std::uint8_t>((in_.rex & 1) << 3);
+        const unsigned rex = with_.code32 ? 0 : in_.rex; // a VEX prefix may have bits to ignore
+        const auto r = static_cast<std::uint8_t>((rex & 4) << 1);
+        const auto b = static_cast<std::uint8_t>((rex & 1) << 3);
         const bool vector = is_vector_class(in_);
         // PCMPxSTRx have theirs implicitly.
         const bool general =
@@ -129,17 +136,29 @@ private:
             a_.byte(0x38);
         if (in_.map == OpcodeMap::Map0F3A)
             a_.byte(0x3a);
-        if (plus_register())
-            a_.byte(static_cast<std::uint8_t>((in_.opcode & ~7) | (fields_.rm & 7)));
-        else
-            a_.byte(in_.opcode);
+        emit_legacy_opcode();
         return true;
+    }
+
+    void emit_legacy_opcode() {
+        if (is_short_count()) {
+            a_.byte(0xff);
+            a_.byte(static_cast<std::uint8_t>(0xc0 | (in_.opcode & 8) | (fields_.rm & 7)));
+        } else if (plus_register()) {
+            a_.byte(static_cast<std::uint8_t>((in_.opcode & ~7) | (fields_.rm & 7)));
+        } else if (is_offset_move(in_)) { // a0..a3 becomes 8a, 8b, 88, 89
+            a_.byte(static_cast<std::uint8_t>(0x88 | ((in_.opcode & 3) ^ 2)));
+        } else if (with_.code32 && in_.map == OpcodeMap::Primary && in_.opcode == 0x82) {
+            a_.byte(0x80); // the same, and undefined in 64-bit code
+        } else {
+            a_.byte(in_.opcode);
+        }
     }
 
     void emit_vex() {
         // The byte with vvvv, L and pp stands right before the opcode in both forms.
         const std::uint8_t last = bytes_[in_.opcode_offset - 1];
-        const auto original = static_cast<std::uint8_t>(~last >> 3 & 15);
+        const auto original = static_cast<std::uint8_t>(~last >> 3 & (with_.code32 ? 7 : 15));
         const bool general = !is_vector_class(in_);
         const std::uint8_t vvvv =
             general ? static_cast<std::uint8_t>(with_.gpr[original]) : original;
@@ -151,13 +170,10 @@ private:
     }
 
     void emit_tail() {
-        if (in_.has_modrm()) {
-            if (memory_form())
-                a_.modrm(fields_.reg, with_.mem);
-            else
-                a_.byte(
-                    static_cast<std::uint8_t>(0xc0 | (fields_.reg & 7) << 3 | (fields_.rm & 7)));
-        }
+        if (memory_form())
+            a_.modrm(fields_.reg, with_.mem);
+        else if (in_.has_modrm())
+            a_.byte(static_cast<std::uint8_t>(0xc0 | (fields_.reg & 7) << 3 | (fields_.rm & 7)));
         for (unsigned i = 0; i < in_.immediate_size; ++i)
             a_.byte(bytes_[in_.immediate_offset() + i]);
     }
@@ -171,11 +187,15 @@ private:
 
 } // namespace
 
+bool is_offset_move(const Instruction& in) {
+    return in.map == OpcodeMap::Primary && in.opcode >= 0xa0 && in.opcode <= 0xa3;
+}
+
 bool is_group(const Instruction& in) {
     const std::uint8_t op = in.opcode;
     switch (in.map) {
     case OpcodeMap::Primary:
-        return op == 0x80 || op == 0x81 || op == 0x83 || op == 0x8f || op == 0xc0 || op == 0xc1 ||
+        return (op >= 0x80 && op <= 0x83) || op == 0x8f || op == 0xc0 || op == 0xc1 ||
                (op >= 0xd0 && op <= 0xd3) || op == 0xf6 || op == 0xf7 || op == 0xfe || op == 0xff ||
                op == 0xc6 || op == 0xc7 || (op >= 0xd8 && op <= 0xdf);
     case OpcodeMap::Map0F:

@@ -14,11 +14,15 @@ struct Rewrite {
     Mem mem{};                           // replaces the memory operand, if there is one
     bool high_as_low = false;            // ah is in al (swapped by the caller), and so on
     bool register_is_mem = false;        // the register operand in ModRM.rm is at `mem` instead
+    bool code32 = false;                 // the instruction is of 32-bit code
 };
 
 /// False: cannot be encoded (ah and its like together with a REX prefix); nothing was emitted.
 bool emit_rewritten(translator::Assembler& to, const Instruction& instruction,
                     const std::uint8_t* bytes, const Rewrite& with);
+
+/// MOV of the accumulator from or to an address in the instruction: it has no ModRM byte.
+bool is_offset_move(const Instruction& instruction);
 
 /// The ModRM.reg field is an opcode extension, not a register.
 bool is_group(const Instruction& instruction);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// Two vCPUs of the same kind of machine, one on each engine, for tests: identity-mapped long mode,
-/// no devices.
+/// Two vCPUs of the same kind of machine, one on each engine, for tests: identity-mapped, no
+/// devices.
 #include <cstring>
 #include <memory>
 #include <span>
@@ -40,6 +40,9 @@ inline constexpr std::uint64_t kRamBytes = 8 << 20;
 inline constexpr std::uint64_t kCodeAt = 0x200000;
 inline constexpr std::uint64_t kDataAt = 0x400000;
 inline constexpr std::uint64_t kDataBytes = 0x4000;
+
+/// What the code of a test is.
+enum class Code { Long64, Compatibility32, Protected32 };
 
 class TestMachine {
 public:
@@ -86,6 +89,19 @@ public:
         s.gpr[Rsp] = kDataAt + kDataBytes - 0x800;
         s.rip = kCodeAt;
         s.rflags = 2;
+        vcpu_->state_changed();
+    }
+    /// Likewise in compatibility mode, or in protected mode without paging: flat 32-bit segments.
+    void enter(Code code, unsigned cpl = 0) {
+        enter_long_mode(cpl);
+        CpuState& s = state();
+        if (code != Code::Long64)
+            s.segment[Cs].access =
+                static_cast<std::uint16_t>((s.segment[Cs].access & 0xff) | 0xc000);
+        if (code == Code::Protected32) {
+            s.cr0 &= ~CR0_PG;
+            s.efer = 0;
+        }
         vcpu_->state_changed();
     }
     void write(std::uint64_t gpa, std::span<const std::uint8_t> bytes) {

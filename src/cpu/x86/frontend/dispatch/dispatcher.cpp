@@ -2,6 +2,7 @@
 #include "cpu/x86/frontend/dispatch/dispatcher.hpp"
 
 #include "cpu/x86/decoder/decoder.hpp"
+#include "cpu/x86/frontend/dispatch/flat_code.hpp"
 #include "cpu/x86/system/gates.hpp"
 
 namespace doppel::cpu::x86::frontend {
@@ -17,7 +18,7 @@ constexpr std::uint64_t kPageOffset = 0xfff;
 
 View view_of(const SystemContext& cx) {
     switch (data_privilege(cx)) {
-    case Privilege::User: return View::User;
+    case Privilege::User: return cx.code64() ? View::User : View::User32;
     case Privilege::Supervisor: return View::Kernel;
     default: return View::KernelAc;
     }
@@ -44,7 +45,7 @@ void Dispatcher::drop_write(const std::byte* host_page) { tlbs_.drop_write(host_
 
 bool Dispatcher::translatable() const {
     const CpuState& state = cx_.state;
-    if (!cx_.code64() || (state.cr0 & CR0_PG) == 0 || (state.cpl != 0 && state.cpl != 3))
+    if ((state.cpl != 0 && state.cpl != 3) || !(cx_.code64() || is_flat32(cx_)))
         return false;
     const bool alignment_checks =
         state.cpl == 3 && (state.cr0 & CR0_AM) != 0 && (state.rflags & FLAG_AC) != 0;
@@ -77,6 +78,44 @@ void Dispatcher::update_mode() {
         tlbs_.flush_branches();
     }
     update_fast_calls();
+    update_code_size();
+    update_guards();
+    select_tlb();
+}
+
+/// Views of a supervisor are entered by translated SYSCALLs, too, and hold branches of 64-bit code
+/// whenever that can happen. Stack pages of 32-bit code keep a distance from the ends of 4 GiB.
+void Dispatcher::update_code_size() {
+    code32_ = !cx_.code64();
+    const bool supervisor = cx_.state.cpl != 3;
+    if (supervisor32_ == code32_ || (code32_ && !supervisor))
+        return;
+    supervisor32_ = code32_;
+    tlbs_.flush_all();
+}
+
+void Dispatcher::update_guards() {
+    for (std::size_t i = 0; i < frame_.segment_guard.size(); ++i)
+        frame_.segment_guard.data()[i] =
+            reaches_everywhere(cx_.state.segment.data()[Fs + i]) ? 0 : Frame::kNotFlat;
+}
+
+/// Of code that is not 64-bit code.
+void Dispatcher::update_segments() {
+    if (translatable_ == translatable())
+        update_guards();
+    else
+        update_mode();
+}
+
+bool Dispatcher::addressable(std::uint64_t linear, std::uint64_t bytes) const {
+    const std::uint64_t last = linear + bytes - 1;
+    return code32_ ? last >= linear && last <= 0xffff'ffff
+                   : is_canonical(linear) && is_canonical(last);
+}
+
+void Dispatcher::select_tlb() {
+    const CpuState& state = cx_.state;
     const std::uint16_t pcid =
         (state.cr4 & CR4_PCIDE) != 0 ? static_cast<std::uint16_t>(state.cr3 & 0xfff) : 0;
     TlbInstance* const tlb = tlbs_.select(pcid, view_of(cx_));
@@ -102,7 +141,9 @@ void Dispatcher::apply_changes() {
     cx_.changes = 0;
     if ((changes & (change::kMode | change::kAddressSpace | change::kReset)) != 0)
         update_mode();
-    else if ((changes & change::kFastCalls) != 0)
+    else if ((changes & change::kSegments) != 0 && !cx_.code64())
+        update_segments();
+    if ((changes & change::kFastCalls) != 0)
         update_fast_calls();
     if ((changes & change::kActivity) != 0 ||
         ((changes & change::kEvents) != 0 &&
@@ -180,7 +221,7 @@ bool Dispatcher::step_slowly(Result& result) {
     std::uint32_t got = 0;
     Instruction instruction;
     if (translatable_ && fetch_linear(cx_, cx_.state.rip, bytes, 15, got) &&
-        decode({bytes, got}, CodeSize::Bits64, instruction) == DecodeStatus::Ok &&
+        decode({bytes, got}, code_size(), instruction) == DecodeStatus::Ok &&
         !uses_vector_state(instruction))
         return interpret(result);
     vectors_.store();
@@ -244,8 +285,10 @@ Block* Dispatcher::block_in(std::uint64_t rip, const CodePage& page, std::uint32
     if (in_page < 15) {
         Instruction instruction;
         const auto* const bytes = reinterpret_cast<const std::uint8_t*>(page.host + offset);
-        if (decode({bytes, static_cast<std::size_t>(in_page)}, CodeSize::Bits64, instruction) ==
+        if (decode({bytes, static_cast<std::size_t>(in_page)}, code_size(), instruction) ==
             DecodeStatus::NeedMoreBytes) {
+            if (code32_ && !addressable(rip, in_page + 1))
+                return nullptr; // beyond the limit of CS
             CodePage next;
             fault = !is_canonical(rip + in_page) || !code_page(cx_, rip + in_page, next);
             if (fault && !is_canonical(rip + in_page))

@@ -115,8 +115,17 @@ private:
     void update_mode();
     void update_fast_calls();
     /// Translated code changes CPL by itself.
-    std::uint32_t block_mode() const { return features_ | (cx_.state.cpl == 3 ? mode::kUser : 0); }
+    std::uint32_t block_mode() const {
+        return features_ | (cx_.state.cpl == 3 ? mode::kUser : 0) | (code32_ ? mode::kCode32 : 0);
+    }
     bool translatable() const;
+    void select_tlb();
+    void update_code_size();
+    void update_guards();
+    void update_segments();
+    CodeSize code_size() const { return code32_ ? CodeSize::Bits32 : CodeSize::Bits64; }
+    /// The last byte of an access or instruction can be there.
+    bool addressable(std::uint64_t linear, std::uint64_t bytes) const;
     bool step_slowly(Result& result);
     bool interpret(Result& result);
     bool deliver(Result& result);
@@ -136,6 +145,7 @@ private:
     /// True: go on in translated code at header.resume.
     bool serve(Exit why, Result& result, bool& leave);
     bool serve_miss(Result& result, bool& leave);
+    bool serve_fault(const Site& at, Result& result, bool& leave);
     bool serve_stack_miss(Result& result, bool& leave);
     bool serve_group_miss(const Site& at, Result& result, bool& leave);
     bool enter_variant(bool& leave, Result& result);
@@ -171,11 +181,13 @@ private:
     std::atomic<bool> kicked_{false};
     std::atomic<bool> safepoint_{false};
     std::uint32_t features_ =
-        ~0u; // mode bits but for kUser; the branch caches were filled for them
+        ~0u; // mode bits but for kUser, kCode32; the branch caches were filled for them
     std::uint64_t permission_bits_ = 0; // CR0.WP, CR4.SMEP, SMAP, EFER.NXE behind the TLBs' entries
     bool event_hint_ = true;            // the InterruptPort may have something
     bool service_ = true;               // look before the next instruction
     bool translatable_ = false;
+    bool code32_ = false;       // of what is translatable
+    bool supervisor32_ = false; // what the views of a supervisor hold branches of
     bool host_tsc_ = false;
     std::uint64_t host_tsc_offset_ = 0;
     std::uint64_t entries_ = 0;

@@ -84,7 +84,7 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
     const std::uint64_t check =
         site_address() + static_cast<std::uint64_t>(std::int64_t{at.relative});
     cx_.state.rip = site_rip(at);
-    const bool canonical = is_canonical(linear) && is_canonical(linear + at.size - 1);
+    const bool exists = addressable(linear, at.size);
     const bool crosses = (linear & kPageOffset) + at.size > 4096;
     bool fault = false;
     std::byte* host = nullptr;
@@ -96,16 +96,28 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
         leave = !interpret(result);
         return false;
     }
-    if (canonical && !crosses && fill(linear, write, host, fault))
+    if (exists && !crosses && fill(linear, write, host, fault))
         return resume_at(check);
-    if (fault && !careful) {
+    if (fault)
+        return serve_fault(at, result, leave);
+    // With a meter, what touches a device ends the block: it may ask for an interrupt.
+    if (exists && !write && !careful && meter_ == nullptr) {
+        if (bounce(at, linear, check))
+            return true;
         leave = !deliver(result);
         return false;
     }
-    // With a meter, what touches a device ends the block: it may ask for an interrupt.
-    if (canonical && !write && !careful && meter_ == nullptr) {
-        if (bounce(at, linear, check))
-            return true;
+    if (compare_first())
+        return false;
+    if ((at.bits & Site::kVector) != 0)
+        vectors_.store();
+    leave = !interpret(result);
+    return false;
+}
+
+/// The page at the site cannot be accessed, which cx_.fault tells.
+bool Dispatcher::serve_fault(const Site& at, Result& result, bool& leave) {
+    if ((at.bits & Site::kCareful) == 0) {
         leave = !deliver(result);
         return false;
     }
@@ -127,15 +139,14 @@ bool Dispatcher::serve_stack_miss(Result& result, bool& leave) {
     TlbInstance& tlb = *tlbs_.current();
     const std::size_t index = TlbInstance::index(low);
     const std::uint64_t page = low & ~kPageOffset;
-    if ((low & kPageOffset) + at.extra <= 4096 && is_canonical(low)) {
+    if ((low & kPageOffset) + at.extra <= 4096 &&
+        (code32_ ? is_stack_page32(low) : is_canonical(low))) {
         if (tlb.wtag.data()[index] != page) {
             std::byte* host = nullptr;
             bool fault = false;
             fill(first, write, host, fault);
-            if (fault) {
-                leave = !deliver(result);
-                return false;
-            }
+            if (fault)
+                return serve_fault(at, result, leave);
         }
         if (tlb.wtag.data()[index] == page) {
             tlb.stack_page = page;
