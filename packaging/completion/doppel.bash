@@ -2,7 +2,7 @@
 # bash completion of doppel(1)
 
 _doppel_img_commands="create info check convert compare map measure resize
-    rebase commit snapshot amend bitmap dd bench"
+    rebase commit snapshot amend bitmap dd bench serve"
 
 _doppel_run_value() { # completes the value of the option $1; false when it takes none we know
     case $1 in

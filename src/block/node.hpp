@@ -63,6 +63,8 @@ public:
     virtual std::uint64_t size() const = 0;
     virtual Limits limits() const { return {}; }
     virtual bool read_only() const = 0;
+    /// Of a protocol node: it cannot grow, and what nobody wrote need not read as zeroes.
+    virtual bool fixed_size() const { return false; }
 
     virtual Task<void> read(std::uint64_t offset, IoBuffer into) = 0;
     virtual Task<void> write(std::uint64_t offset, IoBuffer from, Durability durability) = 0;

@@ -13,11 +13,11 @@ namespace doppel::img {
 
 namespace {
 
-std::array<const Command*, 15> commands() {
+std::array<const Command*, 16> commands() {
     return {&create_command(),  &info_command(),   &check_command(),    &convert_command(),
             &compare_command(), &map_command(),    &measure_command(),  &resize_command(),
             &rebase_command(),  &commit_command(), &snapshot_command(), &amend_command(),
-            &bitmap_command(),  &dd_command(),     &bench_command()};
+            &bitmap_command(),  &dd_command(),     &bench_command(),    &serve_command()};
 }
 
 void print_overview(std::string_view program, std::FILE* out) {

@@ -42,6 +42,7 @@ const Command& amend_command();
 const Command& bitmap_command();
 const Command& dd_command();
 const Command& bench_command();
+const Command& serve_command();
 
 /// `program`: how the user calls us, for messages ("doppel img", "doppel-img"); `words`: what
 /// follows. The exit code.

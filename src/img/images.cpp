@@ -146,8 +146,12 @@ Result<void> create_image(Session& session, const block::Format& format, const s
     if (format.create == nullptr)
         return base::fail(Errc::Unsupported,
                           fmt::format("format {} can be read, not created", format.name));
-    auto file =
-        DOPPEL_TRY(block::FileNode::create(session.context, path, block::CacheMode::Unsafe));
+    std::unique_ptr<block::Node> file;
+    if (block::is_network_name(path)) // what is there is written over
+        file = DOPPEL_TRY(session.context.wait(block::open_protocol(
+            session.context, path, {block::Access::ReadWrite, {}, block::Sharing::Locked})));
+    else
+        file = DOPPEL_TRY(block::FileNode::create(session.context, path, block::CacheMode::Unsafe));
     Opener opener{session.context};
     return session.context.wait(
         format.create({&session.context, std::move(file), size_bytes, options, &opener}));
@@ -169,6 +173,8 @@ NewFile::~NewFile() {
 }
 
 Result<NewFile> NewFile::prepare(Session& session, const std::string& path) {
+    if (block::is_network_name(path))
+        return NewFile{path, path};
     std::string real = path;
     if (char* resolved = ::realpath(path.c_str(), nullptr)) { // through links, to the file itself
         real = resolved;

@@ -50,7 +50,7 @@ public:
     NewFile& operator=(NewFile&&) = delete;
     NewFile(const NewFile&) = delete;
     ~NewFile();
-    /// Where to write: a name beside the final one; the device itself if it is one.
+    /// Where to write: a name beside the final one; the device or the export itself if it is one.
     const std::string& path() const noexcept { return temporary_; }
     bool is_device() const noexcept { return temporary_ == final_; }
     /// The file is complete.

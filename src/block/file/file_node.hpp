@@ -51,6 +51,7 @@ public:
     std::uint64_t size() const override { return size_; }
     Limits limits() const override { return {alignment_, alignment_, 0}; }
     bool read_only() const override { return options_.access == Access::ReadOnly; }
+    bool fixed_size() const override { return is_device_; }
 
     Task<void> read(std::uint64_t offset, IoBuffer into) override;
     Task<void> write(std::uint64_t offset, IoBuffer from, Durability durability) override;

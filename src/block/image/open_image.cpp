@@ -11,6 +11,7 @@
 #include <fmt/core.h>
 
 #include "block/aligned_memory.hpp"
+#include "block/nbd/client_node.hpp"
 #include "block/raw/raw_node.hpp"
 
 namespace doppel::block {
@@ -105,9 +106,21 @@ bool looks_like_format(std::span<const std::byte> sector) {
 
 } // namespace
 
+bool is_network_name(const std::string& name) { return nbd::is_url(name); }
+
+Task<std::unique_ptr<Node>> open_protocol(IoContext& context, std::string name,
+                                          FileOptions options) {
+    if (is_network_name(name)) {
+        DOPPEL_AWAIT(client, nbd::ClientNode::open(context, std::move(name), options.access));
+        co_return std::unique_ptr<Node>{std::move(client)};
+    }
+    DOPPEL_CO_TRY(file, FileNode::open(context, name, options));
+    co_return std::unique_ptr<Node>{std::move(file)};
+}
+
 Task<OpenedImage> open_image(IoContext& context, std::string path, ImageOptions options) {
-    DOPPEL_CO_TRY(file,
-                  FileNode::open(context, path, {options.access, options.cache, options.sharing}));
+    DOPPEL_AWAIT(file,
+                 open_protocol(context, path, {options.access, options.cache, options.sharing}));
     DOPPEL_AWAIT(format, settle_format(*file, options));
     OpenedImage image;
     image.format = format;

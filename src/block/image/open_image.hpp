@@ -7,13 +7,20 @@
 
 namespace doppel::block {
 
+/// The protocol node of a name: an NBD URL (nbd://, nbd+unix://, nbds://, nbds+unix://), else a
+/// file or a device. Errors: what FileNode::open and nbd::ClientNode::open say.
+Task<std::unique_ptr<Node>> open_protocol(IoContext& context, std::string name,
+                                          FileOptions options);
+/// Whether open_protocol would connect to a server.
+bool is_network_name(const std::string& name);
+
 struct OpenedImage {
     std::unique_ptr<ImageNode> node;
     const Format* format = nullptr;
     bool probed = false; // the format was guessed, not named
 };
 
-/// Errors: what FileNode::open says; the format is unknown, or the file is not of it; what the
+/// Errors: what open_protocol says; the format is unknown, or the file is not of it; what the
 /// format finds wrong; a backing file of the chain cannot be opened, and which.
 Task<OpenedImage> open_image(IoContext& context, std::string path, ImageOptions options);
 

@@ -46,7 +46,7 @@ Qcow2Node::Qcow2Node(OpenRequest& request, Header header, std::vector<std::uint6
       guests_{context_}, metadata_{context_}, l2_{*file_, geometry_.cluster(), kL2CacheBytes},
       refcounts_{*file_, header_, std::move(reftable)},
       fresh_from_{base::align_up(file_->size(), geometry_.cluster())},
-      can_be_fresh_{file_->driver() != "host_device"}, bitmaps_{*this} {}
+      can_be_fresh_{!file_->fixed_size()}, bitmaps_{*this} {}
 
 Task<std::unique_ptr<Qcow2Node>> Qcow2Node::open(OpenRequest request) {
     const auto context = [&](Error error) {
