@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # bash completion of doppel(1)
 
+_doppel_img_formats="raw qcow2 vdi"
 _doppel_img_commands="create info check convert compare map measure resize
     rebase commit snapshot amend bitmap dd bench serve"
 
@@ -44,6 +45,8 @@ _doppel() {
         COMPREPLY=($(compgen -W "run img ls status pause resume save stop --help --version" -- "$cur"))
     elif [ "${COMP_WORDS[1]}" = img ] && [ "$COMP_CWORD" -eq 2 ]; then
         COMPREPLY=($(compgen -W "$_doppel_img_commands" -- "$cur"))
+    elif [ "${COMP_WORDS[1]}" = img ] && [[ $prev = -[fOF] ]]; then
+        COMPREPLY=($(compgen -W "$_doppel_img_formats" -- "$cur"))
     elif [ "${COMP_WORDS[1]}" = img ]; then
         COMPREPLY=($(compgen -f -- "$cur"))
     elif [ "${COMP_WORDS[1]}" = run ] && ! _doppel_run_value "$prev"; then

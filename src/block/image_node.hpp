@@ -60,6 +60,12 @@ struct CheckResult {
     std::uint64_t compressed_clusters = 0;
     std::vector<std::string> findings; // one sentence each; only the first kMaxFindings
     static constexpr std::size_t kMaxFindings = 100;
+
+    void found_corruption(std::string text) {
+        ++corruptions;
+        if (findings.size() < kMaxFindings)
+            findings.push_back(std::move(text));
+    }
 };
 
 /// Persistent dirty bitmaps. Changes reach the image at close().
@@ -109,6 +115,9 @@ public:
 
     /// Writes other names into the image; does not open them. Empty: no backing file.
     virtual Task<void> change_backing(std::string file, std::string format);
+    /// Notes that the image behind this one was changed on purpose, where the format would take
+    /// it for a wrong one otherwise.
+    virtual Task<void> accept_backing() { return ready<void>({}); }
     /// Everything shows what lies behind it again: after its content was committed there.
     virtual Task<void> make_empty();
     /// Error Unsupported: the format has no check (exit code 63).

@@ -122,6 +122,8 @@ block::Task<void> write_down(block::Node& image, block::Node& target, std::uint3
 struct Target {
     std::string path;
     std::string format;
+    std::string above; // the image that stands on it
+    std::string above_format;
     std::uint32_t depth = 1; // images above it
 };
 
@@ -130,12 +132,14 @@ Result<Target> find_target(Session& session, const std::string& path, const std:
     OpenFlags flags;
     flags.format = session.arguments.get("f");
     flags.backing = false;
-    Target target{path, {}, 0};
+    Target target{path, {}, {}, {}, 0};
     while (target.depth < block::kMaxChainDepth) {
         auto image = DOPPEL_TRY(open_named(session, target.path, flags));
         const auto info = image.node->info();
         if (info.backing_file.empty())
             break;
+        target.above = target.path;
+        target.above_format = image.format->name;
         target.path = backing_path(info.backing_file, image.node->name());
         target.format = flags.format = info.backing_format;
         ++target.depth;
@@ -146,6 +150,20 @@ Result<Target> find_target(Session& session, const std::string& path, const std:
                ? base::fail(Errc::InvalidArgument, fmt::format("'{}' has no backing file", path))
                : base::fail(Errc::InvalidArgument,
                             fmt::format("'{}' is not in the chain of '{}'", wanted, path));
+}
+
+/// The image above a target that has changed: it stays the right one to stand on.
+Result<void> accept_target(Session& session, const Target& target, bool empty) {
+    OpenFlags flags;
+    flags.format = target.above_format;
+    flags.access = block::Access::ReadWrite;
+    flags.cache = session.arguments.get("t", "writeback");
+    flags.backing = false;
+    auto image = DOPPEL_TRY(open_named(session, target.above, flags));
+    DOPPEL_TRY_VOID(session.context.wait(image.node->accept_backing()));
+    if (empty)
+        DOPPEL_TRY_VOID(session.context.wait(image.node->make_empty()));
+    return close_image(session, *image.node);
 }
 
 Result<int> commit(Session& session) {
@@ -173,12 +191,7 @@ Result<int> commit(Session& session) {
     }
     DOPPEL_TRY_VOID(close_image(session, *target.node));
     target.node.reset();
-    if (!arguments.has("d") && !arguments.has("b")) {
-        auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0],
-                                           open_flags(arguments, block::Access::ReadWrite)));
-        DOPPEL_TRY_VOID(session.context.wait(image.node->make_empty()));
-        DOPPEL_TRY_VOID(close_image(session, *image.node));
-    }
+    DOPPEL_TRY_VOID(accept_target(session, found, !arguments.has("d") && !arguments.has("b")));
     if (!arguments.has("q"))
         fmt::print("Image committed.\n");
     return 0;

@@ -173,6 +173,15 @@ Task<void> FileNode::write_zero_bytes(std::uint64_t offset, std::uint64_t length
     co_return {};
 }
 
+/// Makes the file at least that long. It may be longer than size_ says: writes behind `end` may be
+/// under way, and bulk writers use the descriptor. So never by ftruncate().
+Task<void> FileNode::extend(std::uint64_t end) {
+    DOPPEL_AWAIT(done, try_allocate(0, end - 1, 1));
+    if (!done)
+        DOPPEL_AWAIT_VOID(write_zero_bytes(end - 1, 1));
+    co_return {};
+}
+
 Task<void> FileNode::write_zeroes(std::uint64_t offset, std::uint64_t length, Unmap unmap,
                                   Durability durability) {
     known_ = {};
@@ -193,7 +202,7 @@ Task<void> FileNode::write_zeroes(std::uint64_t offset, std::uint64_t length, Un
     if (!done)
         DOPPEL_AWAIT_VOID(write_zero_bytes(offset, length));
     else if (!is_device_ && end > size_)
-        DOPPEL_AWAIT_VOID(resize(end));
+        DOPPEL_AWAIT_VOID(extend(end));
     DOPPEL_AWAIT_VOID(after_write(end, durability));
     co_return {};
 }

@@ -76,6 +76,7 @@ private:
     Task<void> read_unaligned(std::uint64_t offset, IoBuffer into);
     Task<void> write_unaligned(std::uint64_t offset, IoBuffer from);
     Task<void> write_zero_bytes(std::uint64_t offset, std::uint64_t length);
+    Task<void> extend(std::uint64_t end);
     Task<bool> try_allocate(int mode, std::uint64_t offset, std::uint64_t length);
     Task<void> after_write(std::uint64_t end, Durability durability);
     bool fits_alignment(std::uint64_t offset, const IoBuffer& buffer) const;

@@ -169,3 +169,18 @@ TEST_CASE("an image whose format was guessed raw cannot be given another format'
     CHECK(!rig.context->wait(node.write(1, f, Durability::Cached)).has_value());
     CHECK(rig.context->wait(node.write(512, f, Durability::Cached)).has_value());
 }
+
+TEST_CASE("zeroes past the end never shorten a file that others made longer") {
+    const Rig rig;
+    const auto path = rig.file("disk", 512);
+    FileOptions options;
+    options.access = Access::ReadWrite;
+    auto node = FileNode::open(*rig.context, path, options).value();
+    // A bulk writer with the descriptor: the node does not know of it.
+    REQUIRE(::pwrite(*node->descriptor(), "tail", 4, 100000) == 4);
+    REQUIRE(rig.context->wait(node->write_zeroes(4096, 8192, Unmap::Allow, Durability::Cached)));
+    CHECK(std::filesystem::file_size(path) == 100004);
+    std::vector<std::byte> got(4);
+    REQUIRE(rig.context->wait(node->read(100000, IoBuffer{got})));
+    CHECK(got[0] == std::byte{'t'});
+}

@@ -24,7 +24,7 @@
 #include "block/qcow2/layout.hpp"
 #include "block/qcow2/refcounts.hpp"
 #include "block/qcow2/snapshot_table.hpp"
-#include "block/qcow2/table_cache.hpp"
+#include "block/table_cache.hpp"
 
 namespace doppel::block::qcow2 {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "block/qcow2/layout.hpp"
-#include "block/qcow2/table_cache.hpp"
+#include "block/table_cache.hpp"
 
 namespace doppel::block::qcow2 {
 

@@ -12,7 +12,7 @@
 #include "block/aligned_memory.hpp"
 #include "block/node.hpp"
 
-namespace doppel::block::qcow2 {
+namespace doppel::block {
 
 class TableCache {
 public:
@@ -59,4 +59,4 @@ private:
     std::uint64_t writes_ = 0; // how often slices went to the file
 };
 
-} // namespace doppel::block::qcow2
+} // namespace doppel::block

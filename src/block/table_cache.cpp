@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "block/qcow2/table_cache.hpp"
+#include "block/table_cache.hpp"
 
 #include <sys/uio.h>
 
 #include <algorithm>
 
-namespace doppel::block::qcow2 {
+namespace doppel::block {
 
 namespace {
 constexpr std::uint64_t kSliceBytes = 4096;
@@ -134,4 +134,4 @@ void TableCache::clear() {
     ++writes_;
 }
 
-} // namespace doppel::block::qcow2
+} // namespace doppel::block

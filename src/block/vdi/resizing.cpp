@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include <fmt/core.h>
+
+#include "base/bytes.hpp"
+#include "block/vdi/vdi_node.hpp"
+
+namespace doppel::block::vdi {
+
+namespace {
+constexpr std::uint64_t kChunkEntries = 256u << 10; // of a table that is written anew
+}
+
+/// Entries of blocks that the disk has no more, and then their places.
+Task<void> VdiNode::shrink(std::uint64_t blocks) {
+    for (auto index = blocks; index < header_.blocks; ++index)
+        DOPPEL_AWAIT_VOID(set_entry(index, kFree));
+    DOPPEL_AWAIT_VOID(commit());
+    CheckResult result;
+    DOPPEL_AWAIT(owners, find_owners(result));
+    DOPPEL_AWAIT_VOID(compact(std::move(owners)));
+    co_return {};
+}
+
+/// A table of `blocks` entries, those from header_.blocks on free.
+Task<void> VdiNode::make_room(std::uint64_t blocks) {
+    CheckResult result;
+    DOPPEL_AWAIT(owners, find_owners(result));
+    const auto room = header_.data_offset - header_.table_offset;
+    const auto needed = base::align_up(blocks * 4, kHeaderBytes);
+    if (needed > room) {
+        DOPPEL_AWAIT_VOID(move_table(std::move(owners),
+                                     (needed + header_.stride() - 1) / header_.stride(), blocks));
+        co_return {};
+    }
+    const std::vector<std::byte> free(kChunkEntries * 4, std::byte{0xff});
+    for (std::uint64_t at = header_.blocks; at < blocks; at += kChunkEntries) {
+        const auto count = std::min(blocks - at, kChunkEntries);
+        const auto from = IoBuffer::of(std::span{free}.first(count * 4));
+        DOPPEL_AWAIT_VOID(file_->write(header_.table_offset + at * 4, from, Durability::Cached));
+    }
+    table_.clear();
+    DOPPEL_AWAIT_VOID(file_->flush());
+    co_return {};
+}
+
+/// The new table takes the place of the first `count` blocks of the file, which move to its end.
+/// One write of the header then makes it the table; until then the old one is complete.
+Task<void> VdiNode::move_table(Owners owners, std::uint64_t count, std::uint64_t blocks) {
+    const auto new_data = header_.data_offset + count * header_.stride();
+    if (new_data >> 32 != 0)
+        co_return base::fail(Errc::InvalidArgument, "the block table would pass 4 GiB");
+    next_ = std::max(next_, count);
+    for (std::uint64_t block = 0; block < std::min<std::uint64_t>(count, owners.size()); ++block) {
+        if (owners[block] == kFree)
+            continue;
+        DOPPEL_AWAIT_VOID(copy_block(block, next_));
+        DOPPEL_AWAIT_VOID(set_entry(owners[block], static_cast<std::uint32_t>(next_)));
+        ++next_;
+    }
+    file_end_ = std::max(file_end_, header_.data_offset + next_ * header_.stride());
+    header_dirty_ = true;
+    DOPPEL_AWAIT_VOID(commit());
+    std::vector<std::byte> bytes(kChunkEntries * 4);
+    for (std::uint64_t first = 0; first < blocks; first += kChunkEntries) {
+        const auto entries = std::min(blocks - first, kChunkEntries);
+        for (std::uint64_t i = 0; i < entries; ++i) {
+            std::uint32_t value = kFree;
+            if (first + i < header_.blocks) {
+                DOPPEL_AWAIT(old, entry(first + i));
+                value =
+                    old == kFree || old == kZero ? old : old - static_cast<std::uint32_t>(count);
+            }
+            base::store_le(bytes.data() + i * 4, value);
+        }
+        const auto from = IoBuffer::of(std::span{bytes}.first(entries * 4));
+        DOPPEL_AWAIT_VOID(file_->write(header_.data_offset + first * 4, from, Durability::Cached));
+    }
+    DOPPEL_AWAIT_VOID(file_->flush());
+    header_.table_offset = header_.data_offset;
+    header_.data_offset = new_data;
+    next_ -= count;
+    table_.clear();
+    co_return {};
+}
+
+/// What the last block holds behind the disk's end must read as zeroes once it belongs to it.
+Task<void> VdiNode::zero_tail(std::uint64_t begin, std::uint64_t end) {
+    if (begin >= end)
+        co_return {};
+    DOPPEL_AWAIT(run, find(begin / header_.block_bytes, 1));
+    if (run.kind == ClusterKind::Data)
+        DOPPEL_AWAIT_VOID(file_->write_zeroes(run.host + within(begin), end - begin, Unmap::Keep,
+                                              Durability::Cached));
+    co_return {};
+}
+
+Task<void> VdiNode::resize(std::uint64_t size_bytes) {
+    const auto old_size = size();
+    const auto blocks = align_up(size_bytes) / header_.block_bytes;
+    if (size_bytes % 512 != 0 || size_bytes > kMaxBlocks * header_.block_bytes)
+        co_return base::fail(Errc::InvalidArgument,
+                             fmt::format("the size {} is not a multiple of 512 bytes up to {}",
+                                         size_bytes, kMaxBlocks * header_.block_bytes));
+    DOPPEL_AWAIT_VOID(before_writing());
+    {
+        auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
+        auto guests_guard = co_await guests_wait;
+        auto wait = metadata_.lock();
+        auto guard = co_await wait;
+        DOPPEL_AWAIT_VOID(commit()); // from here on the table on disk is the one in memory
+        DOPPEL_AWAIT_VOID(
+            zero_tail(std::min(size_bytes, old_size), align_up(std::min(size_bytes, old_size))));
+        if (blocks < header_.blocks)
+            DOPPEL_AWAIT_VOID(shrink(blocks));
+        if (blocks > header_.blocks)
+            DOPPEL_AWAIT_VOID(make_room(blocks));
+        header_.size_bytes = size_bytes;
+        header_.blocks = static_cast<std::uint32_t>(blocks);
+        header_.allocated = static_cast<std::uint32_t>(next_);
+        DOPPEL_AWAIT_VOID(write_header());
+        DOPPEL_AWAIT_VOID(file_->flush());
+        size_bytes_ = size_bytes;
+        CheckResult result;
+        DOPPEL_AWAIT(owners, find_owners(result));
+        DOPPEL_AWAIT_VOID(use(std::move(owners)));
+        fresh_from_ = file_->driver() == "host_device" ? kMaxBlocks : file_blocks();
+    }
+    if (size_bytes > old_size && backing_ && backing_->size() > old_size)
+        DOPPEL_AWAIT_VOID(
+            write_zeroes(old_size, size_bytes - old_size, Unmap::Allow, Durability::Durable));
+    if (size_bytes > old_size && header_.type == Type::Fixed) {
+        DOPPEL_AWAIT(places, place(old_size, size_bytes - old_size));
+        DOPPEL_AWAIT_VOID(flush());
+    }
+    co_return {};
+}
+
+} // namespace doppel::block::vdi
