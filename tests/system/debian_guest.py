@@ -34,7 +34,6 @@ class Guest:
         self.disk = pathlib.Path(self.folder.name) / "disk.raw"
         subprocess.run(["cp", "--sparse=always", "--reflink=auto", ASSETS / "debian.raw",
                         self.disk], check=True)
-        self.has_network = str(machine) == "qemu"
         self.port = free_port()
         append = "root=/dev/vda console=ttyS0 quiet"
         if str(machine) == "qemu":
@@ -47,7 +46,7 @@ class Guest:
                        "-initrd", str(ASSETS / "initrd-debian"), "-append", append]
         else:
             command = [str(machine), "run", "--memory", f"{memory_mib}M", "--cpus", str(cpus),
-                       "--disk", str(self.disk),
+                       "--disk", str(self.disk), "--net", f"user,forward=tcp:{self.port}:22",
                        "--kernel", str(ASSETS / "vmlinuz-debian"),
                        "--initrd", str(ASSETS / "initrd-debian"), "--append", append, *more]
         self.console = Terminal(command)
@@ -86,12 +85,13 @@ class Guest:
         assert len(packed) < 3500, "a line of the terminal is at most 4095 bytes"
         self.run(f"echo {packed} | base64 -d > {shlex.quote(path)}")
 
-    def ssh(self, command, seconds=120):
+    def ssh(self, command, seconds=120, put=b""):
+        """What the command prints, as bytes; `put` is its input."""
         result = subprocess.run(
             ["ssh", "-q", "-i", ASSETS / "debian-key", "-p", str(self.port),
              "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
              "-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "root@127.0.0.1", command],
-            capture_output=True, text=True, timeout=seconds, check=False)
+            input=put, capture_output=True, timeout=seconds, check=False)
         if result.returncode != 0:
             raise AssertionError(f"ssh: {result.returncode}: {result.stderr}{result.stdout}")
         return result.stdout

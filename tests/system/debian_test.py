@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Debian 12 with systemd on a disk: it works, what it computes is what the host computes, what it
-wrote is there after a reboot, and no load makes its kernel complain.
+wrote is there after a reboot, ssh reaches it, and no load makes its kernel complain.
 
     tests/system/debian_test.py --build DIR [--machine qemu] [--stress SECONDS] [unittest arguments]
-
-ssh is asked for only where the machine has a network, which today is QEMU.
 """
 
 import argparse
 import base64
+import hashlib
+import os
 import pathlib
 import subprocess
 import sys
@@ -36,6 +36,7 @@ int main(void) {
 }
 """
 PYTHON = "print(pow(3, 20011, 10**40), sum(i * i % 7 for i in range(200000)), 2 ** 0.5)"
+COPY_BYTES = 4 << 20  # through ssh, both ways
 WORK = {  # commands whose output the host knows better
     "sha256sum": "seq 1 400000 | sha256sum",
     "python3": f"python3 -c '{PYTHON}'",
@@ -73,9 +74,8 @@ class Debian(unittest.TestCase):
                 self.check_program(guest)
             with self.subTest("openssl"):
                 self.check_signature(guest)
-            if guest.has_network:
-                with self.subTest("ssh"):
-                    self.assertEqual(guest.ssh("hostname; id -un"), "debian\nroot\n")
+            with self.subTest("ssh"):
+                self.check_ssh(guest)
             self.check_file_after_reboot(guest)
             self.assertEqual(guest.trouble(), [])
             self.assertEqual(guest.power_off(), 0)
@@ -102,12 +102,23 @@ class Debian(unittest.TestCase):
             self.assertEqual(on_host(f"cd {folder} && openssl dgst -sha256 -verify public.pem "
                                      "-signature signature text"), "Verified OK")
 
+    def check_ssh(self, guest):
+        """An address by DHCP, a command, a file there and back."""
+        guest.run("until ip -4 address show dynamic | grep 10.0.2.15/24; do sleep 0.2; done")
+        self.assertEqual(guest.ssh("hostname; id -un"), b"debian\nroot\n")
+        content = os.urandom(COPY_BYTES)
+        digest = hashlib.sha256(content).hexdigest()
+        guest.ssh("cat > /root/copied", put=content)
+        self.assertEqual(guest.ssh("sha256sum < /root/copied").split()[0].decode(), digest)
+        self.assertEqual(hashlib.sha256(guest.ssh("cat /root/copied")).hexdigest(), digest)
+
     def check_file_after_reboot(self, guest):
         want = guest.run("head -c 8M /dev/urandom > /root/kept; sha256sum /root/kept; sync")
         guest.console.type("reboot\r")
         guest.login()
         self.assertEqual(guest.run("sha256sum /root/kept"), want)
         self.assertEqual(guest.run("systemctl is-system-running --wait", 120), "running")
+        self.assertEqual(guest.ssh("sha256sum /root/kept").decode().strip(), want)
 
 
 class Load(unittest.TestCase):
