@@ -11,7 +11,8 @@ _doppel_run_value() { # completes the value of the option $1; false when it take
     --cpu) COMPREPLY=($(compgen -W "x86-64-v1 x86-64-v2 x86-64-v3 x86-64-v4 host" -- "$cur")) ;;
     --time) COMPREPLY=($(compgen -W "real virtual" -- "$cur")) ;;
     --engine) COMPREPLY=($(compgen -W "auto kvm translator interpreter" -- "$cur")) ;;
-    --console) COMPREPLY=($(compgen -W "stdio pty file: socket: none" -- "$cur")) ;;
+    --console | --virtio-console) COMPREPLY=($(compgen -W "stdio pty file: socket: none" -- "$cur")) ;;
+    --net) COMPREPLY=($(compgen -W "none user user,forward=tcp:2222:22" -- "$cur")) ;;
     --restore-clock) COMPREPLY=($(compgen -W "catch-up continue" -- "$cur")) ;;
     --log) COMPREPLY=($(compgen -W "trace debug info warning error off" -- "$cur")) ;;
     -a | --append | -m | --memory | -c | --cpus | --name) COMPREPLY=() ;;
@@ -51,8 +52,8 @@ _doppel() {
         COMPREPLY=($(compgen -f -- "$cur"))
     elif [ "${COMP_WORDS[1]}" = run ] && ! _doppel_run_value "$prev"; then
         COMPREPLY=($(compgen -W "--kernel --initrd --append --module --memory --cpus --cpu
-            --engine --time --console --disk --net --rng --name --no-reboot --debug-exit --check --stats
-            --restore --restore-clock --dry-run --log --help" -- "$cur"))
+            --engine --time --console --disk --net --rng --virtio-console --name --no-reboot --debug-exit
+            --check --stats --restore --restore-clock --dry-run --log --help" -- "$cur"))
     elif [ "${COMP_WORDS[1]}" != run ]; then
         _doppel_vm "${COMP_WORDS[1]}"
     fi

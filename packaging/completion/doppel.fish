@@ -31,6 +31,7 @@ __doppel_run -l console -x -a 'stdio pty file: socket: none' -d 'Where the first
 __doppel_run -l disk -r -F -d 'Disk behind virtio-blk, with its options'
 __doppel_run -l net -x -a 'none user user,forward=tcp:2222:22' -d 'Network card'
 __doppel_run -l rng -d 'Entropy device'
+__doppel_run -l virtio-console -x -a 'stdio pty file: socket: none' -d 'Where the console hvc0 goes'
 __doppel_run -l name -x -d 'Name of the machine'
 __doppel_run -l restore -r -F -d 'Go on with a saved machine'
 __doppel_run -l restore-clock -x -a 'catch-up continue' -d 'Time of the restored guest'

@@ -165,6 +165,11 @@ template <typename Visit> void members(Visit& visit, description::Rng& rng) {
     visit("present", rng.present);
     visit("address", rng.address);
 }
+template <typename Visit> void members(Visit& visit, description::VirtioConsole& console) {
+    visit("present", console.present);
+    visit("address", console.address);
+    visit("console", console.console);
+}
 template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("board", machine.board);
     visit("name", machine.name);
@@ -178,6 +183,7 @@ template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("disks", machine.disks);
     visit("nets", machine.nets);
     visit("rng", machine.rng);
+    visit("virtio_console", machine.virtio_console);
     visit("debug_exit_port", machine.debug_exit_port);
     visit("reboot", machine.reboot);
     visit("checking", machine.checking);
@@ -187,7 +193,8 @@ template <typename Visit> void members(Visit& visit, Machine& machine) {
 template <typename T>
 concept Group = std::same_as<T, description::Boot> || std::same_as<T, description::Console> ||
                 std::same_as<T, description::Disk> || std::same_as<T, description::Net> ||
-                std::same_as<T, description::Rng> || std::same_as<T, Machine>;
+                std::same_as<T, description::Rng> || std::same_as<T, description::VirtioConsole> ||
+                std::same_as<T, Machine>;
 template <typename T> struct IsGroupList : std::false_type {};
 template <Group T> struct IsGroupList<std::vector<T>> : std::true_type {};
 template <typename T>

@@ -83,24 +83,37 @@ Result<void> validate_time(const Machine& machine) {
     if (machine.time == TimeMode::Virtual && machine.engine == Engine::Kvm)
         return invalid("time", "the engine kvm counts no instructions, so it has no virtual time",
                        "leave out --engine, or use --engine translator");
-    if (machine.time == TimeMode::Virtual &&
-        (!machine.disks.empty() || !machine.nets.empty() || machine.rng.present))
-        return invalid(
-            "time", "disks, networks and entropy come in the host's time, so not in virtual time",
-            "leave out --disk, --net and --rng, or --time virtual and --check");
+    const bool has_virtio = !machine.disks.empty() || !machine.nets.empty() ||
+                            machine.rng.present || machine.virtio_console.present;
+    if (machine.time == TimeMode::Virtual && has_virtio)
+        return invalid("time",
+                       "disks, networks, entropy and virtio consoles come in the host's time, so "
+                       "not in virtual time",
+                       "leave out --disk, --net, --rng and --virtio-console, or --time virtual "
+                       "and --check");
     return {};
 }
 
-Result<void> validate_console(const Console& console) {
+Result<void> validate_console(const Console& console, const char* field) {
     const bool needs_path =
         console.kind == ConsoleKind::File || console.kind == ConsoleKind::Socket;
     if (needs_path && console.path.empty())
-        return invalid("console.path",
+        return invalid(field,
                        fmt::format("console '{}' needs a path", console_kind_name(console.kind)));
     return {};
 }
 
-constexpr unsigned kFirstNetDevice = 3, kFirstDiskDevice = 8, kDevices = 32;
+Result<void> validate_virtio_console(const Machine& machine) {
+    if (!machine.virtio_console.present)
+        return {};
+    const auto& console = machine.virtio_console.console;
+    if (console.kind == ConsoleKind::Stdio && machine.console.kind == ConsoleKind::Stdio)
+        return invalid("virtio_console", "two consoles want this terminal",
+                       "give one of --console and --virtio-console another place");
+    return validate_console(console, "virtio_console.console.path");
+}
+
+constexpr unsigned kFirstNetDevice = 3, kEndOfNetDevices = 7, kFirstDiskDevice = 8, kDevices = 32;
 constexpr std::size_t kMaxHostname = 64;
 constexpr std::array<std::string_view, 5> kCacheModes{"writeback", "writethrough", "none",
                                                       "directsync", "unsafe"};
@@ -150,6 +163,8 @@ Result<void> validate_net(const Net& net, const std::string& field) {
 template <typename M, typename Visit> void each_address(M& machine, Visit&& visit) {
     if (machine.rng.present)
         visit(std::string{"rng.address"}, machine.rng.address);
+    if (machine.virtio_console.present)
+        visit(std::string{"virtio_console.address"}, machine.virtio_console.address);
     for (std::size_t i = 0; i < machine.nets.size(); ++i)
         visit(fmt::format("nets[{}].address", i), machine.nets[i].address);
     for (std::size_t i = 0; i < machine.disks.size(); ++i)
@@ -224,7 +239,7 @@ void assign_macs(std::vector<Net>& nets) {
 Result<void> assign_addresses(Machine& machine) {
     std::set<std::string> taken;
     each_address(machine, [&](const auto&, const std::string& text) { taken.insert(text); });
-    DOPPEL_TRY_VOID(assign_places(machine.nets, taken, kFirstNetDevice, kFirstDiskDevice, "nets"));
+    DOPPEL_TRY_VOID(assign_places(machine.nets, taken, kFirstNetDevice, kEndOfNetDevices, "nets"));
     DOPPEL_TRY_VOID(assign_places(machine.disks, taken, kFirstDiskDevice, kDevices, "disks"));
     assign_macs(machine.nets);
     return {};
@@ -259,7 +274,8 @@ Result<void> validate(const Machine& machine) {
     }
     DOPPEL_TRY_VOID(validate_checking(machine));
     DOPPEL_TRY_VOID(validate_time(machine));
-    DOPPEL_TRY_VOID(validate_console(machine.console));
+    DOPPEL_TRY_VOID(validate_console(machine.console, "console.path"));
+    DOPPEL_TRY_VOID(validate_virtio_console(machine));
     for (std::size_t i = 0; i < machine.disks.size(); ++i)
         DOPPEL_TRY_VOID(validate_disk(machine.disks[i], fmt::format("disks[{}]", i)));
     for (std::size_t i = 0; i < machine.nets.size(); ++i)

@@ -68,6 +68,13 @@ struct Net {
     std::vector<std::string> forwards{}; // see parse_forward()
 };
 
+/// The console device, virtio-console; Linux calls it hvc0.
+struct VirtioConsole {
+    bool present = false;
+    std::string address = "00:07.0";
+    Console console{.kind = ConsoleKind::None, .path = {}};
+};
+
 /// The entropy device, virtio-rng.
 struct Rng {
     bool present = false;
@@ -95,6 +102,7 @@ struct Machine {
     std::vector<Disk> disks;
     std::vector<Net> nets;
     Rng rng;
+    VirtioConsole virtio_console;
     /// Port of the isa-debug-exit device; none when empty.
     std::optional<std::uint16_t> debug_exit_port;
     bool reboot = true;    // false: the guest's reset ends the VM

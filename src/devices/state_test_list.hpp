@@ -29,6 +29,7 @@
 #include "devices/pvclock/pvclock.hpp"
 #include "devices/test_rig.hpp"
 #include "devices/virtio/virtio_blk.hpp"
+#include "devices/virtio/virtio_console.hpp"
 #include "devices/virtio/virtio_net.hpp"
 #include "devices/virtio/virtio_pci.hpp"
 #include "devices/virtio/virtio_rng.hpp"
@@ -49,6 +50,7 @@ struct World {
     std::unique_ptr<base::EventLoop> worker = base::EventLoop::create().value();
     std::vector<std::unique_ptr<block::Drive>> drives{};
     std::vector<std::unique_ptr<net::Backend>> networks{};
+    std::vector<std::unique_ptr<chardev::Backend>> consoles{};
     std::vector<std::unique_ptr<ApicBus>> apic_buses{}; // outlive the APICs on them
     std::vector<std::unique_ptr<bus::IoHandler>> doors{};
     std::vector<std::unique_ptr<PciRig>> pci_rigs{}; // outlive the functions on their buses
@@ -298,6 +300,17 @@ struct EchoNetwork final : net::Backend {
     bool gives_verified_frames() const noexcept override { return true; }
 };
 
+/// A console on which what one prints is typed.
+struct EchoConsole final : chardev::Backend {
+    chardev::ByteReceiver* device = nullptr;
+    void write(std::span<const std::byte> bytes) noexcept override {
+        if (device != nullptr)
+            device->receive(bytes.first(std::min(bytes.size(), device->can_receive())));
+    }
+    void set_receiver(chardev::ByteReceiver* receiver) noexcept override { device = receiver; }
+    void receiver_ready() noexcept override {}
+};
+
 inline std::vector<Entry> virtio_devices() {
     const auto rng = [](World& w) {
         return virtio_subject(w, std::make_unique<VirtioRng>(*w.memory, *w.worker));
@@ -314,7 +327,15 @@ inline std::vector<Entry> virtio_devices() {
             w, std::make_unique<VirtioNet>(network, VirtioNet::Options{.mac = {2, 0, 0, 0, 0, 1}},
                                            *w.memory, *w.worker));
     };
-    return {{"VirtioPci", rng}, {"VirtioRng", rng}, {"VirtioBlk", blk}, {"VirtioNet", net}};
+    const auto console = [](World& w) {
+        auto& backend = *w.consoles.emplace_back(std::make_unique<EchoConsole>());
+        return virtio_subject(w, std::make_unique<VirtioConsole>(backend, *w.memory, *w.worker));
+    };
+    return {{"VirtioPci", rng},
+            {"VirtioRng", rng},
+            {"VirtioBlk", blk},
+            {"VirtioNet", net},
+            {"VirtioConsole", console}};
 }
 
 inline std::vector<Entry> all_devices() {

@@ -27,7 +27,7 @@ Result<OpenConsole> from_fd(base::EventLoop& loop, base::UniqueFd fd) {
     return console;
 }
 
-Result<OpenConsole> new_pty(base::EventLoop& loop) {
+Result<OpenConsole> new_pty(const char* what, base::EventLoop& loop) {
     int master = -1;
     int slave = -1;
     termios raw{};
@@ -42,7 +42,7 @@ Result<OpenConsole> new_pty(base::EventLoop& loop) {
         return base::fail_errno(errno, "name the pseudo-terminal");
     ::fcntl(master, F_SETFD, FD_CLOEXEC);
     ::fcntl(slave, F_SETFD, FD_CLOEXEC);
-    std::fprintf(stderr, "doppel: console is %s\n", name.data());
+    std::fprintf(stderr, "doppel: %s is %s\n", what, name.data());
     auto console = DOPPEL_TRY(from_fd(loop, std::move(ours)));
     console.keep_open = std::move(keep_open);
     return console;
@@ -50,8 +50,8 @@ Result<OpenConsole> new_pty(base::EventLoop& loop) {
 
 } // namespace
 
-Result<OpenConsole> open_console(const description::Console& console, base::EventLoop& loop,
-                                 base::UniqueFd inherited) {
+Result<OpenConsole> open_console(const char* name, const description::Console& console,
+                                 base::EventLoop& loop, base::UniqueFd inherited) {
     using description::ConsoleKind;
     OpenConsole out;
     switch (console.kind) {
@@ -60,7 +60,7 @@ Result<OpenConsole> open_console(const description::Console& console, base::Even
             return base::fail(base::Errc::InvalidArgument, "console 'stdio' needs a descriptor",
                               "start the VM with 'doppel run'");
         return from_fd(loop, std::move(inherited));
-    case ConsoleKind::Pty: return new_pty(loop);
+    case ConsoleKind::Pty: return new_pty(name, loop);
     case ConsoleKind::File:
         out.backend = DOPPEL_TRY(chardev::FileSink::create(console.path));
         break;

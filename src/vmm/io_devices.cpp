@@ -10,6 +10,7 @@
 #include "block/io/io_context.hpp"
 #include "description/network.hpp"
 #include "devices/virtio/virtio_blk.hpp"
+#include "devices/virtio/virtio_console.hpp"
 #include "devices/virtio/virtio_net.hpp"
 #include "devices/virtio/virtio_rng.hpp"
 #include "net/user/user_network.hpp"
@@ -34,6 +35,12 @@ struct OpenNet {
     description::Net description;
     std::unique_ptr<IoWorker> worker;
     std::unique_ptr<net::Backend> backend;
+};
+
+struct Console {
+    description::VirtioConsole description;
+    chardev::Backend* backend;
+    std::unique_ptr<IoWorker> worker;
 };
 
 struct Entropy {
@@ -100,6 +107,7 @@ struct IoDevices::Impl {
     std::vector<OpenDisk> disks;
     std::vector<OpenNet> nets;
     std::vector<Entropy> rngs;
+    std::vector<Console> consoles;
 
     template <typename Visit> void each_worker(Visit&& visit) {
         for (auto& disk : disks)
@@ -108,13 +116,16 @@ struct IoDevices::Impl {
             visit(*net.worker);
         for (auto& rng : rngs)
             visit(*rng.worker);
+        for (auto& console : consoles)
+            visit(*console.worker);
     }
 };
 
 IoDevices::IoDevices(std::unique_ptr<Impl> impl) : impl_{std::move(impl)} {}
 IoDevices::~IoDevices() = default;
 
-Result<std::unique_ptr<IoDevices>> IoDevices::open(const Machine& machine) {
+Result<std::unique_ptr<IoDevices>> IoDevices::open(const Machine& machine,
+                                                   chardev::Backend* console) {
     auto impl = std::make_unique<Impl>();
     for (const auto& disk : machine.disks)
         impl->disks.push_back(DOPPEL_TRY(open_disk(disk, impl->disks.size())));
@@ -122,6 +133,9 @@ Result<std::unique_ptr<IoDevices>> IoDevices::open(const Machine& machine) {
         impl->nets.push_back(DOPPEL_TRY(open_net(net, impl->nets.size())));
     if (machine.rng.present)
         impl->rngs.push_back({machine.rng, DOPPEL_TRY(IoWorker::create("rng"))});
+    if (machine.virtio_console.present)
+        impl->consoles.push_back(
+            {machine.virtio_console, console, DOPPEL_TRY(IoWorker::create("console"))});
     return std::unique_ptr<IoDevices>{new IoDevices{std::move(impl)}};
 }
 
@@ -131,6 +145,12 @@ std::vector<machine::PcVirtio> IoDevices::functions() {
         all.push_back({"rng", rng.description.address, [&rng](memory::GuestMemory& memory) {
                            return std::make_unique<devices::VirtioRng>(memory, rng.worker->loop());
                        }});
+    for (auto& console : impl_->consoles)
+        all.push_back(
+            {"console", console.description.address, [&console](memory::GuestMemory& memory) {
+                 return std::make_unique<devices::VirtioConsole>(*console.backend, memory,
+                                                                 console.worker->loop());
+             }});
     for (std::size_t i = 0; i < impl_->nets.size(); ++i)
         all.push_back({fmt::format("net{}", i), impl_->nets[i].description.address,
                        [&net = impl_->nets[i]](memory::GuestMemory& memory) {

@@ -16,8 +16,11 @@ namespace doppel::vmm {
 /// Control thread only. Outlives the board.
 class IoDevices {
 public:
-    /// Opens all of it. Errors are the user's or the host's, and name the disk or network.
-    static base::Result<std::unique_ptr<IoDevices>> open(const description::Machine& machine);
+    /// Opens all of it. `console`: the host's side of the virtio console, which outlives this; null
+    /// where the machine has none. Errors are the user's or the host's, and name the disk or
+    /// network.
+    static base::Result<std::unique_ptr<IoDevices>> open(const description::Machine& machine,
+                                                         chardev::Backend* console);
     ~IoDevices();
     IoDevices(const IoDevices&) = delete;
     IoDevices& operator=(const IoDevices&) = delete;

@@ -81,6 +81,7 @@ Machine with_absolute_paths(Machine machine) {
     make_absolute(machine.boot.kernel);
     make_absolute(machine.boot.initrd);
     make_absolute(machine.console.path);
+    make_absolute(machine.virtio_console.console.path);
     for (auto& module : machine.boot.modules)
         make_absolute(module);
     for (auto& disk : machine.disks)
@@ -108,6 +109,7 @@ struct Vm::Impl final : machine::PowerSink, SaveJob::Source {
     base::UniqueFd started;
     std::unique_ptr<base::EventLoop> loop;
     OpenConsole console;
+    OpenConsole virtio_console; // empty: there is none
     std::unique_ptr<Inputs> inputs;
     std::unique_ptr<IoDevices> io;
     std::unique_ptr<machine::Pc> board;
@@ -126,6 +128,7 @@ struct Vm::Impl final : machine::PowerSink, SaveJob::Source {
 
     Result<void> build(Inherited inherited);
     Result<void> open_kernel();
+    Result<void> open_consoles(base::UniqueFd inherited);
     Result<void> create_vcpus();
     Result<void> load();
     void set_clocks(std::uint64_t after_ns);
@@ -208,20 +211,33 @@ Result<void> Vm::Impl::build(Inherited inherited) {
     }
     started = std::move(inherited.started);
     loop = DOPPEL_TRY(base::EventLoop::create());
-    console = DOPPEL_TRY(open_console(description.console, *loop, std::move(inherited.console)));
+    DOPPEL_TRY_VOID(open_consoles(std::move(inherited.console)));
     inputs = Inputs::create(description.time, *console.backend);
     if (saved)
         set_clocks(0); // before the chips learn the TSC's frequency
     const machine::PcHost host{
         inputs->timers(), inputs->calendar(), inputs->tsc(), inputs->console(), *this, model,
         inputs->meter(),  inputs->entropy()};
-    io = DOPPEL_TRY(IoDevices::open(description));
+    io = DOPPEL_TRY(IoDevices::open(description, virtio_console.backend.get()));
     board = DOPPEL_TRY(machine::Pc::create(
         {description.memory_bytes, description.cpus, description.debug_exit_port, io->functions()},
         host));
     engine = DOPPEL_TRY(create_engine(description, board->memory()));
     DOPPEL_TRY_VOID(create_vcpus());
     return saved ? restore() : load();
+}
+
+/// One of them at most has the terminal.
+Result<void> Vm::Impl::open_consoles(base::UniqueFd inherited) {
+    const auto& other = description.virtio_console;
+    const bool is_other = other.present && other.console.kind == description::ConsoleKind::Stdio;
+    if (other.present)
+        virtio_console =
+            DOPPEL_TRY(open_console("virtio console", other.console, *loop,
+                                    is_other ? std::move(inherited) : base::UniqueFd{}));
+    console = DOPPEL_TRY(open_console("console", description.console, *loop,
+                                      is_other ? base::UniqueFd{} : std::move(inherited)));
+    return {};
 }
 
 Result<void> Vm::Impl::open_kernel() {
@@ -452,6 +468,8 @@ Outcome Vm::run() {
     vm.console.backend->finish(std::chrono::seconds{2});
     vm.job.reset(); // it may be flushing the disks
     const auto closed = vm.close_io();
+    if (vm.virtio_console.backend) // has been given now what the device had in hand
+        vm.virtio_console.backend->finish(std::chrono::seconds{2});
     const std::scoped_lock lock{vm.outcome_mutex};
     if (!closed)
         vm.outcome = {Outcome::Kind::Failed, 0, closed.error().message()};

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Virtio devices under Linux's own drivers, in a busybox guest: the network, entropy.
+"""Virtio devices under Linux's own drivers, in a busybox guest: network, console, entropy; saved
+and restored with them.
 
     tests/system/virtio_test.py --build DIR [--engine NAME] [unittest arguments]
 """
@@ -12,6 +13,7 @@ import http.server
 import os
 import pathlib
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -25,17 +27,29 @@ OPTIONS = argparse.Namespace(build=None, engine="auto")
 FILE_BYTES = 3_000_017
 
 
+DOPPEL = "bin/doppel"
+
+
 class Guest(Terminal):
     """The busybox guest with virtio drivers, at its shell."""
 
-    def __init__(self, *more):
-        super().__init__([str(OPTIONS.build / "bin" / "doppel"), "run",
+    def __init__(self, *more, append="console=ttyS0"):
+        super().__init__([str(OPTIONS.build / DOPPEL), "run",
                           "--kernel", str(ASSETS / "vmlinuz"),
                           "--initrd", str(ASSETS / "initrd-virtio.cpio.gz"), "--memory", "256M",
-                          "--append", "console=ttyS0", "--engine", OPTIONS.engine, *more])
+                          "--append", append, "--engine", OPTIONS.engine, *more])
         self.expect("^guest# ", 120)
         self.type("stty -echo; PS1='rea''dy# '; dmesg -n 1\r")
         self.expect("^ready# ")
+
+    @classmethod
+    def restored(cls, state):
+        guest = cls.__new__(cls)
+        Terminal.__init__(guest, [str(OPTIONS.build / DOPPEL), "run", "--restore", str(state),
+                                  "--engine", OPTIONS.engine])
+        guest.type("\r")
+        guest.expect("^ready# ")
+        return guest
 
     def run(self, command, seconds=60):
         """Its output; AssertionError unless its exit code is 0."""
@@ -124,6 +138,52 @@ class Network(unittest.TestCase):
                 self.assertTrue(guest.run("sha256sum /tmp/file").startswith(self.digest))
                 guest.run("rmmod virtio_net && insmod /modules/virtio_net.ko")
             self.assertEqual(guest.power_off(), 0)
+
+
+class Console(unittest.TestCase):
+    def test_a_shell_on_hvc0(self):
+        with Guest("--virtio-console", "stdio", append="doppel.shell=hvc0") as guest:
+            self.assertEqual(guest.run("tty"), "/dev/hvc0")
+            self.assertEqual(guest.run("seq 1 20000").split(), [str(n) for n in range(1, 20001)])
+            text = "".join(f"{n} " + "x" * 60 + "\n" for n in range(200))
+            guest.type("cat >/tmp/text <<END\r" + text.replace("\n", "\r") + "END\r")
+            guest.expect("(> )+ready# ")
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            self.assertTrue(guest.run("sha256sum /tmp/text").startswith(digest))
+            self.assertEqual(guest.power_off(), 0)
+
+    def test_beside_the_serial_port(self):
+        with tempfile.TemporaryDirectory() as folder:
+            log = pathlib.Path(folder) / "log"
+            with Guest("--virtio-console", f"file:{log}") as guest:
+                guest.run("echo printed on hvc0 >/dev/hvc0")
+                self.assertEqual(guest.power_off(), 0)
+            self.assertEqual(log.read_bytes(), b"printed on hvc0\r\n")
+
+
+class Saved(unittest.TestCase):
+    def test_network_console_and_entropy_go_on(self):
+        """In a new process: same addresses, new connections."""
+        with tempfile.TemporaryDirectory(prefix="doppel-virtio-") as folder:
+            os.environ["XDG_RUNTIME_DIR"] = folder
+            (pathlib.Path(folder) / "file").write_text("from the host")
+            state, port = pathlib.Path(folder) / "state", free_port()
+            fetch = "wget -q -O - http://10.0.2.2:%d/file"
+            with Server(folder) as server:
+                with Guest("--name", "vm", "--rng", "--virtio-console", "stdio", "--net",
+                           f"user,forward=tcp:{port}:8080", append="doppel.shell=hvc0") as guest:
+                    guest.run("udhcpc -n -q -i eth0 -s /scripts/dhcp")
+                    self.assertEqual(guest.run(fetch % server.port), "from the host")
+                    subprocess.run([OPTIONS.build / DOPPEL, "save", "vm", state, "--stop"],
+                                   check=True, timeout=120, capture_output=True)
+                    guest.wait(60)
+                with Guest.restored(state) as guest:
+                    self.assertEqual(guest.run(fetch % server.port), "from the host")
+                    guest.run("head -c 64 /dev/hwrng >/dev/null")
+                    guest.run("(echo here | nc -l -p 8080 >/dev/null &) ; sleep 0.2")
+                    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                        self.assertEqual(connection.recv(100), b"here\n")
+                    self.assertEqual(guest.power_off(), 0)
 
 
 class Entropy(unittest.TestCase):

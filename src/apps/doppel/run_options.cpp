@@ -79,7 +79,7 @@ Result<std::uint16_t> parse_port(const std::string& text) {
 
 /// The description names its own members; a person typed flags.
 Error with_flag(Error error) {
-    constexpr std::array<std::pair<std::string_view, const char*>, 10> kFlags{{
+    constexpr std::array<std::pair<std::string_view, const char*>, 11> kFlags{{
         {"disks", "--disk"},
         {"nets", "--net"},
         {"cpus", "--cpus"},
@@ -88,6 +88,7 @@ Error with_flag(Error error) {
         {"boot.command_line", "--append"},
         {"name", "--name"},
         {"console.path", "--console"},
+        {"virtio_console", "--virtio-console"},
         {"engine", "--engine"},
         {"time", "--time"},
     }};
@@ -119,15 +120,28 @@ Result<std::vector<description::Net>> nets_of(const RunOptions& o) {
     return nets;
 }
 
+bool is_given(const RunOptions& o, const char* flag) {
+    return o.command != nullptr && o.command->count(flag) != 0;
+}
+
+/// The terminal is that of the serial port, unless the other console wants it and nobody says.
+Result<void> set_consoles(const RunOptions& o, Machine& machine) {
+    machine.console = DOPPEL_TRY(of_flag("--console", parse_console(o.console)));
+    if (o.virtio_console.empty())
+        return {};
+    auto& other = machine.virtio_console;
+    other.present = true;
+    other.console = DOPPEL_TRY(of_flag("--virtio-console", parse_console(o.virtio_console)));
+    if (other.console.kind == description::ConsoleKind::Stdio && !is_given(o, "--console"))
+        machine.console = {description::ConsoleKind::None, {}};
+    return {};
+}
+
 std::string model_names() {
     std::string names;
     for (const auto& model : description::cpu_models())
         names += (names.empty() ? "" : ", ") + model.name;
     return names;
-}
-
-bool is_given(const RunOptions& o, const char* flag) {
-    return o.command != nullptr && o.command->count(flag) != 0;
 }
 
 Result<description::Engine> engine_of(const RunOptions& o) {
@@ -226,6 +240,11 @@ void add_device_options(CLI::App& command, RunOptions& o) {
         ->type_name("KIND[,…]")
         ->expected(1)
         ->take_all();
+    command
+        .add_option("--virtio-console", o.virtio_console,
+                    "console device (virtio-console), hvc0 of Linux: where as of --console; with "
+                    "stdio, the serial port goes nowhere unless --console says")
+        ->type_name("WHERE");
     command.add_flag("--rng", o.rng, "entropy device (virtio-rng)");
 }
 
@@ -314,7 +333,7 @@ Result<Machine> machine_of(const RunOptions& o) {
                           fmt::format("--time: mode '{}' is unknown", o.time),
                           "use real or virtual");
     machine.time = *time;
-    machine.console = DOPPEL_TRY(of_flag("--console", parse_console(o.console)));
+    DOPPEL_TRY_VOID(set_consoles(o, machine));
     machine.disks = DOPPEL_TRY(of_flag("--disk", disks_of(o)));
     machine.nets = DOPPEL_TRY(of_flag("--net", nets_of(o)));
     machine.rng.present = o.rng;
