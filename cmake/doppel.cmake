@@ -143,7 +143,7 @@ function(doppel_fuzz target)
     set(name fuzz_${target})
     add_executable(${name} ${arg_SOURCES})
     doppel_compile_options(${name} TRUE)
-    target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+    target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR})
     doppel_link(${name} PRIVATE ${arg_DEPENDS})
     set_target_properties(${name} PROPERTIES
         OUTPUT_NAME ${target} RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/fuzz/bin)
