@@ -50,6 +50,12 @@ struct Segment {
     constexpr bool present() const { return (access & kPresent) != 0; }
     constexpr bool is_long() const { return (access & kLong) != 0; }
     constexpr bool default_big() const { return (access & kDefaultBig) != 0; }
+    /// Data that can be written, and no 32-bit offset is beyond the limit; the base is any.
+    constexpr bool reaches_everywhere() const {
+        constexpr unsigned kCode = 8, kExpandDown = 4, kWritable = 2;
+        return present() && (access & kS) != 0 && limit == 0xffff'ffff &&
+               (type() & (kCode | kExpandDown | kWritable)) == kWritable;
+    }
 };
 
 struct DescriptorTable {

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cpu/x86/frontend/classify.hpp"
+#include "cpu/x86/frontend/rewrite.hpp"
 
 namespace doppel::cpu::x86::frontend {
 
@@ -12,13 +13,18 @@ namespace {
 /// Larger groups lie across the end of a page too often.
 constexpr std::int32_t kMaxRange = 256;
 constexpr std::int64_t kMaxDisplacement = 1 << 24;
-bool can_join(const ScannedInstruction& at) {
+constexpr std::int64_t kMaxKnown = 0x7fff'0000;
+bool can_join(const ScannedInstruction& at, unsigned word) {
     const Instruction& in = at.in;
+    if (word == 4 && in.memory_segment >= Fs) // each is checked against the limit
+        return false;
     return at.treatment == Treatment::Generic && !at.stack && in.has_memory() &&
-           in.memory_access != Access::Address && in.address_size == 8 &&
+           in.memory_access != Access::Address && in.address_size == word &&
            in.type != InstructionClass::X87 && in.displacement_size != 8 && in.memory_base != Rsp &&
-           !is_locked(in) && at.page_offset <= kLastStart && in.displacement < kMaxDisplacement &&
-           in.displacement > -kMaxDisplacement;
+           !is_locked(in) && at.page_offset <= kLastStart &&
+           ((in.displacement < kMaxDisplacement && in.displacement > -kMaxDisplacement) ||
+            (word == 4 && has_known_offset(in) && in.displacement < kMaxKnown &&
+             in.displacement > -kMaxKnown));
 }
 
 /// Relative to the base register as it is now; rip: to the block's page.
@@ -28,14 +34,15 @@ std::int32_t displacement_of(const ScannedInstruction& at) {
 }
 
 /// The base register grows by a constant.
-bool constant_step(const ScannedInstruction& at, std::uint8_t reg, std::int64_t& step) {
+bool constant_step(const ScannedInstruction& at, unsigned word, std::uint8_t reg,
+                   std::int64_t& step) {
     const Instruction& in = at.in;
-    if (in.operand_size != 8 || in.operands[0].kind != OperandKind::Gpr ||
+    if (in.operand_size != word || in.operands[0].kind != OperandKind::Gpr ||
         in.operands[0].reg != reg)
         return false;
     if (at.treatment == Treatment::Lea) {
         step = in.displacement;
-        return in.memory_base == reg && in.memory_index == kNoRegister && in.address_size == 8;
+        return in.memory_base == reg && in.memory_index == kNoRegister && in.address_size == word;
     }
     if (at.treatment != Treatment::Generic)
         return false;
@@ -44,7 +51,8 @@ bool constant_step(const ScannedInstruction& at, std::uint8_t reg, std::int64_t&
     case Op::Dec: step = -1; return true;
     case Op::Add:
     case Op::Sub:
-        step = static_cast<std::int64_t>(in.immediate);
+        step = word == 8 ? static_cast<std::int64_t>(in.immediate)
+                         : std::int64_t{static_cast<std::int32_t>(in.immediate)};
         step = in.op == Op::Add ? step : -step;
         return in.operands[1].kind == OperandKind::Immediate;
     default: return false;
@@ -61,7 +69,7 @@ bool changes_meaning(Treatment treatment) {
 
 void BaseScan::visit(ScannedInstruction& at) {
     at.base_group = ScannedInstruction::kNoGroup;
-    if (can_join(at)) {
+    if (can_join(at, word_)) {
         Open* const open = find(at.in);
         const std::int32_t offset = displacement_of(at) + (open == nullptr ? 0 : open->shift);
         if (open == nullptr || !join(at, *open, offset))
@@ -85,12 +93,13 @@ BaseScan::Open* BaseScan::find(const Instruction& in) {
 
 bool BaseScan::join(ScannedInstruction& at, Open& open, std::int32_t offset) const {
     BaseGroup& group = scan_.bases.at(open.group);
-    const std::int32_t low = std::min(group.low, offset);
-    const std::int32_t high = std::max(group.high, offset + at.in.memory_size);
+    const std::int64_t low = std::min(group.low, offset);
+    const std::int64_t high =
+        std::max(std::int64_t{group.high}, std::int64_t{offset} + at.in.memory_size);
     if (high - low > kMaxRange)
         return false;
-    group.low = low;
-    group.high = high;
+    group.low = static_cast<std::int32_t>(low);
+    group.high = static_cast<std::int32_t>(high);
     ++group.accesses;
     // No side exit comes before it: who begins the group writes, too.
     group.writes |= at.in.writes_memory() && open.exits == exits_;
@@ -137,8 +146,8 @@ void BaseScan::registers_change(const ScannedInstruction& at) {
             open.used = false;
         else if (!written(open.base))
             continue;
-        else if (constant_step(at, open.base, step) && step + open.shift < kMaxDisplacement &&
-                 step + open.shift > -kMaxDisplacement)
+        else if (constant_step(at, word_, open.base, step) &&
+                 step + open.shift < kMaxDisplacement && step + open.shift > -kMaxDisplacement)
             open.shift += static_cast<std::int32_t>(step);
         else
             open.used = false;

@@ -9,7 +9,7 @@ namespace doppel::cpu::x86::frontend {
 
 class BaseScan {
 public:
-    explicit BaseScan(BlockScan& scan) : scan_{scan} {}
+    explicit BaseScan(BlockScan& scan) : scan_{scan}, word_{word_bytes(scan.mode)} {}
     /// The instructions of the block, in their order.
     void visit(ScannedInstruction& at);
     /// Dissolves groups of one.
@@ -30,6 +30,7 @@ private:
     void registers_change(const ScannedInstruction& at);
 
     BlockScan& scan_;
+    const unsigned word_;
     std::array<Open, BlockScan::kMaxBases> open_{};
     unsigned exits_ = 0;
 };

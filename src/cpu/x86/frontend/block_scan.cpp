@@ -187,6 +187,7 @@ translator::FlagsWanted wanted_flags(const BlockScan& scan) {
         case Treatment::Clac:
         case Treatment::Stac:
         case Treatment::SegmentBase:
+        case Treatment::String:
         case Treatment::RepString:
         case Treatment::Syscall:
         case Treatment::Sysret:

@@ -36,6 +36,7 @@ enum class Treatment : std::uint8_t {
     SegmentBase, // RDFSBASE and its like
     ReadSegment, // MOV r, sreg
     ReadControl, // MOV r, CR0/2/3/4
+    String,      // MOVS, CMPS, SCAS, LODS, STOS: one element
     RepString,   // REP MOVS, REP STOS
     BitString,   // BT and its like, register offset into memory
     Jump,        // direct; likewise the following

@@ -243,6 +243,7 @@ void BlockTranslator::emit_instruction(const ScannedInstruction& at) {
     case Treatment::Swapgs: emit_swapgs(); break;
     case Treatment::SegmentBase: emit_segment_base(at); break;
     case Treatment::ReadControl: emit_read_control(at); break;
+    case Treatment::String: emit_string(at); break;
     case Treatment::RepString: emit_rep_string(at); break;
     case Treatment::Syscall: emit_syscall(at); break;
     case Treatment::Sysret: emit_sysret(at); break;

@@ -69,6 +69,7 @@ private:
     void compute_offset(const ScannedInstruction& at, std::int32_t distance = 0);
     void compute_address(const ScannedInstruction& at, std::int32_t distance = 0);
     void emit_index(translator::HostReg address) { a_.bextr(kScratch1, address, kTlb); }
+    void emit_operand_index(const ScannedInstruction& at, std::int32_t distance);
     void add_base32(const ScannedInstruction& at);
     /// Base, index, displacement as host operands, slots and RIP loaded into scratch registers.
     Mem address_parts(const ScannedInstruction& at);
@@ -102,6 +103,12 @@ private:
     void emit_leave(const ScannedInstruction& at);
     void emit_rdtsc(bool with_aux);
 
+    // --- emit_string.cpp ---
+    void emit_string(const ScannedInstruction& at);
+    void emit_rep_string(const ScannedInstruction& at);
+    void interpret_if_downwards(const ScannedInstruction& at);
+    void check_string(const ScannedInstruction& at, HostReg pointer, bool write);
+
     // --- emit_x87.cpp ---
     /// Flag-free; clobbers both scratch registers.
     void note_x87(const ScannedInstruction& at);
@@ -118,8 +125,6 @@ private:
     void emit_alignment_flag(const ScannedInstruction& at);
     void emit_swapgs();
     void emit_read_control(const ScannedInstruction& at);
-    void emit_rep_string(const ScannedInstruction& at);
-    void check_string(const ScannedInstruction& at, HostReg pointer, bool write);
     void emit_segment_base(const ScannedInstruction& at);
     void emit_syscall(const ScannedInstruction& at);
     void emit_sysret(const ScannedInstruction& at);

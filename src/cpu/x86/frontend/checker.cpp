@@ -137,8 +137,17 @@ bool Checker::note_accesses(const Known& known) {
     case Treatment::Popf:
     case Treatment::Return: return note_access(state.gpr[Rsp], word, false);
     case Treatment::Leave: return note_access(state.gpr[Rbp], word, false);
+    case Treatment::String: return note_string(in);
     default: return true;
     }
+}
+
+bool Checker::note_string(const Instruction& in) {
+    const CpuState& state = cx_.state;
+    const bool writes = in.op == Op::Movs || in.op == Op::Stos;
+    const bool reads = in.op != Op::Scas && in.op != Op::Stos;
+    return (!reads || note_access(state.gpr[Rsi], in.operand_size, false)) &&
+           (in.op == Op::Lods || note_access(state.gpr[Rdi], in.operand_size, writes));
 }
 
 /// The instruction at RIP; nullptr when it cannot be fetched.

@@ -61,6 +61,7 @@ private:
     const Known* decoded();
     bool faults(std::uint64_t linear, bool write);
     bool note_accesses(const Known& known);
+    bool note_string(const Instruction& in);
     bool note_access(std::uint64_t linear, std::uint64_t bytes, bool write);
     void report(const std::string& what, std::uint64_t executed);
     std::string compare(const Step& step, bool last) const;

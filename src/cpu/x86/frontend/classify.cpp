@@ -91,8 +91,8 @@ bool fits_flat32(const Instruction& in) {
         return false;
     // Known addresses in FS and GS are checked against the limit here, others in the block.
     const auto address = static_cast<std::uint32_t>(in.displacement);
-    return in.memory_segment < Fs || in.memory_base != kNoRegister ||
-           in.memory_index != kNoRegister || address <= 0u - std::uint32_t{in.memory_size};
+    return in.memory_segment < Fs || !has_known_offset(in) ||
+           address <= 0u - std::uint32_t{in.memory_size};
 }
 
 Treatment classify_branch(const Instruction& in, std::uint32_t mode) {
@@ -125,11 +125,14 @@ bool is_awkward_high_byte(const Instruction& in) {
     return high && (stack_pointer || (in.op == Op::Cmpxchg && in.has_memory()));
 }
 
-/// Counting blocks leave them to the interpreter, which counts its way through long ones.
+/// Counting blocks leave repeated ones to the interpreter, which counts its way through long ones.
 Treatment classify_string(const Instruction& in, std::uint32_t mode) {
-    return (mode & mode::kCount) == 0 && in.rep() && !in.repne() &&
-                   in.address_size == word_bytes(mode) && in.memory_segment < Fs &&
-                   (in.address_size == 8 || in.memory_segment != Cs)
+    const bool flat = in.memory_segment < Fs && (in.address_size == 8 || in.memory_segment != Cs);
+    if (in.address_size != word_bytes(mode) || !flat)
+        return Treatment::Interpret;
+    if (!in.rep() && !in.repne())
+        return Treatment::String;
+    return (mode & mode::kCount) == 0 && !in.repne() && (in.op == Op::Movs || in.op == Op::Stos)
                ? Treatment::RepString
                : Treatment::Interpret;
 }
@@ -187,6 +190,9 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     case Op::Cli: return kernel ? Treatment::Cli : Treatment::Interpret;
     case Op::Sti: return kernel ? Treatment::Sti : Treatment::Interpret;
     case Op::Movs:
+    case Op::Cmps:
+    case Op::Scas:
+    case Op::Lods:
     case Op::Stos: return classify_string(in, mode);
     case Op::MovFromControl:
         return kernel && in.operands[1].reg <= 4 && in.operands[1].reg != 1 ? Treatment::ReadControl

@@ -89,6 +89,8 @@ private:
             return false;
         switch (treatment) {
         case Treatment::RepString: return paging_;
+        case Treatment::Syscall:
+        case Treatment::Sysret:
         case Treatment::Jump:
         case Treatment::Call:
         case Treatment::IndirectJump:

@@ -32,7 +32,7 @@ void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write,
     clobber_flags();
     std::uint8_t* const start = a_.here();
     compute_address(at, group.low - at.base_offset);
-    emit_index(kScratch0);
+    emit_operand_index(at, group.low - at.base_offset);
     a_.alu(Alu::Xor, kScratch0, tlb_entry(tag_offset(writable)));
     a_.alu_imm(Alu::Cmp, kScratch0, 4096 - (group.high - group.low));
     Cold miss;

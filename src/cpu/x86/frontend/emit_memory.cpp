@@ -26,10 +26,6 @@ bool interpreter_decides(const Instruction& in) {
 /// no tag matches it, and the interpreter finds the place.
 constexpr std::int64_t kNear32 = 0x8000;
 
-bool has_known_offset(const Instruction& in) {
-    return in.memory_base == kNoRegister && in.memory_index == kNoRegister;
-}
-
 } // namespace
 
 bool BlockTranslator::simple_address(const Instruction& in, Mem& out) const {
@@ -107,6 +103,15 @@ void BlockTranslator::compute_offset(const ScannedInstruction& at, std::int32_t 
     }
 }
 
+/// TLB index of the address in scratch 0, which is that of the operand, `distance` bytes on.
+void BlockTranslator::emit_operand_index(const ScannedInstruction& at, std::int32_t distance) {
+    const auto address = static_cast<std::uint32_t>(at.in.displacement + distance);
+    if (code32_ && has_known_offset(at.in) && at.in.memory_segment < Fs)
+        a_.mov_imm(kScratch1, TlbInstance::index(address));
+    else
+        emit_index(kScratch0);
+}
+
 /// Linear address of the memory operand, `distance` bytes on, into scratch 0.
 void BlockTranslator::compute_address(const ScannedInstruction& at, std::int32_t distance) {
     compute_offset(at, distance);
@@ -160,7 +165,10 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
             compute_address(at);
         if (at.treatment == Treatment::BitString)
             add_bit_offset(at);
-        emit_index(kScratch0);
+        if (simple != nullptr || at.treatment == Treatment::BitString)
+            emit_index(kScratch0);
+        else
+            emit_operand_index(at, 0);
         a_.alu(Alu::Xor, kScratch0, tag);
     }
     const unsigned turn = is_locked(at.in) ? static_cast<unsigned>(std::countr_zero(size)) : 0;
@@ -196,61 +204,6 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
     miss.left = left_before(at);
     cold_.push_back(miss);
     return result;
-}
-
-/// One end of a string instruction: scratch 1 = addend of the page at `pointer`, in which all of
-/// its rcx elements lie; otherwise it is the interpreter's.
-void BlockTranslator::check_string(const ScannedInstruction& at, HostReg pointer, bool write) {
-    std::uint8_t* const start = a_.here();
-    emit_index(pointer);
-    a_.load(kScratch0, tlb_entry(tag_offset(write)));
-    a_.alu(Alu::Xor, kScratch0, pointer);
-    a_.alu_imm(Alu::Cmp, kScratch0, 4095);
-    Cold miss;
-    miss.place = a_.jump_if_later(Condition::Above);
-    miss.relative_to = start;
-    miss.site = {.page_offset = at.page_offset,
-                 .length = at.in.length,
-                 .bits = static_cast<std::uint8_t>((write ? Site::kWrite : 0) | Site::kCareful),
-                 .size = 1};
-    miss.left = left_before(at);
-    cold_.push_back(miss);
-    a_.lea(kScratch0, {kScratch0, kRcx, static_cast<std::uint8_t>(at.in.operand_size), 0});
-    a_.alu_imm(Alu::Cmp, kScratch0, 4096);
-    interpret_if(Condition::Above, at);
-    a_.load(kScratch1, tlb_entry(DOPPEL_TLB(addend)));
-}
-
-/// REP MOVS and REP STOS upwards within a page each. The host's own overlaps in the same way.
-void BlockTranslator::emit_rep_string(const ScannedInstruction& at) {
-    const bool moves = at.in.op == Op::Movs;
-    clobber_flags();
-    a_.test_mem32_imm32(state_at(offsetof(CpuState, rflags)), static_cast<std::uint32_t>(FLAG_DF));
-    interpret_if(Condition::NotEqual, at);
-    a_.alu_imm(Alu::Cmp, kRcx, 4096);
-    interpret_if(Condition::Above, at);
-    check_string(at, kRdi, true);
-    a_.store(DOPPEL_FRAME(spare), kScratch1);
-    if (moves) {
-        check_string(at, kRsi, false);
-        a_.alu(Alu::Add, kRsi, kScratch1);
-    }
-    a_.alu(Alu::Add, kRdi, DOPPEL_FRAME(spare));
-    if (at.in.operand_size == 2)
-        a_.byte(0x66);
-    a_.byte(0xf3);
-    if (at.in.operand_size == 8)
-        a_.byte(0x48);
-    const unsigned opcode = (moves ? 0xa4 : 0xaa) + (at.in.operand_size == 1 ? 0 : 1);
-    a_.byte(static_cast<std::uint8_t>(opcode));
-    a_.alu(Alu::Sub, kRdi, DOPPEL_FRAME(spare));
-    if (moves)
-        a_.alu(Alu::Sub, kRsi, kScratch1);
-    if (!code32_)
-        return;
-    a_.mov32(kRdi, kRdi); // 4 GiB becomes 0
-    if (moves)
-        a_.mov32(kRsi, kRsi);
 }
 
 void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32_t offset,

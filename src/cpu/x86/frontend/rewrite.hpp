@@ -24,6 +24,11 @@ bool emit_rewritten(translator::Assembler& to, const Instruction& instruction,
 /// MOV of the accumulator from or to an address in the instruction: it has no ModRM byte.
 bool is_offset_move(const Instruction& instruction);
 
+/// The memory operand has an address that no register changes, but for a segment's base.
+constexpr bool has_known_offset(const Instruction& in) {
+    return in.memory_base == kNoRegister && in.memory_index == kNoRegister;
+}
+
 /// The ModRM.reg field is an opcode extension, not a register.
 bool is_group(const Instruction& instruction);
 

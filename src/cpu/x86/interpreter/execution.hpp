@@ -81,9 +81,15 @@ DOPPEL_HOT SegmentIndex memory_segment(const Execution& x) {
     return static_cast<SegmentIndex>(x.in.memory_segment);
 }
 
-/// 64-bit mode without alignment checks: segments but FS and GS do nothing.
-DOPPEL_HOT bool is_flat(const SystemContext& cx) {
-    return cx.code64() && ((cx.state.rflags & FLAG_AC) == 0 || cx.state.cpl != 3);
+/// No alignment checks, and the segment checks nothing: in 64-bit mode, where only FS and GS have a
+/// base, or because it begins at 0 and has no limit.
+DOPPEL_HOT bool is_flat(const SystemContext& cx, SegmentIndex segment) {
+    if ((cx.state.rflags & FLAG_AC) != 0 && cx.state.cpl == 3)
+        return false;
+    if (cx.code64()) [[likely]]
+        return true;
+    const Segment& cached = (&cx.state.segment.front())[segment];
+    return cached.base == 0 && cached.reaches_everywhere() && !cx.real_or_v86();
 }
 DOPPEL_HOT std::uint64_t flat_address(const SystemContext& cx, SegmentIndex segment,
                                       std::uint64_t offset) {
@@ -92,7 +98,7 @@ DOPPEL_HOT std::uint64_t flat_address(const SystemContext& cx, SegmentIndex segm
 /// Host address if the TLB says that the access may be done without ceremony, or nullptr.
 DOPPEL_HOT std::byte* quick_pointer(SystemContext& cx, SegmentIndex segment, std::uint64_t offset,
                                     unsigned size, AccessType access) {
-    if (!is_flat(cx) || (cx.state.dr7 & 0xff) != 0)
+    if (!is_flat(cx, segment) || (cx.state.dr7 & 0xff) != 0)
         return nullptr;
     const std::uint64_t linear = flat_address(cx, segment, offset);
     const TlbEntry* entry = cx.tlb.lookup(linear, permission(access, data_privilege(cx)));

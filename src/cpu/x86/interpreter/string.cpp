@@ -66,10 +66,10 @@ DOPPEL_HOT std::uint64_t elements_in_page(std::uint64_t linear, unsigned size) {
     return (0x1000 - (linear & 0xfff)) / size;
 }
 
-/// Host address of `count` (cut to the page) upward elements in flat 64-bit code, or nullptr.
+/// Host address of `count` (cut to the page) upward elements in a flat segment, or nullptr.
 DOPPEL_HOT std::byte* run_of(Execution& x, SegmentIndex segment, Gpr number, std::uint64_t& count,
                              AccessType access) {
-    if (x.in.address_size != 8 || (x.cx.state.rflags & FLAG_DF) != 0)
+    if (x.in.address_size == 2 || (x.cx.state.rflags & FLAG_DF) != 0)
         return nullptr;
     const std::uint64_t offset = index(x, number);
     const std::uint64_t fits =

@@ -97,7 +97,7 @@ void Dispatcher::update_code_size() {
 void Dispatcher::update_guards() {
     for (std::size_t i = 0; i < frame_.segment_guard.size(); ++i)
         frame_.segment_guard.data()[i] =
-            reaches_everywhere(cx_.state.segment.data()[Fs + i]) ? 0 : Frame::kNotFlat;
+            cx_.state.segment.data()[Fs + i].reaches_everywhere() ? 0 : Frame::kNotFlat;
 }
 
 /// Of code that is not 64-bit code.

@@ -8,17 +8,10 @@ namespace {
 constexpr std::uint32_t kLastOffset = 0xffff'ffff;
 
 bool is_flat_data(const Segment& segment) {
-    return segment.base == 0 && reaches_everywhere(segment);
+    return segment.base == 0 && segment.reaches_everywhere();
 }
 
 } // namespace
-
-bool reaches_everywhere(const Segment& segment) {
-    constexpr unsigned kCode = 8, kExpandDown = 4, kWritable = 2;
-    const unsigned type = segment.type();
-    return segment.present() && (segment.access & Segment::kS) != 0 &&
-           (type & (kCode | kExpandDown | kWritable)) == kWritable && segment.limit == kLastOffset;
-}
 
 bool is_flat32(const SystemContext& cx) {
     const Segment* const segments = cx.state.segment.data();

@@ -7,9 +7,6 @@
 
 namespace doppel::cpu::x86::frontend {
 
-/// Readable, writable, and no offset is beyond the limit; the base is any.
-bool reaches_everywhere(const Segment& segment);
-
 /// 32-bit code; CS, SS, DS, ES have base 0 and reach everywhere, the stack pointer is ESP. FS and
 /// GS may be anything.
 bool is_flat32(const SystemContext& cx);
