@@ -25,6 +25,7 @@ class Guest:
     append: str
     memory_mib: int
     cpus: int = 1
+    net: str = ""  # options of a user-mode network: Doppel's; QEMU's are its defaults
 
     @property
     def kernel(self):
@@ -51,14 +52,17 @@ class Machine:
 
     def command(self, guest):
         if self.name == "tcg":
+            nic = ["-nic", "user,model=virtio-net-pci"] if guest.net else []
             return [self.executable, "-accel", "tcg", "-cpu", "max,la57=off", "-M", "q35",
                     "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
                     "-m", str(guest.memory_mib), "-smp", str(guest.cpus),
-                    "-kernel", guest.kernel, "-initrd", guest.initrd_path, "-append", guest.append]
+                    "-kernel", guest.kernel, "-initrd", guest.initrd_path, "-append", guest.append,
+                    *nic]
         engine = ["--engine", self.engine] if self.engine else []
+        nic = ["--net", guest.net] if guest.net else []
         return [self.executable, "run", "--kernel", guest.kernel, "--initrd", guest.initrd_path,
                 "--append", guest.append, "--memory", f"{guest.memory_mib}M",
-                "--cpus", str(guest.cpus), "--console", "stdio", *engine]
+                "--cpus", str(guest.cpus), "--console", "stdio", *nic, *engine]
 
     def sector_command(self, image, memory_mib):
         """Doppel with a boot sector that ends it through the debug-exit port."""
