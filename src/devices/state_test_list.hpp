@@ -295,7 +295,10 @@ struct EchoNetwork final : net::Backend {
     ~EchoNetwork() override { loop.remove_poll(poll); }
     void set_receiver(net::FrameReceiver* receiver) noexcept override { card = receiver; }
     void receiver_ready() noexcept override {}
-    void send(net::Frame frame) noexcept override { queue.push(frame); }
+    void send(net::Frame frame) noexcept override {
+        const bool merges = card != nullptr && card->takes_merged_segments();
+        queue.push(frame, merges ? net::FrameQueue::Merge::Segments : net::FrameQueue::Merge::No);
+    }
     bool takes_long_segments() const noexcept override { return true; }
     bool gives_verified_frames() const noexcept override { return true; }
 };

@@ -5,7 +5,8 @@
 #include <array>
 
 #include "base/bytes.hpp"
-#include "devices/virtio/internet_checksum.hpp"
+#include "net/internet_checksum.hpp"
+#include "net/tcp_segment.hpp"
 
 namespace doppel::devices {
 
@@ -13,7 +14,8 @@ namespace {
 
 // Feature bits (§5.1.3).
 constexpr std::uint64_t VIRTIO_NET_F_CSUM = 1u << 0, VIRTIO_NET_F_GUEST_CSUM = 1u << 1,
-                        VIRTIO_NET_F_MTU = 1u << 3, VIRTIO_NET_F_MAC = 1u << 5,
+                        VIRTIO_NET_F_CTRL_GUEST_OFFLOADS = 1u << 2, VIRTIO_NET_F_MTU = 1u << 3,
+                        VIRTIO_NET_F_MAC = 1u << 5, VIRTIO_NET_F_GUEST_TSO4 = 1u << 7,
                         VIRTIO_NET_F_HOST_TSO4 = 1u << 11, VIRTIO_NET_F_MRG_RXBUF = 1u << 15,
                         VIRTIO_NET_F_STATUS = 1u << 16, VIRTIO_NET_F_CTRL_VQ = 1u << 17,
                         VIRTIO_NET_F_CTRL_RX = 1u << 18, VIRTIO_NET_F_CTRL_RX_EXTRA = 1u << 20,
@@ -22,7 +24,9 @@ constexpr std::uint64_t VIRTIO_NET_F_CSUM = 1u << 0, VIRTIO_NET_F_GUEST_CSUM = 1
 constexpr std::uint8_t VIRTIO_NET_HDR_F_NEEDS_CSUM = 1, VIRTIO_NET_HDR_F_DATA_VALID = 2;
 constexpr std::uint8_t VIRTIO_NET_HDR_GSO_NONE = 0, VIRTIO_NET_HDR_GSO_TCPV4 = 1;
 // Control queue (§5.1.6.5).
-constexpr std::uint8_t VIRTIO_NET_CTRL_RX = 0, VIRTIO_NET_CTRL_MAC = 1;
+constexpr std::uint8_t VIRTIO_NET_CTRL_RX = 0, VIRTIO_NET_CTRL_MAC = 1,
+                       VIRTIO_NET_CTRL_GUEST_OFFLOADS = 5;
+constexpr std::uint8_t VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET = 0;
 constexpr std::uint8_t VIRTIO_NET_CTRL_MAC_TABLE_SET = 0, VIRTIO_NET_CTRL_MAC_ADDR_SET = 1;
 constexpr std::uint8_t VIRTIO_NET_OK = 0, VIRTIO_NET_ERR = 1;
 constexpr std::uint16_t VIRTIO_NET_S_LINK_UP = 1;
@@ -35,12 +39,15 @@ constexpr std::size_t kMacBytes = 6, kEthernetBytes = 14;
 // struct virtio_net_config (§5.1.4).
 constexpr std::size_t kConfigStatus = 6, kConfigPairs = 8, kConfigMtu = 10, kConfigBytes = 12;
 
+/// What the driver may give up while it runs (§5.1.6.5.6).
+constexpr std::uint64_t kOffloads = VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_GUEST_TSO4;
+
 std::uint64_t features_of(const net::Backend& backend, const VirtioNet::Options& options) {
     auto features = VIRTIO_NET_F_CSUM | VIRTIO_NET_F_MAC | VIRTIO_NET_F_MRG_RXBUF |
                     VIRTIO_NET_F_STATUS | VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_CTRL_RX |
                     VIRTIO_NET_F_CTRL_RX_EXTRA | VIRTIO_NET_F_CTRL_MAC_ADDR;
     if (backend.gives_verified_frames())
-        features |= VIRTIO_NET_F_GUEST_CSUM;
+        features |= kOffloads | VIRTIO_NET_F_CTRL_GUEST_OFFLOADS;
     if (backend.takes_long_segments())
         features |= VIRTIO_NET_F_HOST_TSO4;
     if (options.mtu != VirtioNet::kEthernetMtu)
@@ -115,6 +122,7 @@ void VirtioNet::config_bytes(std::vector<std::byte>& out) const {
 void VirtioNet::reset_own() {
     state_ = {};
     state_.filter.mac = options_.mac;
+    merges_.store(false, std::memory_order_relaxed);
 }
 
 VirtioDevice::Serve VirtioNet::serve_queue(unsigned index) {
@@ -159,7 +167,7 @@ bool VirtioNet::prepare(const Header& header, std::span<std::byte> frame) const 
     const std::size_t place = start + header.checksum_offset;
     if (!has_feature(VIRTIO_NET_F_CSUM) || place + sizeof(std::uint16_t) > frame.size())
         return false;
-    const auto sum = internet_checksum(frame.subspan(start));
+    const auto sum = net::internet_checksum(frame.subspan(start));
     base::store_be(frame.data() + place, sum == 0 ? std::uint16_t{0xffff} : sum); // RFC 768
     return true;
 }
@@ -193,8 +201,13 @@ bool VirtioNet::obey(std::span<const std::byte> command) {
         filter.set(number, data[0] != std::byte{0});
         return true;
     }
-    if (kind != VIRTIO_NET_CTRL_MAC)
-        return false;
+    if (kind == VIRTIO_NET_CTRL_GUEST_OFFLOADS)
+        return number == VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET && set_offloads(data);
+    return kind == VIRTIO_NET_CTRL_MAC && obey_mac(number, data);
+}
+
+bool VirtioNet::obey_mac(std::uint8_t number, std::span<const std::byte> data) {
+    auto& filter = state_.filter;
     if (number == VIRTIO_NET_CTRL_MAC_TABLE_SET && has_feature(VIRTIO_NET_F_CTRL_RX))
         return set_tables(filter, data);
     if (number != VIRTIO_NET_CTRL_MAC_ADDR_SET || !has_feature(VIRTIO_NET_F_CTRL_MAC_ADDR) ||
@@ -204,9 +217,30 @@ bool VirtioNet::obey(std::span<const std::byte> command) {
     return true;
 }
 
+bool VirtioNet::set_offloads(std::span<const std::byte> data) {
+    if (!has_feature(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) || data.size() != sizeof(std::uint64_t))
+        return false;
+    const auto wanted = base::load_le<std::uint64_t>(data.data());
+    for (const auto offload : {VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4})
+        if ((wanted & offload) != 0 && !has_feature(offload))
+            return false;
+    if ((wanted & ~kOffloads) != 0)
+        return false;
+    state_.refused_offloads = kOffloads & ~wanted;
+    offloads_changed();
+    return true;
+}
+
+void VirtioNet::driver_ready(std::uint64_t) { offloads_changed(); }
+
+void VirtioNet::offloads_changed() {
+    merges_.store(has_offload(VIRTIO_NET_F_GUEST_TSO4) && has_offload(VIRTIO_NET_F_GUEST_CSUM),
+                  std::memory_order_relaxed);
+}
+
 // --- to the driver ----------------------------------------------------------------------------
 
-std::size_t VirtioNet::receive(std::span<const net::Frame> frames) noexcept {
+std::size_t VirtioNet::receive(std::span<const net::Arrival> frames) noexcept {
     std::size_t taken = 0;
     const bool served = with_queues([&] {
         while (taken < frames.size() && deliver(frames[taken]) == Delivery::Taken)
@@ -219,11 +253,11 @@ std::size_t VirtioNet::receive(std::span<const net::Frame> frames) noexcept {
 }
 
 /// Into one buffer, or several where the driver merges them (§5.1.6.3.2, §5.1.6.4).
-VirtioNet::Delivery VirtioNet::deliver(net::Frame frame) {
-    if (!state_.filter.lets_in(frame))
+VirtioNet::Delivery VirtioNet::deliver(const net::Arrival& arrival) {
+    if (!takes(arrival))
         return Delivery::Taken;
     auto& queue = virtqueue(kReceive);
-    const auto wanted = sizeof(Header) + frame.size();
+    const auto wanted = sizeof(Header) + arrival.frame.size();
     const std::size_t limit = has_feature(VIRTIO_NET_F_MRG_RXBUF) ? queue.state().size : 1;
     std::uint64_t room = 0;
     std::uint16_t count = 0;
@@ -241,14 +275,35 @@ VirtioNet::Delivery VirtioNet::deliver(net::Frame frame) {
     if (room < wanted)
         queue.unpop(count); // it would never fit: lost
     else
-        write(count, frame);
+        write(count, arrival);
     return Delivery::Taken;
 }
 
-void VirtioNet::write(std::size_t chains, net::Frame frame) {
+/// Merged segments may have come for a driver that takes none any more: TCP repeats them.
+bool VirtioNet::takes(const net::Arrival& arrival) const {
+    return state_.filter.lets_in(arrival.frame) &&
+           (arrival.segment_bytes == 0 || takes_merged_segments());
+}
+
+/// §5.1.6.4.1
+VirtioNet::Header VirtioNet::header_of(const net::Arrival& arrival) const {
     Header header;
-    if (has_feature(VIRTIO_NET_F_GUEST_CSUM))
+    if (arrival.segment_bytes != 0) {
+        header.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+        header.gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
+        header.header_bytes = net::TcpSegment::kHeaderBytes;
+        header.gso_bytes = arrival.segment_bytes;
+        header.checksum_start = net::TcpSegment::kTcpStart;
+        header.checksum_offset = net::TcpSegment::kChecksumOffset;
+    } else if (has_offload(VIRTIO_NET_F_GUEST_CSUM)) {
         header.flags = VIRTIO_NET_HDR_F_DATA_VALID;
+    }
+    return header;
+}
+
+void VirtioNet::write(std::size_t chains, const net::Arrival& arrival) {
+    auto header = header_of(arrival);
+    auto frame = arrival.frame;
     header.buffers = static_cast<std::uint16_t>(chains);
     auto head = std::as_bytes(std::span{&header, 1});
     for (const auto& chain : std::span{chains_}.first(chains)) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
-#include "devices/virtio/internet_checksum.hpp"
 #include "devices/virtio/test_driver.hpp"
 #include "devices/virtio/virtio_net.hpp"
+#include "net/internet_checksum.hpp"
 
 using namespace doppel;
 using namespace doppel::devices;
@@ -12,7 +12,8 @@ using namespace doppel::devices::test;
 namespace {
 
 constexpr unsigned kRx = 0, kTx = 1, kControl = 2;
-constexpr std::uint64_t kMerge = 1u << 15, kTso4 = 1u << 11, kMtu = 1u << 3, kGuestCsum = 1u << 1;
+constexpr std::uint64_t kMerge = 1u << 15, kTso4 = 1u << 11, kMtu = 1u << 3, kGuestCsum = 1u << 1,
+                        kTso4In = 1u << 7, kOffloads = 1u << 2;
 constexpr std::uint64_t kHeader = 0x1000, kFrame = 0x1100, kAnswer = 0x1800, kBuffer = 0x2'0000;
 constexpr std::uint8_t kOk = 0, kError = 1;
 const std::string kMac{"\x52\x54\x00\x12\x34\x56", 6};
@@ -35,10 +36,10 @@ struct FakeNetwork final : net::Backend {
     bool gives_verified_frames() const noexcept override { return is_full_service; }
     /// How many of them the card took.
     std::size_t give(const std::vector<std::string>& frames) {
-        std::vector<net::Frame> views;
+        std::vector<net::Arrival> arrivals;
         for (const auto& frame : frames)
-            views.push_back(std::as_bytes(std::span{frame}));
-        return card->receive(views);
+            arrivals.push_back({std::as_bytes(std::span{frame})});
+        return card->receive(arrivals);
     }
 };
 
@@ -137,27 +138,11 @@ TEST_CASE("virtio-net: checksums that the driver leaves to the card") {
     without.replace(6, 2, std::string(2, '\0'));
     const auto field = base::load_be<std::uint16_t>(got.data() + 40);
     std::uint32_t sum =
-        static_cast<std::uint16_t>(~internet_checksum(std::as_bytes(std::span{without})));
+        static_cast<std::uint16_t>(~net::internet_checksum(std::as_bytes(std::span{without})));
     sum += 0x1234;
     sum = (sum & 0xffff) + (sum >> 16);
     CHECK(field == static_cast<std::uint16_t>(~sum));
     CHECK(covered.size() == 27);
-}
-
-TEST_CASE("internet checksum: examples that others have computed") {
-    const auto sum = [](const std::string& bytes) {
-        return internet_checksum(std::as_bytes(std::span{bytes}));
-    };
-    // RFC 1071 §3: 0001 f203 f4f5 f6f7 add up to ddf2.
-    CHECK(sum(std::string("\x00\x01\xf2\x03\xf4\xf5\xf6\xf7", 8)) == 0x220d);
-    // A well-known IPv4 header, whose checksum is b861.
-    CHECK(sum(std::string("\x45\x00\x00\x73\x00\x00\x40\x00\x40\x11\x00\x00\xc0\xa8\x00\x01\xc0\xa8"
-                          "\x00\xc7",
-                          20)) == 0xb861);
-    CHECK(sum("") == 0xffff);
-    CHECK(sum("\x01") == 0xfeff);
-    CHECK(sum(std::string("\x01\x02\x03", 3)) == 0xfbfd);
-    CHECK(sum(std::string(40, '\xff')) == 0);
 }
 
 TEST_CASE("virtio-net: long segments only where they are agreed on and can be") {
@@ -210,6 +195,38 @@ TEST_CASE("virtio-net: a frame arrives behind its header") {
     CHECK(rig.driver->text(kBuffer + 12, 60) == frame_to(kMac));
     CHECK(rig.driver->text(kBuffer + 1526 + 12, 1514) == frame_to(kBroadcast, 1514));
     CHECK(rig.driver->take_interrupts(kRx) == 1);
+}
+
+TEST_CASE("virtio-net: merged segments arrive as one, until the driver gives that up") {
+    Rig rig;
+    CHECK((rig.driver->offered() & (kTso4In | kOffloads)) == (kTso4In | kOffloads));
+    rig.start();
+    rig.offer_buffers(4, 1526);
+    const auto frame = frame_to(kMac, 1000);
+    const net::Arrival arrival{std::as_bytes(std::span{frame}), 400};
+    CHECK(rig.network.card->takes_merged_segments());
+    CHECK(rig.network.card->receive({&arrival, 1}) == 1);
+    CHECK(rig.driver->take_used(kRx).size() == 1);
+    // NEEDS_CSUM, TCPV4, 54 bytes of headers, 400 of data, checksum 16 bytes behind the 34th
+    CHECK(rig.driver->text(kBuffer, 12) ==
+          std::string("\x01\x01\x36\0\x90\x01\x22\0\x10\0\x01\0", 12));
+    const std::string command{"\5\0", 2};
+    CHECK(rig.command(command + std::string("\x02\0\0\0\0\0\0\0", 8)) == kOk);
+    CHECK_FALSE(rig.network.card->takes_merged_segments());
+    CHECK(rig.network.card->receive({&arrival, 1}) == 1); // lost
+    CHECK(rig.driver->take_used(kRx).empty());
+    CHECK(rig.command(command + std::string(8, '\0')) == kOk);
+    CHECK(rig.network.give({frame_to(kMac)}) == 1);
+    CHECK(rig.driver->text(kBuffer + 1526, 1) == std::string(1, '\0')); // no DATA_VALID either
+    CHECK(rig.command(command + std::string("\x82\0\0\0\0\0\0\0", 8)) == kOk);
+    CHECK(rig.network.card->takes_merged_segments());
+    CHECK(rig.command(command + std::string("\x82\1\0\0\0\0\0\0", 8)) == kError); // TSO6
+    CHECK(rig.command(command + std::string(7, '\0')) == kError);
+    rig.start(kTso4In);
+    CHECK_FALSE(rig.network.card->takes_merged_segments());
+    CHECK(rig.command(command + std::string("\x82\0\0\0\0\0\0\0", 8)) == kError);
+    Rig plain{{}, false};
+    CHECK((plain.driver->offered() & (kTso4In | kOffloads)) == 0);
 }
 
 TEST_CASE("virtio-net: a frame is merged from several buffers, the header's too") {

@@ -316,7 +316,10 @@ SlirpCb UserNetwork::Impl::callbacks() {
 }
 
 ssize_t UserNetwork::Impl::send_packet(const void* bytes, std::size_t count, void* opaque) {
-    of(opaque).queue.push({static_cast<const std::byte*>(bytes), count});
+    auto& self = of(opaque);
+    const bool merges = self.receiver != nullptr && self.receiver->takes_merged_segments();
+    self.queue.push({static_cast<const std::byte*>(bytes), count},
+                    merges ? FrameQueue::Merge::Segments : FrameQueue::Merge::No);
     return static_cast<ssize_t>(count); // a lost frame is TCP's to repeat
 }
 

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "base/unique_fd.hpp"
-#include "net/frame_queue.hpp"
 #include "net/user/user_network.hpp"
 
 using namespace doppel;
@@ -25,10 +24,10 @@ using Bytes = std::vector<std::uint8_t>;
 struct Card final : FrameReceiver {
     std::vector<Bytes> got{};
     std::size_t room = 1000;
-    std::size_t receive(std::span<const Frame> frames) noexcept override {
+    std::size_t receive(std::span<const Arrival> frames) noexcept override {
         const auto count = std::min(room, frames.size());
         room -= count;
-        for (const auto frame : frames.first(count)) {
+        for (const auto& [frame, segment] : frames.first(count)) {
             const auto* const bytes = reinterpret_cast<const std::uint8_t*>(frame.data());
             got.emplace_back(bytes, bytes + frame.size());
         }
@@ -215,21 +214,4 @@ TEST_CASE("user network: forwards that cannot be") {
     const auto outside = UserNetwork::create(*loop, options);
     REQUIRE(!outside);
     CHECK(outside.error().message().find("10.0.3.15") != std::string::npos);
-}
-
-TEST_CASE("frame queue: bounded, and what is taken makes room") {
-    FrameQueue queue;
-    const std::vector<std::byte> frame(100);
-    for (std::size_t i = 0; i < FrameQueue::kMaxFrames; ++i)
-        REQUIRE(queue.push(frame));
-    CHECK(!queue.push(frame));
-    Card card;
-    card.room = 10;
-    CHECK(queue.offer(card));
-    CHECK(queue.push(frame));
-    CHECK(!queue.offer(card));
-    card.room = 2000;
-    CHECK(queue.offer(card));
-    CHECK(queue.empty());
-    CHECK(card.got.size() == FrameQueue::kMaxFrames + 1);
 }
