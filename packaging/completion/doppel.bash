@@ -53,7 +53,7 @@ _doppel() {
     elif [ "${COMP_WORDS[1]}" = run ] && ! _doppel_run_value "$prev"; then
         COMPREPLY=($(compgen -W "--kernel --initrd --append --module --memory --cpus --cpu
             --engine --time --console --disk --net --rng --virtio-console --name --no-reboot --debug-exit
-            --check --stats --restore --restore-clock --dry-run --log --help" -- "$cur"))
+            --check --translator --stats --restore --restore-clock --dry-run --log --help" -- "$cur"))
     elif [ "${COMP_WORDS[1]}" != run ]; then
         _doppel_vm "${COMP_WORDS[1]}"
     fi

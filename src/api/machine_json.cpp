@@ -170,6 +170,14 @@ template <typename Visit> void members(Visit& visit, description::VirtioConsole&
     visit("address", console.address);
     visit("console", console.console);
 }
+template <typename Visit> void members(Visit& visit, description::Tuning& tuning) {
+    for (const auto& [name, member] : description::kTuningNames)
+        visit(name.data(), tuning.*member);
+}
+template <typename Visit> void members(Visit& visit, description::Translation& translation) {
+    visit("tuning", translation.tuning);
+    visit("jit_dump", translation.jit_dump);
+}
 template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("board", machine.board);
     visit("name", machine.name);
@@ -178,6 +186,7 @@ template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("cpu_model", machine.cpu_model);
     visit("engine", machine.engine);
     visit("time", machine.time);
+    visit("translation", machine.translation);
     visit("boot", machine.boot);
     visit("console", machine.console);
     visit("disks", machine.disks);
@@ -194,6 +203,7 @@ template <typename T>
 concept Group = std::same_as<T, description::Boot> || std::same_as<T, description::Console> ||
                 std::same_as<T, description::Disk> || std::same_as<T, description::Net> ||
                 std::same_as<T, description::Rng> || std::same_as<T, description::VirtioConsole> ||
+                std::same_as<T, description::Tuning> || std::same_as<T, description::Translation> ||
                 std::same_as<T, Machine>;
 template <typename T> struct IsGroupList : std::false_type {};
 template <Group T> struct IsGroupList<std::vector<T>> : std::true_type {};

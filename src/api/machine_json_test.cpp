@@ -19,6 +19,8 @@ Machine unusual() {
     m.cpu_model = "x86-64-v2";
     m.engine = description::Engine::Translator;
     m.time = description::TimeMode::Virtual;
+    m.translation.tuning.groups = false;
+    m.translation.jit_dump = "/tmp/dumps";
     m.boot = {.kernel = "/k/vmlinuz",
               .initrd = "/k/initrd",
               .command_line = "console=ttyS0 a=\"b c\"",
@@ -87,6 +89,9 @@ TEST_CASE("a description survives the way through JSON, whatever its members hol
         CHECK(back->debug_exit_port == machine.debug_exit_port);
         CHECK(back->reboot == machine.reboot);
         CHECK(back->checking == machine.checking);
+        CHECK(back->translation.tuning.groups == machine.translation.tuning.groups);
+        CHECK(back->translation.tuning.flags == machine.translation.tuning.flags);
+        CHECK(back->translation.jit_dump == machine.translation.jit_dump);
         CHECK(back->stats == machine.stats);
     }
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.hpp"
+#include "description/tuning.hpp"
 
 namespace doppel::description {
 
@@ -89,6 +90,12 @@ inline constexpr std::uint32_t kMaxCpus = 16;
 inline constexpr std::uint64_t kMinMemoryBytes = 2ull << 20;
 inline constexpr std::uint64_t kMaxMemoryBytes = 1ull << 40;
 
+/// The translator, for those who work on it.
+struct Translation {
+    Tuning tuning;
+    std::string jit_dump; // directory for a jitdump file of Linux perf
+};
+
 struct Machine {
     std::string board = "pc-1.0"; // frozen: its defaults never change under this name
     std::string name = "doppel";
@@ -97,6 +104,7 @@ struct Machine {
     std::string cpu_model = "x86-64-v3";
     Engine engine = Engine::Auto;
     TimeMode time = TimeMode::Real;
+    Translation translation;
     Boot boot;
     Console console;
     std::vector<Disk> disks;

@@ -120,7 +120,9 @@ Result<std::unique_ptr<EngineFactory>> create_engine(const Machine& machine,
         return std::make_unique<InterpreterFactory>(machine.cpus);
     if (engine == Engine::Kvm)
         return create_kvm(machine, memory);
-    const cpu::x86::TranslatorOptions options{.check = machine.checking};
+    const cpu::x86::TranslatorOptions options{.tuning = machine.translation.tuning,
+                                              .jit_dump = machine.translation.jit_dump,
+                                              .check = machine.checking};
     auto shared = DOPPEL_TRY(cpu::x86::TranslatorMachine::create(memory, options));
     return std::make_unique<TranslatorFactory>(std::move(shared), machine.cpus);
 }

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <utility>
@@ -153,6 +154,28 @@ Result<void> check_disk(const description::Disk& disk) {
         return base::fail_errno(errno, fmt::format("cannot write to disk '{}'", disk.path),
                                 "add ,readonly=on if the guest shall only read it");
     return {};
+}
+
+Result<description::Translation> parse_translation(const std::string& text) {
+    description::Translation translation;
+    std::string names;
+    for (const auto& [name, member] : description::kTuningNames)
+        names += fmt::format("no-{}, ", name);
+    for (const auto& part : split(text)) {
+        const auto [key, value] = key_and_value(part);
+        const auto* const known =
+            std::ranges::find_if(description::kTuningNames, [&part](const auto& tuning) {
+                return part == fmt::format("no-{}", tuning.name);
+            });
+        if (known != description::kTuningNames.end())
+            translation.tuning.*known->member = false;
+        else if (key == "jitdump" && !value.empty())
+            translation.jit_dump = value;
+        else
+            return base::fail(Errc::InvalidArgument, fmt::format("'{}' is unknown", part),
+                              fmt::format("use {}jitdump=DIRECTORY", names));
+    }
+    return translation;
 }
 
 } // namespace doppel::cli

@@ -156,8 +156,8 @@ Result<description::Engine> engine_of(const RunOptions& o) {
 /// A saved machine stays what it was; these options say how it runs here.
 Result<void> check_restore_options(const CLI::App& command) {
     constexpr std::array kMayChange{"--restore", "--restore-clock", "--engine", "--console",
-                                    "--name",    "--no-reboot",     "--check",  "--stats",
-                                    "--dry-run", "--log",           "--help"};
+                                    "--name",    "--no-reboot",     "--check",  "--translator",
+                                    "--stats",   "--dry-run",       "--log",    "--help"};
     for (const auto* option : command.get_options())
         if (option->count() != 0 &&
             std::ranges::find(kMayChange, option->get_name()) == kMayChange.end())
@@ -184,6 +184,9 @@ Result<Machine> restored_machine(const RunOptions& o) {
         machine.console = DOPPEL_TRY(of_flag("--console", parse_console(o.console)));
     if (is_given(o, "--name"))
         machine.name = o.name;
+    machine.translation = {};
+    if (is_given(o, "--translator"))
+        machine.translation = DOPPEL_TRY(of_flag("--translator", parse_translation(o.translator)));
     machine.reboot = machine.reboot && !o.no_reboot;
     machine.checking = o.check;
     machine.stats = o.stats;
@@ -205,6 +208,12 @@ void add_execution_options(CLI::App& command, RunOptions& o) {
                     "nanosecond: idle time is skipped, vCPUs take turns, and the same machine runs "
                     "the same way every time")
         ->type_name("MODE");
+    command
+        .add_option("--translator", o.translator,
+                    "for work on the translator: optimizations to leave out (no-stack-page, "
+                    "no-groups, no-flags, no-links, no-branches, no-long-blocks), and "
+                    "jitdump=DIRECTORY for a file by which Linux perf knows translated code")
+        ->type_name("LIST");
     command.add_flag(
         "--check", o.check,
         "run every code block of the translator in the interpreter too and compare, in virtual "
@@ -333,6 +342,8 @@ Result<Machine> machine_of(const RunOptions& o) {
                           fmt::format("--time: mode '{}' is unknown", o.time),
                           "use real or virtual");
     machine.time = *time;
+    if (is_given(o, "--translator"))
+        machine.translation = DOPPEL_TRY(of_flag("--translator", parse_translation(o.translator)));
     DOPPEL_TRY_VOID(set_consoles(o, machine));
     machine.disks = DOPPEL_TRY(of_flag("--disk", disks_of(o)));
     machine.nets = DOPPEL_TRY(of_flag("--net", nets_of(o)));

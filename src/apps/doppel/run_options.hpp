@@ -16,7 +16,8 @@ namespace doppel::cli {
 struct RunOptions {
     std::string kernel, initrd, append, memory = "512M", cpu = "x86-64-v3", engine = "auto",
                                         console = "stdio", virtio_console, name, log = "warning",
-                                        debug_exit_port, time, restore, restore_clock = "catch-up";
+                                        debug_exit_port, time, translator, restore,
+                                        restore_clock = "catch-up";
     std::vector<std::string> modules, disks, nets;
     const CLI::App* command = nullptr; // which was parsed: knows what was given
     std::uint32_t cpus = 1;

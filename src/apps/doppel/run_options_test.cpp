@@ -2,6 +2,7 @@
 #include "apps/doppel/run_options.hpp"
 
 #include <doctest/doctest.h>
+#include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
 
@@ -94,6 +95,20 @@ TEST_CASE("run: networks as people write them") {
     CHECK(machine->nets[2].address == "00:04.0");
     CHECK(run({"--net", "none"})->nets.empty());
     CHECK(run({})->nets.empty());
+}
+
+TEST_CASE("run: optimizations can be left out one by one") {
+    const auto machine = run({"--translator", "no-groups,no-long-blocks,jitdump=/tmp"});
+    REQUIRE(machine);
+    CHECK_FALSE(machine->translation.tuning.groups);
+    CHECK_FALSE(machine->translation.tuning.long_blocks);
+    CHECK(machine->translation.tuning.flags);
+    CHECK(machine->translation.jit_dump == "/tmp");
+    CHECK(run({})->translation.tuning.groups);
+    for (const auto& [name, member] : description::kTuningNames)
+        CHECK_FALSE(run({"--translator", fmt::format("no-{}", name)})->translation.tuning.*member);
+    CHECK(refused({"--translator", "no-magic"}).find("'no-magic' is unknown") != std::string::npos);
+    CHECK(refused({"--translator", "jitdump="}).starts_with("--translator: 'jitdump='"));
 }
 
 TEST_CASE("run: networks that cannot be are refused by name") {

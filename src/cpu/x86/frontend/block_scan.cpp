@@ -225,7 +225,7 @@ bool may_signal(const Instruction& in) {
 }
 
 void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset,
-                std::uint32_t mode, const FeatureSet& features) {
+                std::uint32_t mode, const FeatureSet& features, const description::Tuning& tuning) {
     std::size_t available = std::min<std::size_t>(code.first_count, out.bytes.size());
     std::memcpy(out.bytes.data(), code.first, available);
     if (code.second != nullptr) {
@@ -233,6 +233,8 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
         available += 15;
     }
     out.mode = mode;
+    out.tuning = tuning;
+    const unsigned most_conditionals = tuning.long_blocks ? kMaxConditionals : 1;
     out.count = 0;
     out.groups = {};
     out.base_count = 0;
@@ -260,15 +262,16 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
         else
             entry.treatment = classify(entry.in, mode, features);
         if (entry.treatment != Treatment::Interpret && !each_checked) {
-            stack.visit(entry);
-            if (code.second == nullptr)
+            if (tuning.stack_page)
+                stack.visit(entry);
+            if (tuning.groups && code.second == nullptr)
                 bases.visit(entry);
         }
         ++out.count;
         at += entry.in.length;
         if (ends_block(entry.treatment) || code.second != nullptr)
             break;
-        if (entry.treatment == Treatment::Conditional && ++conditionals == kMaxConditionals)
+        if (entry.treatment == Treatment::Conditional && ++conditionals == most_conditionals)
             break;
     }
     out.end_offset = static_cast<std::uint16_t>(page_offset + at);

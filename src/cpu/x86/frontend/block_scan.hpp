@@ -9,6 +9,7 @@
 #include "cpu/x86/decoder/instruction.hpp"
 #include "cpu/x86/frontend/frame.hpp"
 #include "cpu/x86/system/context.hpp"
+#include "description/tuning.hpp"
 
 namespace doppel::cpu::x86::frontend {
 
@@ -98,6 +99,7 @@ struct BlockScan {
     translator::FlagsWanted flags_wanted = translator::FlagsWanted::InRegister;
     std::uint16_t end_offset = 0; // page offset behind the last instruction
     std::uint32_t mode = 0;
+    description::Tuning tuning;
 };
 
 /// Behind it an instruction may reach into the next page: not a place to jump to.
@@ -139,6 +141,6 @@ bool may_signal(const Instruction& in);
 
 /// `mode` is that of the block's key. The scan has at least one instruction.
 void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset,
-                std::uint32_t mode, const FeatureSet& features);
+                std::uint32_t mode, const FeatureSet& features, const description::Tuning& tuning);
 
 } // namespace doppel::cpu::x86::frontend

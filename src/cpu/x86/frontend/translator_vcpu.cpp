@@ -91,7 +91,7 @@ TranslatorMachine::create(memory::GuestMemory& memory, TranslatorOptions options
         return base::fail(base::Errc::Unsupported,
                           "the translator needs a host CPU with BMI1, BMI2 and AVX",
                           "use the engine 'interpreter'");
-    auto world = DOPPEL_TRY(World::create(memory, options.code_bytes, options.spoil));
+    auto world = DOPPEL_TRY(World::create(memory, options));
     return std::unique_ptr<TranslatorMachine>{new TranslatorMachine{std::move(world), options}};
 }
 
@@ -109,6 +109,7 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
         if (options.check)
             dispatcher.set_observer(&checker);
         dispatcher.set_meter(wires.meter);
+        dispatcher.set_tuning(options.tuning);
         if (options.block_limit != 0)
             dispatcher.set_block_limit(options.block_limit);
         frame.header.shared_branches = reinterpret_cast<std::uint64_t>(tlbs.shared_branches());
@@ -124,9 +125,9 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
     Parts(const Parts&) = delete;
     Parts& operator=(const Parts&) = delete;
 
-    translator::Block* translate(const translator::BlockKey& key, const std::byte* host,
-                                 const std::byte* second) override {
-        return world.translate(key, host, second, system.features);
+    translator::Block* translate(const translator::BlockKey& key, std::uint64_t rip,
+                                 const std::byte* host, const std::byte* second) override {
+        return world.translate(key, rip, host, second, system.features);
     }
     void link(const Site& site, std::uint64_t address, translator::Block& target) override {
         world.link(site, address, target);

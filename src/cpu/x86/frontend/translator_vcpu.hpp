@@ -6,6 +6,7 @@
 
 #include "cpu/x86/board_ports.hpp"
 #include "cpu/x86/vcpu.hpp"
+#include "description/tuning.hpp"
 
 namespace doppel::cpu::x86 {
 
@@ -14,6 +15,8 @@ class World;
 }
 
 struct TranslatorOptions {
+    description::Tuning tuning{};
+    std::string jit_dump{}; // directory for a JitDump; none when empty
     /// Compare every block with the interpreter (slow; differences are logged); needs a meter.
     bool check = false;
     std::uint64_t code_bytes = std::uint64_t{32} << 20; // size of the code cache

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include <fmt/core.h>
+
 #include "base/verify.hpp"
 #include "cpu/x86/frontend/block_translator.hpp"
 
@@ -27,15 +29,19 @@ const std::uint8_t* link_entry(const Site& at, const Block& target) {
 
 } // namespace
 
-base::Result<std::unique_ptr<World>> World::create(GuestMemory& memory, std::size_t code_bytes,
-                                                   Spoil spoil) {
-    auto world = std::unique_ptr<World>{new World{memory, spoil}};
-    world->cache_ = DOPPEL_TRY(CodeCache::create(code_bytes));
+base::Result<std::unique_ptr<World>> World::create(GuestMemory& memory,
+                                                   const TranslatorOptions& options) {
+    auto world = std::unique_ptr<World>{new World{memory, options}};
+    world->cache_ = DOPPEL_TRY(CodeCache::create(options.code_bytes));
+    if (!options.jit_dump.empty())
+        world->jit_dump_ = DOPPEL_TRY(JitDump::create(options.jit_dump));
     CodeMemory& code = world->cache_->memory();
     Assembler assembler{code.write(), code.exec(), code.size()};
     world->stubs_ = emit_stubs(assembler);
     world->cache_->reserve((assembler.used() + 63) & ~std::size_t{63});
     world->cache_->set_stale_entry(world->stubs_.exit(Exit::Stale, FlagPlace::Slot));
+    if (world->jit_dump_ != nullptr)
+        world->jit_dump_->add("doppel:stubs", {code.exec(), assembler.used()});
     memory.set_code_watcher(world.get());
     return world;
 }
@@ -76,8 +82,8 @@ void World::drop_all_code() {
     });
 }
 
-Block* World::translate(const BlockKey& key, const std::byte* host, const std::byte* second,
-                        const FeatureSet& features) {
+Block* World::translate(const BlockKey& key, std::uint64_t rip, const std::byte* host,
+                        const std::byte* second, const FeatureSet& features) {
     const std::uint64_t page = key.gpa & ~kPageOffset;
     for (;;) {
         if (cache_->nearly_full())
@@ -93,15 +99,23 @@ Block* World::translate(const BlockKey& key, const std::byte* host, const std::b
             continue; // written to, or full, in between
         if (Block* const block = cache_->find(key); block != nullptr)
             return block;
-        return make_block(key, host, second, features);
+        return make_block(key, rip, host, second, features);
     }
 }
 
-Block* World::make_block(const BlockKey& key, const std::byte* host, const std::byte* second,
-                         const FeatureSet& features) {
+/// Into the jitdump.
+void World::note(const Block& block, std::uint64_t rip) {
+    const char* const ring = (block.key.mode & mode::kUser) != 0 ? "user" : "kernel";
+    const char* const variant = (block.key.mode & mode::kEachChecked) != 0 ? ":each-checked" : "";
+    jit_dump_->add(fmt::format("{}:{:x}{}", ring, rip, variant),
+                   {block.begin, static_cast<std::size_t>(block.end - block.begin)});
+}
+
+Block* World::make_block(const BlockKey& key, std::uint64_t rip, const std::byte* host,
+                         const std::byte* second, const FeatureSet& features) {
     const auto offset = static_cast<std::uint16_t>(key.gpa & kPageOffset);
     static thread_local BlockScan scan;
-    scan_block(scan, {host, 4096u - offset, second}, offset, key.mode, features);
+    scan_block(scan, {host, 4096u - offset, second}, offset, key.mode, features, tuning_);
     std::uint8_t* const exec = cache_->free_begin();
     Assembler assembler{cache_->memory().writable(exec), exec, cache_->free_bytes()};
     Block block;
@@ -111,6 +125,8 @@ Block* World::make_block(const BlockKey& key, const std::byte* host, const std::
     if (spoil_ != nullptr)
         spoil_(cache_->memory().writable(exec),
                cache_->memory().writable(const_cast<std::uint8_t*>(block.end)));
+    if (jit_dump_ != nullptr)
+        note(block, rip);
     return &cache_->add_block(std::move(block));
 }
 

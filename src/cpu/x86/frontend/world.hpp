@@ -15,19 +15,20 @@
 #include "base/result.hpp"
 #include "cpu/rendezvous.hpp"
 #include "cpu/translator/cache/code_cache.hpp"
+#include "cpu/translator/cache/jit_dump.hpp"
 #include "cpu/x86/frontend/block_scan.hpp"
 #include "cpu/x86/frontend/dispatch/dispatcher.hpp"
+#include "cpu/x86/frontend/translator_vcpu.hpp"
 #include "memory/guest_memory.hpp"
 
 namespace doppel::cpu::x86::frontend {
 
 class World final : public memory::CodeWatcher {
 public:
-    /// Errors: OutOfMemory. Becomes the CodeWatcher of `memory`, which outlives it.
-    /// `spoil`: see TranslatorOptions; may be null.
-    using Spoil = void (*)(std::uint8_t* begin, std::uint8_t* end);
+    /// Errors: OutOfMemory; Io and others of JitDump. Becomes the CodeWatcher of `memory`, which
+    /// outlives it.
     static base::Result<std::unique_ptr<World>> create(memory::GuestMemory& memory,
-                                                       std::size_t code_bytes, Spoil spoil);
+                                                       const TranslatorOptions& options);
     ~World() override;
 
     translator::CodeCache& cache() { return *cache_; }
@@ -38,8 +39,9 @@ public:
     // --- vCPU threads ---
     void attach(Dispatcher& vcpu);
     void detach(Dispatcher& vcpu);
-    translator::Block* translate(const translator::BlockKey& key, const std::byte* host,
-                                 const std::byte* second, const FeatureSet& features);
+    translator::Block* translate(const translator::BlockKey& key, std::uint64_t rip,
+                                 const std::byte* host, const std::byte* second,
+                                 const FeatureSet& features);
     void link(const Site& site, std::uint64_t site_address, translator::Block& target);
 
     // --- any thread ---
@@ -47,14 +49,19 @@ public:
                        Moment moment) noexcept override;
 
 private:
-    World(memory::GuestMemory& memory, Spoil spoil) : memory_{memory}, spoil_{spoil} {}
+    World(memory::GuestMemory& memory, const TranslatorOptions& options)
+        : memory_{memory}, spoil_{options.spoil}, tuning_{options.tuning} {}
     void make_code_page(std::uint64_t gpa_page);
     void drop_all_code();
-    translator::Block* make_block(const translator::BlockKey& key, const std::byte* host,
-                                  const std::byte* second, const FeatureSet& features);
+    translator::Block* make_block(const translator::BlockKey& key, std::uint64_t rip,
+                                  const std::byte* host, const std::byte* second,
+                                  const FeatureSet& features);
+    void note(const translator::Block& block, std::uint64_t rip);
 
     memory::GuestMemory& memory_;
-    const Spoil spoil_;
+    void (*const spoil_)(std::uint8_t* begin, std::uint8_t* end);
+    const description::Tuning tuning_;
+    std::unique_ptr<translator::JitDump> jit_dump_; // may be null
     std::unique_ptr<translator::CodeCache> cache_;
     Stubs stubs_;
     cpu::Rendezvous rendezvous_;

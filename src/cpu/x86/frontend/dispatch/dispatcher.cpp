@@ -302,7 +302,7 @@ Block* Dispatcher::block_in(std::uint64_t rip, const CodePage& page, std::uint32
         }
     }
     vectors_.store();
-    return cold_.translate(key, page.host + offset, second);
+    return cold_.translate(key, rip, page.host + offset, second);
 }
 
 /// nullptr: `fault` tells whether cx_.fault is to be delivered; otherwise the code is not in RAM.
@@ -334,7 +334,7 @@ const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
     found_ = block;
     if (block == nullptr)
         return nullptr;
-    if (variant == 0 && !unlinked_)
+    if (variant == 0 && !unlinked_ && cache_branches_)
         tlbs_.insert_branch({.rip = rip,
                              .host = block->far_entry,
                              .global = page.global && block->key.second_page == 0,

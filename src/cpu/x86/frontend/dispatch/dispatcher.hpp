@@ -14,6 +14,7 @@
 #include "cpu/x86/frontend/stubs.hpp"
 #include "cpu/x86/interpreter/interpreter.hpp"
 #include "cpu/x86/system/system.hpp"
+#include "description/tuning.hpp"
 
 namespace doppel::cpu::x86::frontend {
 
@@ -21,9 +22,10 @@ namespace doppel::cpu::x86::frontend {
 class ColdPath {
 public:
     /// Makes the block (or finds that another vCPU has made it meanwhile). `host` are the bytes at
-    /// key.gpa, `second` those of the second page if the key names one. Never nullptr.
-    virtual translator::Block* translate(const translator::BlockKey& key, const std::byte* host,
-                                         const std::byte* second) = 0;
+    /// key.gpa, now at `rip`, `second` those of the second page if the key names one. Never
+    /// nullptr.
+    virtual translator::Block* translate(const translator::BlockKey& key, std::uint64_t rip,
+                                         const std::byte* host, const std::byte* second) = 0;
     /// Lets the unlinked jump at `site` lead to `target` from now on.
     virtual void link(const Site& site, std::uint64_t site_address, translator::Block& target) = 0;
     virtual bool has_event() = 0;
@@ -78,6 +80,11 @@ public:
     void set_block_limit(std::uint64_t blocks) {
         unlinked_ = true;
         block_limit_ = blocks;
+    }
+    /// Before the first run().
+    void set_tuning(const description::Tuning& tuning) {
+        link_ = tuning.links;
+        cache_branches_ = tuning.branches;
     }
     /// Before the first run(): blocks count what they execute, and run() returns at the limit.
     void set_meter(InstructionMeter* meter) { meter_ = meter; }
@@ -177,6 +184,7 @@ private:
     const translator::Block* found_ = nullptr; // what find_entry() had to look for
     std::uint32_t variant_ = 0;                // of the next block, while observed
     bool unlinked_ = false;
+    bool link_ = true, cache_branches_ = true; // see Tuning
     std::uint64_t block_limit_ = 0;
     std::atomic<bool> kicked_{false};
     std::atomic<bool> safepoint_{false};

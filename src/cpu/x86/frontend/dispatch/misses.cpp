@@ -226,7 +226,7 @@ bool Dispatcher::serve_link(Result& result, bool& leave) {
         find_block(cx_.state.rip, to_variant ? mode::kEachChecked : 0, page, fault);
     if (target == nullptr)
         return false; // run() will see the same and deal with it
-    if (target->key.second_page == 0 && cache_.resets() == resets) {
+    if (link_ && target->key.second_page == 0 && cache_.resets() == resets) {
         vectors_.store();
         cold_.link(at, site_address(), *target);
     }

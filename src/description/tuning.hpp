@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// The main optimizations of the translator. Each can be left out: to see what it is worth, and to
+/// find out which one is wrong.
+#include <array>
+#include <string_view>
+
+namespace doppel::description {
+
+struct Tuning {
+    bool stack_page = true;  // one check for pushes, pops and accesses near rsp
+    bool groups = true;      // one check for accesses through the same registers
+    bool flags = true;       // flags that a check clobbers are computed again, not saved
+    bool links = true;       // blocks of a page jump to each other
+    bool branches = true;    // indirect and far branches find their target in a cache
+    bool long_blocks = true; // a block goes on behind a conditional branch
+};
+
+struct TuningName {
+    std::string_view name;
+    bool Tuning::* member;
+};
+inline constexpr std::array kTuningNames{
+    TuningName{"stack-page", &Tuning::stack_page}, TuningName{"groups", &Tuning::groups},
+    TuningName{"flags", &Tuning::flags},           TuningName{"links", &Tuning::links},
+    TuningName{"branches", &Tuning::branches},     TuningName{"long-blocks", &Tuning::long_blocks},
+};
+
+} // namespace doppel::description
