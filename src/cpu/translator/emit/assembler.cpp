@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/translator/emit/assembler.hpp"
 
+#include <cstring>
+
 namespace doppel::cpu::translator {
 
 namespace {
@@ -23,9 +25,27 @@ void Assembler::align(std::size_t bytes) {
         byte(0x90);
 }
 
-void Assembler::align_link(std::size_t before) {
-    while (((reinterpret_cast<std::uintptr_t>(here()) + before) & 7) > 4 && !full_)
-        byte(0x90);
+void Assembler::nop(std::size_t bytes) {
+    static constexpr std::uint8_t kNops[][3] = {{}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
+    for (std::size_t i = 0; i < bytes; ++i)
+        byte(kNops[bytes][i]);
+}
+
+std::size_t Assembler::link_padding(std::size_t before) const {
+    const std::size_t at = (reinterpret_cast<std::uintptr_t>(here()) + before) & 7;
+    return at > 4 ? 8 - at : 0;
+}
+
+void Assembler::align_link(std::size_t before) { nop(link_padding(before)); }
+
+void Assembler::align_link_before(std::size_t instruction, std::size_t before) {
+    const std::size_t padding = link_padding(before);
+    if (padding == 0 || full_ || static_cast<std::size_t>(end_ - at_) < padding)
+        return align_link(before);
+    at_ -= instruction;
+    std::memmove(at_ + padding, at_, instruction);
+    nop(padding);
+    at_ += instruction;
 }
 
 void Assembler::rex(bool wide, std::uint8_t bits) {

@@ -77,6 +77,9 @@ public:
     void u64(std::uint64_t value) { little_endian(value, 8); }
     void align(std::size_t bytes);       // with NOPs
     void align_link(std::size_t before); // so that the rel32 `before` bytes on is inside 8 bytes
+    /// The same, but the padding comes before the last `instruction` bytes: a compare stays beside
+    /// its branch, and the host makes one operation of both. They must not be relative to rip.
+    void align_link_before(std::size_t instruction, std::size_t before);
 
     // --- pieces of an instruction ---
     /// ModRM, SIB and displacement of a memory operand; REX has been emitted.
@@ -179,6 +182,8 @@ public:
     void rm0f(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem);
 
 private:
+    void nop(std::size_t bytes); // up to 3
+    std::size_t link_padding(std::size_t before) const;
     static bool is_high(HostReg reg) { return reg != kNoReg && (reg & 8) != 0; }
     void little_endian(std::uint64_t value, unsigned bytes);
     void rel32(const std::uint8_t* target);

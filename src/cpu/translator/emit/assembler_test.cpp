@@ -88,5 +88,21 @@ TEST_CASE_FIXTURE(Rig, "a full buffer stays as it is and says so") {
     CHECK(a.used() == memory.size());
 }
 
+TEST_CASE("the padding of a link may come before the compare") {
+    for (std::size_t lead = 0; lead < 8; ++lead) {
+        alignas(8) std::array<std::uint8_t, 64> code{};
+        Assembler a{code.data(), code.data(), code.size()};
+        for (std::size_t i = 0; i < lead; ++i)
+            a.byte(0x90);
+        a.alu(Alu::Cmp, kRax, kRcx); // 3 bytes
+        a.align_link_before(3, 2);
+        const std::uint8_t* const jump = a.here();
+        std::uint8_t* const rel32 = a.jump_if_later(Condition::Equal);
+        CHECK(reinterpret_cast<std::uintptr_t>(rel32) / 8 ==
+              (reinterpret_cast<std::uintptr_t>(rel32) + 3) / 8);
+        CHECK(std::equal(jump - 3, jump, std::begin({0x48, 0x39, 0xc8})));
+    }
+}
+
 } // namespace
 } // namespace doppel::cpu::translator

@@ -15,6 +15,7 @@
 ///
 ///     rtag[n]  wtag[n]   page address (low 12 bits zero) that may be read / written
 ///     addend[n]          host address - guest address
+///     page_host[n]       host address of the page
 ///     branch_tag[m]  branch_host[m]   guest RIP -> translated code
 ///     stack_page     stack_addend     the same for one writable page, the one rsp points into
 ///
@@ -31,6 +32,9 @@
 ///     ja    miss
 ///     mov   r14, [r15 + r14*8 + addend]
 ///     mov   [rdi + r14 + 16], value
+/// An address of another form is gone after the compare, but then r13 is the offset in the page:
+///     mov   r14, [r15 + r14*8 + page_host]
+///     mov   [r13 + r14], value
 /// An empty tag is 0 (entry 0: 0x1000), an address that cannot be looked up in that entry; likewise
 /// an empty branch tag.
 #include <array>
@@ -61,6 +65,8 @@ struct TlbInstance {
     std::array<std::uint64_t, 40> gap2;
     std::array<std::uint64_t, kPages> addend;
     std::array<std::uint64_t, 40> gap3;
+    std::array<std::uint64_t, kPages> page_host;
+    std::array<std::uint64_t, 40> gap5;
     std::array<std::uint64_t, kBranches> branch_tag;
     std::array<std::uint64_t, 40> gap4;
     std::array<const std::uint8_t*, kBranches> branch_host;

@@ -77,6 +77,7 @@ void TlbSet::insert(const Entry& entry) {
     instance.tlb->rtag[index] = page;
     instance.tlb->wtag[index] = entry.writable ? page : TlbInstance::empty_tag(index);
     instance.tlb->addend[index] = reinterpret_cast<std::uint64_t>(entry.host) - page;
+    instance.tlb->page_host[index] = reinterpret_cast<std::uint64_t>(entry.host);
     if (!test(instance.in_list, index)) {
         add(instance.in_list, index);
         instance.touched[instance.touched_count++] = static_cast<std::uint16_t>(index);

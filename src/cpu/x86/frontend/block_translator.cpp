@@ -39,7 +39,11 @@ void BlockTranslator::translate(Block& out) {
     for (std::size_t i = 0; i < scan_.count && !ended_; ++i) {
         if (!leaves_scratch0(scan_.list[i]))
             in_scratch0_ = ScannedInstruction::kNoGroup;
+        keep_flags_across(scan_.list[i]);
         emit_instruction(scan_.list[i]);
+        if (dying_)
+            recipe_ = {};
+        dying_ = false;
     }
     if (!ended_)
         link_jump(scan_.list[scan_.count - 1], scan_.end_offset);
@@ -159,12 +163,15 @@ void BlockTranslator::emit_cold() {
             emit_stack_refill(cold);
         if (cold.group)
             emit_crossing(cold);
+        if (cold.recipe)
+            emit_recipe(cold.recipe);
         Site site = cold.site;
         if (cold.relative_to != nullptr)
             site.relative =
                 static_cast<std::int32_t>(cold.relative_to - (a_.here() + Stubs::kExitBytes));
         const std::uint8_t* const stub =
-            cold.shared ? stubs_.shared_branch : stubs_.exit(cold.why, cold.flags);
+            cold.shared ? stubs_.shared_branch
+                        : stubs_.exit(cold.why, cold.recipe ? FlagPlace::Register : cold.flags);
         emit_leave(stub, site, cold.left);
     }
 }
@@ -191,33 +198,6 @@ void BlockTranslator::emit_stack_refill(const Cold& cold) {
 void BlockTranslator::note_signal(const ScannedInstruction& at, bool poll) {
     signals_.push_back({static_cast<std::uint32_t>(a_.here() - begin_), at.page_offset, saved_,
                         poll, left_before(at)});
-}
-
-void BlockTranslator::save_flags() {
-    if (saved_)
-        return;
-    a_.mov(kScratch1, kRax);
-    a_.lahf();
-    a_.seto_al();
-    a_.store16(DOPPEL_FRAME(flags), kRax);
-    a_.mov(kRax, kScratch1);
-    saved_ = true;
-}
-
-void BlockTranslator::restore_flags() {
-    if (native_)
-        return;
-    a_.mov(kScratch1, kRax);
-    a_.load16_zero_extended(kRax, DOPPEL_FRAME(flags));
-    a_.alu_imm8_al(Alu::Add, 0x7f);
-    a_.sahf();
-    a_.mov(kRax, kScratch1);
-    native_ = true;
-}
-
-void BlockTranslator::clobber_flags() {
-    save_flags();
-    native_ = false;
 }
 
 void BlockTranslator::emit_instruction(const ScannedInstruction& at) {
@@ -260,7 +240,7 @@ void BlockTranslator::emit_instruction(const ScannedInstruction& at) {
     }
 }
 
-/// Out of line, flags in the slot.
+/// Out of line; the flags have been clobbered.
 void BlockTranslator::interpret_if(Condition condition, const ScannedInstruction& at) {
     Cold cold;
     cold.place = a_.jump_if_later(condition);
@@ -269,6 +249,7 @@ void BlockTranslator::interpret_if(Condition condition, const ScannedInstruction
     cold.site.length = at.in.length;
     cold.site.extra = static_cast<std::uint16_t>(at.in.op);
     cold.left = left_before(at);
+    cold.recipe = lost_recipe();
     cold_.push_back(cold);
 }
 
@@ -282,6 +263,7 @@ void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
     // XSAVE & co. are of class System.
     if (at.in.op >= Op::Fxsave && at.in.op <= Op::Xrstors)
         site.bits = Site::kVector;
+    hold_flags();
     emit_leave(stubs_.exit(Exit::Interpret, saved_ ? FlagPlace::Slot : FlagPlace::Register), site,
                left_before(at));
     ended_ = true;

@@ -45,10 +45,25 @@ private:
     void emit_cold();
     void emit_leave(const std::uint8_t* stub, const Site& site, std::uint8_t left);
 
-    // --- flags ---
+    // --- emit_flags.cpp ---
+    /// How to compute the flags again.
+    struct Recipe {
+        const ScannedInstruction* maker = nullptr;
+        /// Undo: do the opposite first, which gives its operand back.
+        enum class How : std::uint8_t { Again, Undo } how = How::Again;
+        explicit operator bool() const { return maker != nullptr; }
+    };
+    Recipe recipe_of(const ScannedInstruction& at) const;
+    void emit_recipe(const Recipe& recipe);
+    void keep_flags_across(const ScannedInstruction& at);
+    void note_flags(const ScannedInstruction& at);
     void save_flags();    // into the slot; clobbers scratch 1
     void restore_flags(); // into the register; clobbers scratch 1
     void clobber_flags();
+    void clobber_in_check();
+    void hold_flags();
+    /// Behind a check: what its miss needs.
+    Recipe lost_recipe() const { return saved_ ? Recipe{} : recipe_; }
 
     // --- memory.cpp ---
     /// Where an access may go after its check: [r12 + r14 + d], [base + r14 + d], [r13 + r14], or
@@ -167,6 +182,7 @@ private:
         bool shared = false;         // a branch that may be among the shared ones
         bool flags_saved = false;
         bool group = false;
+        Recipe recipe; // the flags are neither in the slot nor in the register
         std::int64_t target = 0;
         const ScannedInstruction* at = nullptr;
     };
@@ -189,6 +205,8 @@ private:
     std::uint8_t* exit_place_ = nullptr; // of the far entry's poll
     bool native_ = true;                 // the register holds the flags
     bool saved_ = false;                 // the slot holds them
+    Recipe recipe_;                      // they can be computed: one of the three always holds
+    bool dying_ = false;                 // behind this instruction nothing sees them
     std::array<bool, BlockScan::kMaxGroups> group_checked_{};
     /// What is known of a base group from here on: its host address is in the frame, it is
     /// writable.
@@ -197,6 +215,8 @@ private:
     };
     std::array<GroupState, BlockScan::kMaxBases> group_states_{};
     std::uint8_t in_scratch0_ = ScannedInstruction::kNoGroup; // whose host address is there, too
+    std::size_t body_bytes_ = 0; // of the guest instruction that was emitted last, ending at
+    const std::uint8_t* body_end_ = nullptr;
     bool ended_ = false;
     const bool counting_;
     const bool code32_;

@@ -37,6 +37,7 @@ void BlockTranslator::link_jump(const ScannedInstruction& at, std::int64_t targe
         far_jump(at, target, 0);
         return;
     }
+    hold_flags();
     a_.align_link(1);
     cold_link(at, target, a_.jump_later());
 }
@@ -78,7 +79,7 @@ void BlockTranslator::emit_conditional(const ScannedInstruction& at) {
     const std::int64_t target = target_of(at);
     const std::uint8_t left = counting_ ? static_cast<std::uint8_t>(left_before(at) - 1) : 0;
     if (linkable(at, target)) {
-        a_.align_link(2);
+        a_.align_link_before(a_.here() == body_end_ ? body_bytes_ : 0, 2);
         cold_link(at, target, a_.jump_if_later(condition));
         cold_.back().left = left;
         cold_.back().counted_branch = left != 0;
@@ -98,6 +99,7 @@ void BlockTranslator::emit_conditional(const ScannedInstruction& at) {
 void BlockTranslator::emit_far_cold(const Cold& cold) {
     native_ = true;
     saved_ = cold.flags_saved;
+    recipe_ = {};
     far_jump(*cold.at, cold.target, 0);
 }
 
@@ -108,6 +110,7 @@ void BlockTranslator::emit_counter_branch(const ScannedInstruction& at) {
         emit_interpret(at);
         return;
     }
+    hold_flags();
     if (loop && at.in.address_size == 4)
         a_.lea32(kRcx, {kRcx, kNoReg, 1, -1});
     else if (loop)

@@ -29,7 +29,7 @@ Mem BlockTranslator::group_access(const ScannedInstruction& at, bool write) {
 void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write, bool writable) {
     const BaseGroup& group = scan_.bases.at(at.base_group);
     GroupState& state = group_states_.at(at.base_group);
-    clobber_flags();
+    clobber_in_check();
     std::uint8_t* const start = a_.here();
     compute_address(at, group.low - at.base_offset);
     emit_operand_index(at, group.low - at.base_offset);
@@ -46,12 +46,12 @@ void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write,
                                                    (writable && !write ? Site::kEarly : 0)),
                  .extra = static_cast<std::uint16_t>(group.high - group.low)};
     miss.left = left_before(at);
+    miss.recipe = lost_recipe();
     cold_.push_back(miss);
     if (state.found) {
         a_.load(kScratch0, group_host(at.base_group));
     } else {
-        a_.alu(Alu::Xor, kScratch0, tlb_entry(tag_offset(writable))); // the address again
-        a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(addend)));
+        a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(page_host)));
         a_.store(group_host(at.base_group), kScratch0);
     }
     state.found = true;
@@ -68,9 +68,20 @@ void BlockTranslator::emit_crossing(const Cold& cold) {
     crossing.left = cold.left;
     crossing.counted_branch = cold.left != 0;
     crossing.site.page_offset = cold.site.page_offset;
-    crossing.site.bits = Site::kInSlot | Site::kVariant;
-    a_.align_link(2);
-    crossing.place = crossing.relative_to = a_.jump_if_later(Condition::BelowEqual);
+    if (!cold.recipe) {
+        crossing.site.bits = Site::kInSlot | Site::kVariant;
+        a_.align_link(2);
+        crossing.place = crossing.relative_to = a_.jump_if_later(Condition::BelowEqual);
+        cold_.push_back(crossing);
+        return;
+    }
+    crossing.site.bits = Site::kInRegister | Site::kVariant;
+    crossing.flags = FlagPlace::Register;
+    std::uint8_t* const elsewhere = a_.short_jump_if_later(Condition::Above);
+    emit_recipe(cold.recipe);
+    a_.align_link(1);
+    crossing.place = crossing.relative_to = a_.jump_later();
+    a_.bind_short(elsewhere);
     cold_.push_back(crossing);
 }
 

@@ -80,13 +80,15 @@ void BlockTranslator::store_slots(const Instruction& in, const Rewrite& with) {
 
 /// The instruction itself, all operands in place, and what it does to the flags.
 void BlockTranslator::emit_body(const ScannedInstruction& at, const Rewrite& with) {
-    if (may_signal(at.in))
+    if (may_signal(at.in)) {
+        hold_flags();
         note_signal(at);
-    emit_rewritten(a_, at.in, scan_.bytes.data() + at.buffer_offset, with);
-    if (writes_flags(at.in)) {
-        native_ = true;
-        saved_ = false;
     }
+    const std::uint8_t* const start = a_.here();
+    emit_rewritten(a_, at.in, scan_.bytes.data() + at.buffer_offset, with);
+    body_bytes_ = may_signal(at.in) ? 0 : static_cast<std::size_t>(a_.here() - start);
+    body_end_ = a_.here();
+    note_flags(at);
 }
 
 /// `op reg, slot` and the like: the slot takes the place of the register in ModRM.rm.
@@ -242,7 +244,7 @@ void BlockTranslator::emit_push_segment(const ScannedInstruction& at) {
 
 /// The source is read before the stack is checked: its page fault comes first.
 void BlockTranslator::emit_push_memory(const ScannedInstruction& at) {
-    clobber_flags();
+    clobber_in_check();
     Mem simple;
     const bool is_simple = simple_address(at.in, simple);
     const Mem from = checked(at, is_simple ? &simple : nullptr, word_, false, false);
@@ -268,7 +270,7 @@ void BlockTranslator::emit_pop(const ScannedInstruction& at) {
 }
 
 void BlockTranslator::emit_leave(const ScannedInstruction& at) {
-    clobber_flags();
+    clobber_in_check();
     const Mem simple{kRbp};
     const Mem from = checked(at, &simple, word_, false, false);
     load_word(kScratch0, from);

@@ -143,7 +143,7 @@ Mem BlockTranslator::access(const ScannedInstruction& at, std::uint32_t size, bo
         return cached_stack(at, at.stack_offset, size, write, single);
     if (at.base_group != ScannedInstruction::kNoGroup)
         return group_access(at, write);
-    clobber_flags();
+    clobber_in_check();
     Mem simple;
     return checked(at, simple_address(at.in, simple) ? &simple : nullptr, size, write, single);
 }
@@ -184,11 +184,10 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
     } else {
         if (turn != 0)
             a_.rorx(kScratch0, kScratch0, static_cast<std::uint8_t>(64 - turn));
-        a_.alu(Alu::Xor, kScratch0, tag); // the address again
         if (single)
-            a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(addend)));
+            a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(page_host)));
         else
-            a_.load(kScratch1, tlb_entry(DOPPEL_TLB(addend)));
+            a_.load(kScratch1, tlb_entry(DOPPEL_TLB(page_host)));
         result = {kScratch0, single ? kNoReg : kScratch1, 1, 0};
     }
     miss.relative_to = start;
@@ -202,6 +201,7 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
                  .size = static_cast<std::uint8_t>(size),
                  .extra = static_cast<std::uint16_t>(a_.here() - start)};
     miss.left = left_before(at);
+    miss.recipe = lost_recipe();
     cold_.push_back(miss);
     return result;
 }
@@ -212,7 +212,7 @@ void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32
         return;
     group_checked_[at.stack_group] = true;
     const StackGroup& group = scan_.groups[at.stack_group];
-    clobber_flags();
+    clobber_in_check();
     std::uint8_t* const start = a_.here();
     const std::int32_t low = group.low - at.rsp_before;
     const std::int32_t range = group.high - group.low;
@@ -234,6 +234,7 @@ void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32
                  .extra = static_cast<std::uint16_t>(range),
                  .first = static_cast<std::int16_t>(offset)};
     miss.left = left_before(at);
+    miss.recipe = lost_recipe();
     cold_.push_back(miss);
 }
 
@@ -252,7 +253,7 @@ Mem BlockTranslator::cached_stack(const ScannedInstruction& at, std::int32_t off
 Mem BlockTranslator::stack_access(const ScannedInstruction& at, std::int32_t offset, bool write) {
     if (at.stack)
         return cached_stack(at, offset, word_, write, false);
-    clobber_flags();
+    clobber_in_check();
     const Mem simple{kGuestRsp, kNoReg, 1, offset};
     return checked(at, &simple, word_, write, false);
 }
