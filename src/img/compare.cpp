@@ -7,6 +7,7 @@
 #include <fmt/core.h>
 
 #include "block/aligned_memory.hpp"
+#include "block/extents.hpp"
 #include "img/images.hpp"
 
 namespace doppel::img {
@@ -55,7 +56,7 @@ block::Task<std::uint64_t> first_difference(block::Node& a, block::Node& b, std:
 block::Task<std::uint64_t> first_data(block::Node& node, std::uint64_t offset,
                                       block::AlignedMemory& memory) {
     while (offset < node.size()) {
-        DOPPEL_AWAIT(extent, node.status(offset, node.size() - offset));
+        DOPPEL_AWAIT(extent, block::deep_status(node, offset, node.size() - offset));
         if (extent.content == block::Content::Zero) {
             offset += extent.length;
             continue;
@@ -78,8 +79,8 @@ block::Task<Outcome> compare(block::Node& a, block::Node& b, bool strict, Progre
     if (strict && a.size() != b.size())
         co_return differs("Strict mode: Image size mismatch!");
     for (std::uint64_t at = 0; at < common;) {
-        DOPPEL_AWAIT(of_a, a.status(at, common - at));
-        DOPPEL_AWAIT(of_b, b.status(at, common - at));
+        DOPPEL_AWAIT(of_a, block::deep_status(a, at, common - at));
+        DOPPEL_AWAIT(of_b, block::deep_status(b, at, common - at));
         auto length = std::min(of_a.length, of_b.length);
         if (strict && of_a.allocated != of_b.allocated)
             co_return differs(fmt::format("Strict mode: Offset {} block status mismatch!", at));

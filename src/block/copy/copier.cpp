@@ -5,6 +5,7 @@
 
 #include "base/bytes.hpp"
 #include "block/aligned_memory.hpp"
+#include "block/extents.hpp"
 
 namespace doppel::block {
 
@@ -73,7 +74,7 @@ Task<std::optional<Copier::Chunk>> Copier::next_chunk() {
         co_return std::exchange(held_, std::nullopt);
     const auto grain = std::max(unit(), std::uint64_t{1});
     while (next_ < size_) {
-        DOPPEL_AWAIT(extent, source_.status(next_, size_ - next_));
+        DOPPEL_AWAIT(extent, deep_status(source_, next_, size_ - next_));
         const bool skip = options_.skip_unallocated && !extent.allocated;
         // How much of it is whole units of the target.
         const auto end = next_ + extent.length;

@@ -19,6 +19,16 @@ namespace doppel::block {
 namespace {
 constexpr std::uint64_t kZeroChunk = 1u << 20;
 constexpr std::uint64_t kMaxTransfer = 1u << 30; // below what one system call can move
+constexpr std::size_t kSmallBytes = 64u << 10;
+
+std::int64_t transfer_now(FileOperation::Kind kind, int fd, const std::vector<iovec>& pieces,
+                          std::uint64_t offset) {
+    const auto count = static_cast<int>(pieces.size());
+    const auto at = static_cast<off_t>(offset);
+    const auto moved = kind == FileOperation::Kind::Read ? ::preadv(fd, pieces.data(), count, at)
+                                                         : ::pwritev(fd, pieces.data(), count, at);
+    return moved < 0 ? -errno : moved;
+}
 } // namespace
 
 bool FileNode::fits_alignment(std::uint64_t offset, const IoBuffer& buffer) const {
@@ -33,9 +43,15 @@ Task<void> FileNode::transfer(FileOperation::Kind kind, std::uint64_t offset, Io
     while (moved < buffer.size()) {
         const auto part = buffer.slice(moved, std::min(buffer.size() - moved, kMaxTransfer));
         const auto pieces = part.pieces(0, IOV_MAX);
-        auto wait = context_.perform(
-            {kind, fd_.get(), pieces.data(), static_cast<unsigned>(pieces.size()), offset + moved});
-        const auto result = co_await wait;
+        std::int64_t result = 0;
+        if (in_memory_ && part.size() <= kSmallBytes) {
+            // io_uring would hand each write of a tmpfs file to a thread: that costs more than it.
+            result = transfer_now(kind, fd_.get(), pieces, offset + moved);
+        } else {
+            auto wait = context_.perform({kind, fd_.get(), pieces.data(),
+                                          static_cast<unsigned>(pieces.size()), offset + moved});
+            result = co_await wait;
+        }
         if (result == -EINTR || result == -EAGAIN)
             continue;
         if (result < 0)

@@ -88,6 +88,7 @@ private:
     bool is_device_ = false;
     std::uint64_t size_ = 0;
     std::uint32_t alignment_ = 1; // O_DIRECT's
+    bool in_memory_ = false;      // tmpfs: nothing to wait for
     bool can_punch_ = true;
     bool can_zero_ = true;
     RangeLock unaligned_; // read-modify-write against writes to its neighbours

@@ -2,8 +2,10 @@
 /// How a file becomes a FileNode: every way in which that can fail has its own sentence.
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -130,6 +132,8 @@ Result<void> FileNode::inspect() {
     size_ = static_cast<std::uint64_t>(info.st_size);
     if (is_device_ && ::ioctl(fd_.get(), BLKGETSIZE64, &size_) != 0)
         return base::fail_errno(errno, fmt::format("ask for the size of device '{}'", path_));
+    struct statfs system{};
+    in_memory_ = !is_device_ && ::fstatfs(fd_.get(), &system) == 0 && system.f_type == TMPFS_MAGIC;
     int sector_bytes = 512;
     if (is_device_ && is_direct(options_.cache) &&
         ::ioctl(fd_.get(), BLKSSZGET, &sector_bytes) == 0)

@@ -128,11 +128,7 @@ Task<void> Checker::count_table(std::uint64_t offset, std::uint64_t times, bool 
                           extended ? base::load_be<std::uint64_t>(bytes.data() + at + 8) : 0};
         if (entry.word == 0)
             continue;
-        auto task = count_entry(offset, at, entry, times, active);
-        auto good = co_await task;
-        if (!good)
-            co_return std::unexpected(std::move(good).error());
-        if (*good || repair_ != Repair::All)
+        if (count_entry(offset, at, entry, times, active) || repair_ != Repair::All)
             continue;
         DOPPEL_AWAIT_VOID(patch(offset + at, 0));
         if (extended)
@@ -143,42 +139,42 @@ Task<void> Checker::count_table(std::uint64_t offset, std::uint64_t times, bool 
 }
 
 /// False: the entry is nonsense (a finding).
-Task<bool> Checker::count_entry(std::uint64_t table, std::uint64_t at, Entry entry,
-                                std::uint64_t times, bool active) {
+bool Checker::count_entry(std::uint64_t table, std::uint64_t at, Entry entry, std::uint64_t times,
+                          bool active) {
     if (entry.compressed()) {
         const auto range = compressed_range(entry.word, node_.geometry_.cluster_bits);
         result_.compressed_clusters += active;
         result_.allocated_clusters += active;
         result_.fragmented_clusters += active; // as qemu-img counts them
         // Its last sector may pass the end of the file.
-        co_return count("a compressed cluster", range.offset,
-                        std::min(range.bytes, node_.file_->size() -
-                                                  std::min(node_.file_->size(), range.offset)) +
-                            (range.offset >= node_.file_->size()),
-                        times);
+        return count("a compressed cluster", range.offset,
+                     std::min(range.bytes,
+                              node_.file_->size() - std::min(node_.file_->size(), range.offset)) +
+                         (range.offset >= node_.file_->size()),
+                     times);
     }
     const auto host = entry.host();
     const auto alloc = entry.bits & 0xffffffff;
     if ((alloc & entry.bits >> kSubclusters) != 0) {
         find(true, fmt::format("L2 table {:#x}, entry at {:#x}: a subcluster is both data and zero",
                                table, at));
-        co_return false;
+        return false;
     }
     if (node_.data_file_) {
         if (node_.has_host(entry))
             count_data(host, active);
-        co_return true;
+        return true;
     }
     if (host == 0)
-        co_return true;
+        return true;
     if (node_.geometry_.within(host) != 0) {
         find(true, fmt::format("L2 table {:#x}, entry at {:#x}: data at {:#x}, not on a cluster "
                                "boundary",
                                table, at, host));
-        co_return false;
+        return false;
     }
     count_data(host, active);
-    co_return count("a data cluster", host, node_.geometry_.cluster(), times);
+    return count("a data cluster", host, node_.geometry_.cluster(), times);
 }
 
 void Checker::count_data(std::uint64_t host, bool active) {
@@ -258,13 +254,12 @@ Task<void> Checker::compare_one(std::uint64_t cluster) {
 Task<void> Checker::compare() {
     // A cluster past the file's end that no block should count is a leak all the same.
     const auto end = std::max(references_.end(), node_.geometry_.clusters_for(node_.file_->size()));
-    const auto per_block = node_.geometry_.refblock_entries();
-    for (std::uint64_t cluster = 0; cluster < end; ++cluster) {
-        const auto index = cluster / per_block;
-        const bool counted =
-            index < node_.refcounts_.table().size() && node_.refcounts_.table()[index] != 0;
-        if (counted || references_.get(cluster) != 0)
-            DOPPEL_AWAIT_VOID(compare_one(cluster));
+    std::vector<std::uint64_t> stored;
+    for (std::uint64_t first = 0; first < end; first += stored.size()) {
+        DOPPEL_AWAIT_VOID(node_.refcounts_.get_some(first, end - first, stored));
+        for (std::uint64_t i = 0; i < stored.size(); ++i)
+            if (stored[i] != references_.get(first + i))
+                DOPPEL_AWAIT_VOID(compare_one(first + i));
     }
     co_return {};
 }

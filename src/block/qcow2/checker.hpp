@@ -44,8 +44,8 @@ private:
     Task<void> count_snapshots();
     Task<void> count_tables();
     Task<void> count_table(std::uint64_t offset, std::uint64_t times, bool active);
-    Task<bool> count_entry(std::uint64_t table, std::uint64_t at, Entry entry, std::uint64_t times,
-                           bool active);
+    bool count_entry(std::uint64_t table, std::uint64_t at, Entry entry, std::uint64_t times,
+                     bool active);
     void count_data(std::uint64_t host, bool active);
     Task<void> count_bitmaps();
     void count_refcount_structure();

@@ -72,6 +72,22 @@ Task<std::uint64_t> Refcounts::get(std::uint64_t cluster) {
     co_return load_refcount({slice, blocks_.slice_bytes()}, place.index, geometry_.refcount_order);
 }
 
+Task<void> Refcounts::get_some(std::uint64_t first, std::uint64_t count,
+                               std::vector<std::uint64_t>& values) {
+    if (first >= covered() || table_[first / geometry_.refblock_entries()] == 0) {
+        const auto left = geometry_.refblock_entries() - first % geometry_.refblock_entries();
+        values.assign(std::min(count, left), 0);
+        co_return {};
+    }
+    DOPPEL_CO_TRY(place, place_of(first));
+    DOPPEL_AWAIT(slice, blocks_.load(place.slice));
+    values.resize(std::min(count, place.left));
+    for (std::uint64_t i = 0; i < values.size(); ++i)
+        values[i] = load_refcount({slice, blocks_.slice_bytes()}, place.index + i,
+                                  geometry_.refcount_order);
+    co_return {};
+}
+
 Task<void> Refcounts::add(std::uint64_t first, std::uint64_t count, int delta) {
     const auto order = geometry_.refcount_order;
     for (std::uint64_t done = 0; done < count;) {

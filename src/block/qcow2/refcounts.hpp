@@ -19,6 +19,9 @@ public:
 
     /// Of host cluster number `cluster`.
     Task<std::uint64_t> get(std::uint64_t cluster);
+    /// Those of `first` and the next, at least one of `count` (> 0) and as many as one look yields.
+    Task<void> get_some(std::uint64_t first, std::uint64_t count,
+                        std::vector<std::uint64_t>& values);
     /// Adds `delta` (+1, -1) to `count` clusters. Errors: more than the width holds; below zero,
     /// which only a corrupt image brings about.
     Task<void> add(std::uint64_t first, std::uint64_t count, int delta);
