@@ -26,10 +26,11 @@ class Guest:
     memory_mib: int
     cpus: int = 1
     net: str = ""  # options of a user-mode network: Doppel's; QEMU's are its defaults
+    kernel_name: str = "vmlinuz"
 
     @property
     def kernel(self):
-        return str(ASSETS / "vmlinuz")
+        return str(ASSETS / self.kernel_name)
 
     @property
     def initrd_path(self):
