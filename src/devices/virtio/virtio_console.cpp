@@ -49,7 +49,7 @@ void VirtioConsole::config_written(std::uint32_t offset, std::uint8_t, std::uint
     if (offset != kEmergencyWrite)
         return;
     output_.push_back(static_cast<std::byte>(value));
-    print_soon();
+    tell_backend_soon();
 }
 
 VirtioDevice::Serve VirtioConsole::serve_queue(unsigned index) {
@@ -69,16 +69,16 @@ void VirtioConsole::print(const DescriptorChain& chain) {
     const auto before = output_.size();
     output_.resize(before + bytes);
     read_ranges(memory(), chain.readable(), 0, std::span{output_}.subspan(before));
-    print_soon();
+    tell_backend_soon();
 }
 
 /// The backend may wait for its reader, and must not be called with the lock held.
-void VirtioConsole::print_soon() {
+void VirtioConsole::tell_backend_soon() {
     if (!std::exchange(is_posted_, true))
-        worker_loop_.post([this] { after_serving(); });
+        worker_loop_.post([this] { tell_backend(); });
 }
 
-void VirtioConsole::after_serving() {
+void VirtioConsole::tell_backend() {
     std::vector<std::byte> output;
     bool has_room = false;
     {
@@ -114,7 +114,7 @@ void VirtioConsole::receive(std::span<const std::byte> bytes) noexcept {
 void VirtioConsole::give_input() {
     auto& queue = virtqueue(kReceive);
     auto& input = state_.input;
-    const bool was_full = input.size() == kInputBytes;
+    const auto before = input.size();
     std::size_t given = 0;
     while (given < input.size() &&
            (queue.pop(buffer_) || (queue.enable_notifications() && queue.pop(buffer_)))) {
@@ -125,10 +125,21 @@ void VirtioConsole::give_input() {
         given += room;
     }
     input.erase(input.begin(), input.begin() + static_cast<std::ptrdiff_t>(given));
-    if (was_full && given != 0) {
-        has_room_ = true;
-        print_soon();
-    }
+    input_shrank(before);
+}
+
+/// A backend that found no room waits until it hears of some.
+void VirtioConsole::input_shrank(std::size_t before) {
+    if (before != kInputBytes || state_.input.size() == before)
+        return;
+    has_room_ = true;
+    tell_backend_soon();
+}
+
+void VirtioConsole::reset_own() {
+    const auto before = state_.input.size();
+    state_ = {};
+    input_shrank(before);
 }
 
 } // namespace doppel::devices

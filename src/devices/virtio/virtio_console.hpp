@@ -35,21 +35,23 @@ private:
     Serve serve_queue(unsigned index) override;
     void config_bytes(std::vector<std::byte>& out) const override;
     void config_written(std::uint32_t offset, std::uint8_t size, std::uint64_t value) override;
+    void reset_own() override;
 
     // --- ByteReceiver ---
     std::size_t can_receive() const noexcept override;
     void receive(std::span<const std::byte> bytes) noexcept override;
 
     void give_input();
+    void input_shrank(std::size_t before);
     void print(const DescriptorChain& chain);
-    void print_soon();
-    void after_serving();
+    void tell_backend_soon();
+    void tell_backend();
 
     chardev::Backend& backend_;
     base::EventLoop& worker_loop_;
     // Guarded by lock_:
     std::vector<std::byte> output_; // not yet with the backend
-    bool is_posted_ = false;        // after_serving() will run
+    bool is_posted_ = false;        // tell_backend() will run
     bool has_room_ = false;         // for input, and the backend does not know
     DescriptorChain buffer_;
     State state_;

@@ -89,6 +89,14 @@ TEST_CASE("virtio-console: the terminal is held back and hears when there is roo
     CHECK(rig.terminal.ready == 1);
 }
 
+TEST_CASE("virtio-console: a reset forgets what was typed, and the terminal goes on") {
+    Rig rig;
+    rig.terminal.type(std::string(VirtioConsole::kInputBytes, 'x')); // before there is a driver
+    rig.driver.start();
+    CHECK(rig.terminal.ready == 1);
+    CHECK(rig.terminal.device->can_receive() == VirtioConsole::kInputBytes);
+}
+
 TEST_CASE("virtio-console: emergency write, before the driver is ready too") {
     Rig rig;
     CHECK(rig.driver.config(4, 4) == 1);

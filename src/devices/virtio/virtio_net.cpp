@@ -31,7 +31,7 @@ constexpr std::uint8_t VIRTIO_NET_CTRL_MAC_TABLE_SET = 0, VIRTIO_NET_CTRL_MAC_AD
 constexpr std::uint8_t VIRTIO_NET_OK = 0, VIRTIO_NET_ERR = 1;
 constexpr std::uint16_t VIRTIO_NET_S_LINK_UP = 1;
 
-constexpr unsigned kReceive = 0, kTransmit = 1, kControl = 2;
+constexpr unsigned kReceive = 0, kControl = 2; // and 1, to send
 constexpr std::uint16_t kQueueSize = 256, kControlQueueSize = 64;
 constexpr std::size_t kMaxCommandBytes = 64 * 1024; // of the control queue
 constexpr std::uint8_t kBasicModes = 2; // commands of VIRTIO_NET_CTRL_RX without the extra ones
@@ -128,13 +128,13 @@ void VirtioNet::reset_own() {
 VirtioDevice::Serve VirtioNet::serve_queue(unsigned index) {
     switch (index) {
     case kReceive: backend_.receiver_ready(); return Serve::Waits; // until a frame finds no room
-    case kTransmit:
+    case kControl:
+        return serve_chains(index, [this](const DescriptorChain& chain) { return control(chain); });
+    default:
         return serve_chains(index, [this](const DescriptorChain& chain) {
             send(chain);
             return 0u;
         });
-    default:
-        return serve_chains(index, [this](const DescriptorChain& chain) { return control(chain); });
     }
 }
 
