@@ -122,7 +122,8 @@ private:
     void emit_string(const ScannedInstruction& at);
     void emit_rep_string(const ScannedInstruction& at);
     void interpret_if_downwards(const ScannedInstruction& at);
-    void check_string(const ScannedInstruction& at, HostReg pointer, bool write);
+    void check_string(const ScannedInstruction& at, HostReg pointer, const Mem& addend);
+    void emit_string_chunk(const ScannedInstruction& at);
 
     // --- emit_x87.cpp ---
     /// Flag-free; clobbers both scratch registers.

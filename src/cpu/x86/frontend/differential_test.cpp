@@ -342,6 +342,33 @@ TEST_CASE("accesses through the same registers, at the edges of pages with other
 
 TEST_CASE("the same of 32-bit code") { compare_groups(Code::Compatibility32, 5'000); }
 
+TEST_CASE("REP MOVS and REP STOS go from page to page, up to one that they must not touch") {
+    TestMachine interpreter{TestMachine::Kind::Interpreter};
+    TestMachine translator{TestMachine::Kind::Translator};
+    Generator generator{4};
+    const std::vector<std::uint8_t> forms[] = {
+        {0xf3, 0xa4}, {0xf3, 0x66, 0xa5}, {0xf3, 0xa5}, {0xf3, 0x48, 0xa5},
+        {0xf3, 0xaa}, {0xf3, 0x66, 0xab}, {0xf3, 0xab}, {0xf3, 0x48, 0xab}};
+    for (unsigned i = 0; i < 2'000; ++i) {
+        Case test = make_case(generator, {});
+        test.code = forms[i % 8];
+        test.code.push_back(0xf4);
+        for (const unsigned reg : {Rdi, Rsi}) // aligned, so that no element is in two pages, or not
+            test.gpr.at(reg) =
+                kDataAt + (generator.below(0x3000) & ~(generator.below(2) == 0 ? 7u : 0u));
+        test.gpr.at(Rcx) = generator.below(8) == 0 ? generator.below(4200) : generator.below(1200);
+        protect_data(interpreter);
+        protect_data(translator);
+        const VmExit x = run(interpreter, Code::Long64, test, kCodeAt);
+        const VmExit y = run(translator, Code::Long64, test, kCodeAt);
+        const std::string text =
+            x.index() != y.index() ? "different exit" : difference(interpreter, translator, 0);
+        INFO(hex(test.code), " rcx ", test.gpr[Rcx], " rsi ", test.gpr[Rsi], " rdi ",
+             test.gpr[Rdi]);
+        REQUIRE(text == "");
+    }
+}
+
 /// The same case again on both, at most `limit` instructions of it; "" or what differs.
 std::string limited_difference(TestMachine& interpreter, InstructionMeter& theirs,
                                TestMachine& translator, InstructionMeter& mine, Code code,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/// String instructions upwards: one element, and REP MOVS and REP STOS within a page.
+/// String instructions upwards: one element, and REP MOVS and REP STOS page by page.
 #include "cpu/x86/frontend/block_translator.hpp"
+
+#include <bit>
 
 namespace doppel::cpu::x86::frontend {
 
@@ -17,6 +19,15 @@ void emit_sized(Assembler& a, std::uint8_t opcode, unsigned size, HostReg reg, c
 
 constexpr std::uint8_t kLoad = 0x8b, kStore = 0x89, kCompare = 0x3b;
 const Mem kSource{kRsi}, kDestination{kRdi};
+
+Mem work(std::size_t offset) { return frame_at(offsetof(Frame, string) + offset); }
+const Mem kChunk = work(offsetof(StringWork, chunk));
+const Mem kRest = work(offsetof(StringWork, rest));
+const Mem kTo = work(offsetof(StringWork, to));
+const Mem kFrom = work(offsetof(StringWork, from));
+
+/// More elements are the interpreter's: nothing polls in between.
+constexpr std::int32_t kMostElements = 4096;
 
 } // namespace
 
@@ -54,9 +65,11 @@ void BlockTranslator::interpret_if_downwards(const ScannedInstruction& at) {
     interpret_if(Condition::NotEqual, at);
 }
 
-/// One end of a string instruction: scratch 1 = addend of the page at `pointer`, in which all of
-/// its rcx elements lie; otherwise it is the interpreter's.
-void BlockTranslator::check_string(const ScannedInstruction& at, HostReg pointer, bool write) {
+/// One end of REP MOVS or REP STOS: its addend to `addend`, and the elements until its page ends
+/// into scratch 1.
+void BlockTranslator::check_string(const ScannedInstruction& at, HostReg pointer,
+                                   const Mem& addend) {
+    const bool write = pointer == kRdi;
     std::uint8_t* const start = a_.here();
     emit_index(pointer);
     a_.load(kScratch0, tlb_entry(tag_offset(write)));
@@ -71,25 +84,48 @@ void BlockTranslator::check_string(const ScannedInstruction& at, HostReg pointer
                  .size = 1};
     miss.left = left_before(at);
     cold_.push_back(miss);
-    a_.lea(kScratch0, {kScratch0, kRcx, static_cast<std::uint8_t>(at.in.operand_size), 0});
-    a_.alu_imm(Alu::Cmp, kScratch0, 4096);
-    interpret_if(Condition::Above, at);
     a_.load(kScratch1, tlb_entry(DOPPEL_TLB(addend)));
+    a_.store(addend, kScratch1);
+    a_.mov_imm(kScratch1, 4096);
+    a_.alu(Alu::Sub, kScratch1, kScratch0);
+    a_.shr(kScratch1, static_cast<std::uint8_t>(std::countr_zero(at.in.operand_size)));
 }
 
-/// REP MOVS and REP STOS upwards within a page each. The host's own overlaps in the same way.
+/// How many elements are done at once, to rcx; the others are counted in the frame.
+void BlockTranslator::emit_string_chunk(const ScannedInstruction& at) {
+    check_string(at, kRdi, kTo);
+    a_.store(kChunk, kScratch1);
+    if (at.in.op == Op::Movs) {
+        check_string(at, kRsi, kFrom);
+        a_.alu(Alu::Cmp, kScratch1, kChunk);
+        std::uint8_t* const more = a_.short_jump_if_later(Condition::AboveEqual);
+        a_.store(kChunk, kScratch1);
+        a_.bind_short(more);
+    }
+    a_.load(kScratch0, kChunk);
+    a_.alu_imm(Alu::Cmp, kScratch0, 0);
+    interpret_if(Condition::Equal, at); // an element in two pages
+    a_.mov(kScratch1, kRcx);
+    a_.alu(Alu::Sub, kScratch1, kScratch0);
+    std::uint8_t* const enough = a_.short_jump_if_later(Condition::AboveEqual);
+    a_.mov(kScratch0, kRcx);
+    a_.mov_imm(kScratch1, 0);
+    a_.bind_short(enough);
+    a_.mov(kRcx, kScratch0);
+    a_.store(kRest, kScratch1);
+}
+
+/// As far as the pages of both ends reach, and then again. The host's own overlaps in the same way.
 void BlockTranslator::emit_rep_string(const ScannedInstruction& at) {
     const bool moves = at.in.op == Op::Movs;
     interpret_if_downwards(at);
-    a_.alu_imm(Alu::Cmp, kRcx, 4096);
+    a_.alu_imm(Alu::Cmp, kRcx, kMostElements);
     interpret_if(Condition::Above, at);
-    check_string(at, kRdi, true);
-    a_.store(DOPPEL_FRAME(spare), kScratch1);
-    if (moves) {
-        check_string(at, kRsi, false);
-        a_.alu(Alu::Add, kRsi, kScratch1);
-    }
-    a_.alu(Alu::Add, kRdi, DOPPEL_FRAME(spare));
+    const std::uint8_t* const again = a_.here();
+    emit_string_chunk(at);
+    a_.alu(Alu::Add, kRdi, kTo);
+    if (moves)
+        a_.alu(Alu::Add, kRsi, kFrom);
     if (at.in.operand_size == 2)
         a_.byte(0x66);
     a_.byte(0xf3);
@@ -97,14 +133,17 @@ void BlockTranslator::emit_rep_string(const ScannedInstruction& at) {
         a_.byte(0x48);
     const unsigned opcode = (moves ? 0xa4 : 0xaa) + (at.in.operand_size == 1 ? 0 : 1);
     a_.byte(static_cast<std::uint8_t>(opcode));
-    a_.alu(Alu::Sub, kRdi, DOPPEL_FRAME(spare));
+    a_.alu(Alu::Sub, kRdi, kTo);
     if (moves)
-        a_.alu(Alu::Sub, kRsi, kScratch1);
-    if (!code32_)
-        return;
-    a_.mov32(kRdi, kRdi); // 4 GiB becomes 0
-    if (moves)
-        a_.mov32(kRsi, kRsi);
+        a_.alu(Alu::Sub, kRsi, kFrom);
+    if (code32_) { // 4 GiB becomes 0
+        a_.mov32(kRdi, kRdi);
+        if (moves)
+            a_.mov32(kRsi, kRsi);
+    }
+    a_.load(kRcx, kRest);
+    a_.alu_imm(Alu::Cmp, kRcx, 0);
+    a_.jump_if(Condition::NotEqual, again);
 }
 
 } // namespace doppel::cpu::x86::frontend

@@ -75,6 +75,12 @@ struct FastCalls {
     std::uint32_t ready = 0; // EFER.SCE is set and IA32_LSTAR canonical
 };
 
+/// Of a REP string instruction in translated code.
+struct StringWork {
+    std::uint64_t chunk = 0, rest = 0; // elements: now, later
+    std::uint64_t to = 0, from = 0;    // addends
+};
+
 struct alignas(64) Frame {
     FrameHeader header;
     CpuState state;
@@ -84,6 +90,7 @@ struct alignas(64) Frame {
     std::uint64_t budget = 0;      // instructions that counting blocks may still execute
     std::uint64_t pauses_left = 0; // until the next PAUSE that lets other threads run
     FastCalls fast_calls;
+    StringWork string;
     std::array<std::uint64_t, 16> group_host{}; // of the block's base groups: where they begin
     /// Of FS and GS in 32-bit code: joined to the linear address of an access. 0, or kNotFlat: the
     /// segment does not reach over all 4 GiB, the interpreter checks its limits.
