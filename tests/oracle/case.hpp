@@ -22,6 +22,7 @@ inline constexpr std::uint64_t kStack = 0x1001'8000;    // 1 page, read and writ
 inline constexpr std::size_t kImagePages = 4;
 inline constexpr std::size_t kImageBytes = kImagePages * kPage;
 inline constexpr std::uint64_t kFsBase = kData + 0x400, kGsBase = kData + 0xc00;
+inline constexpr std::uint64_t kGsBytes = kPage; // its limit in 32-bit code, where FS has none
 } // namespace area
 
 /// Place of a linear address of one of these pages in a MemoryImage.
@@ -46,10 +47,12 @@ struct VectorState {
 
 /// Bits16: segments of the LDT: CS is the code pages, DS and ES the two data pages, SS the stack
 /// page (a 16-bit stack), FS and GS null; all offsets count from their bases.
+/// Bits32: flat segments, but FS and GS of the LDT, with bases, one of 4 GiB and one limited.
 enum class Mode : std::uint8_t { Bits64, Bits32, Bits16 };
 
 namespace ldt {
 inline constexpr std::uint16_t kCode = 0x07, kData = 0x0f, kStack = 0x17; // selectors
+inline constexpr std::uint16_t kFs = 0x1f, kGs = 0x27;
 } // namespace ldt
 
 struct Case {

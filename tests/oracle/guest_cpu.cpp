@@ -226,6 +226,10 @@ void load_segments(CpuState& state, Mode mode) {
     if (mode != Mode::Bits16) {
         state.segment[Cs] = mode == Mode::Bits64 ? Segment{0, 0xffffffff, kUserCode64, 0xa0fb}
                                                  : Segment{0, 0xffffffff, kUserCode32, 0xc0fb};
+        if (mode == Mode::Bits32) {
+            state.segment[Fs] = {area::kFsBase, 0xffffffff, ldt::kFs, 0x80f3};
+            state.segment[Gs] = {area::kGsBase, area::kGsBytes - 1, ldt::kGs, 0x00f3};
+        }
         return;
     }
     constexpr std::uint32_t kLast = area::kPage - 1;

@@ -80,7 +80,13 @@ void note_outcome(const ucontext_t& context) {
     std::memcpy(arena->memories[arena->current].data(), memory, area::kImageBytes);
 }
 
-/// The kernel restores CS and SS from the frame and leaves DS and ES as they are here.
+[[gnu::always_inline]] inline void set_bases() {
+    const std::uint64_t fs = area::kFsBase, gs = area::kGsBase;
+    asm volatile("wrgsbase %0\n\twrfsbase %1" : : "r"(gs), "r"(fs) : "memory");
+}
+
+/// The kernel restores CS and SS from the frame and leaves the others as they are here. A null
+/// selector in FS or GS takes the base away.
 void load_selectors(ucontext_t& context, Mode mode) {
     const bool is16 = mode == Mode::Bits16;
     const std::uint64_t cs = is16 ? ldt::kCode : mode == Mode::Bits64 ? kCs64 : kCs32;
@@ -91,6 +97,12 @@ void load_selectors(ucontext_t& context, Mode mode) {
     selectors = static_cast<greg_t>(fs_gs | cs | ss << 48);
     context.uc_flags |= kStrictRestoreSs;
     asm volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(data));
+    if (mode == Mode::Bits32) {
+        asm volatile("mov %0, %%fs\n\tmov %1, %%gs" : : "r"(ldt::kFs), "r"(ldt::kGs));
+        return;
+    }
+    asm volatile("mov %0, %%fs\n\tmov %0, %%gs" : : "r"(std::uint16_t{0}));
+    set_bases();
 }
 
 void load_case(ucontext_t& context, const Case& next) {
@@ -163,7 +175,9 @@ bool add_segment(std::uint16_t selector, std::uint64_t base, std::uint64_t bytes
     user_desc segment{};
     segment.entry_number = selector >> 3;
     segment.base_addr = static_cast<unsigned>(base);
-    segment.limit = static_cast<unsigned>(bytes - 1) & 0xfffff;
+    segment.limit_in_pages = bytes > 0x10'0000;
+    segment.limit =
+        static_cast<unsigned>((bytes - 1) >> (segment.limit_in_pages != 0 ? 12 : 0)) & 0xfffff;
     segment.contents = code_segment ? 2 : 0;
     segment.useable = 1;
     return syscall(SYS_modify_ldt, 1, &segment, sizeof segment) == 0;
@@ -172,7 +186,9 @@ bool add_segment(std::uint16_t selector, std::uint64_t base, std::uint64_t bytes
 bool make_ldt() {
     return add_segment(ldt::kCode, area::kCode, area::kCodePages * area::kPage, true) &&
            add_segment(ldt::kData, area::kData, 2 * area::kPage, false) &&
-           add_segment(ldt::kStack, area::kStack, area::kPage, false);
+           add_segment(ldt::kStack, area::kStack, area::kPage, false) &&
+           add_segment(ldt::kFs, area::kFsBase, std::uint64_t{1} << 32, false) &&
+           add_segment(ldt::kGs, area::kGsBase, area::kGsBytes, false);
 }
 
 [[noreturn]] void child_main() {
@@ -190,8 +206,8 @@ bool make_ldt() {
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     for (const int signal : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP})
         sigaction(signal, &action, nullptr);
-    const std::uint64_t fs = area::kFsBase, gs = area::kGsBase;
-    asm volatile("wrgsbase %0\n\twrfsbase %1\n\tint3" : : "r"(gs), "r"(fs) : "memory");
+    set_bases();
+    asm volatile("int3" : : : "memory");
     __builtin_unreachable();
 }
 
