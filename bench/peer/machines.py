@@ -27,6 +27,7 @@ class Guest:
     cpus: int = 1
     net: str = ""  # options of a user-mode network: Doppel's; QEMU's are its defaults
     kernel_name: str = "vmlinuz"
+    disk: str = ""  # raw, behind virtio-blk
 
     @property
     def kernel(self):
@@ -54,16 +55,18 @@ class Machine:
     def command(self, guest):
         if self.name == "tcg":
             nic = ["-nic", "user,model=virtio-net-pci"] if guest.net else []
+            disk = ["-drive", f"file={guest.disk},if=virtio,format=raw"] if guest.disk else []
             return [self.executable, "-accel", "tcg", "-cpu", "max,la57=off", "-M", "q35",
                     "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
                     "-m", str(guest.memory_mib), "-smp", str(guest.cpus),
                     "-kernel", guest.kernel, "-initrd", guest.initrd_path, "-append", guest.append,
-                    *nic]
+                    *nic, *disk]
+        disk = ["--disk", guest.disk] if guest.disk else []
         engine = ["--engine", self.engine] if self.engine else []
         nic = ["--net", guest.net] if guest.net else []
         return [self.executable, "run", "--kernel", guest.kernel, "--initrd", guest.initrd_path,
                 "--append", guest.append, "--memory", f"{guest.memory_mib}M",
-                "--cpus", str(guest.cpus), "--console", "stdio", *nic, *engine]
+                "--cpus", str(guest.cpus), "--console", "stdio", *nic, *disk, *engine]
 
     def sector_command(self, image, memory_mib):
         """Doppel with a boot sector that ends it through the debug-exit port."""

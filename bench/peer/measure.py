@@ -89,10 +89,31 @@ def read_marks(process, marked):
             if text.startswith(marked):
                 words = text.decode(errors="replace").strip()
                 marks.append(Mark(words, now, cpu_ns_of(process.pid)))
-    return b"".join(output).decode(errors="replace"), marks
+    return b"".join(output).decode(errors="replace"), marks, None
+
+
+def read_until(process, text):
+    """All output up to `text`, then kills. With the CPU time: who is killed waits for no child."""
+    output = b""
+    while text not in output and (chunk := os.read(process.stdout.fileno(), 65536)):
+        output += chunk
+    cpu_ns = cpu_ns_of(process.pid)
+    os.killpg(process.pid, signal.SIGKILL)
+    return output.decode(errors="replace"), [], cpu_ns
+
+
+def execute_until(command, text, timeout):
+    """Until the command has written `text`, or has ended; all its processes are killed then."""
+    return observe(command, timeout, lambda process: read_until(process, text.encode()))
 
 
 def execute(command, timeout, marked=(b"clock ", b"bench ", b"skip ", b"wrong ", b"end ")):
+    return observe(command, timeout, lambda process: read_marks(process, marked))
+
+
+def observe(command, timeout, read):
+    """A Run; `read` says when it is over: it returns output, marks, and the CPU time unless all
+    processes have been waited for by then."""
     run = Run()
     busy_before, steal_before = host_ticks()
     own_before, start = own_cpu_ns(), time.monotonic_ns()
@@ -101,7 +122,7 @@ def execute(command, timeout, marked=(b"clock ", b"bench ", b"skip ", b"wrong ",
     timer = threading.Timer(timeout, os.killpg, [process.pid, signal.SIGKILL])
     timer.start()
     try:
-        run.output, run.marks = read_marks(process, marked)
+        run.output, run.marks, cpu_ns = read(process)
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
@@ -110,7 +131,7 @@ def execute(command, timeout, marked=(b"clock ", b"bench ", b"skip ", b"wrong ",
         timer.cancel()
     process.returncode = run.status = os.waitstatus_to_exitcode(status)
     run.wall_ns = time.monotonic_ns() - start
-    run.cpu_ns = int((usage.ru_utime + usage.ru_stime) * 1e9)
+    run.cpu_ns = int((usage.ru_utime + usage.ru_stime) * 1e9) if cpu_ns is None else cpu_ns
     busy, steal = host_ticks()
     other = (busy - busy_before) * TICK_NS - run.cpu_ns - (own_cpu_ns() - own_before)
     run.other_load = max(0.0, other / (run.wall_ns * CPUS))
