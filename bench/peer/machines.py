@@ -2,12 +2,14 @@
 """The machines that are compared, each as a command line.
 
 native    the host itself: programs run directly
-doppel    build/bin/doppel; doppel:ENGINE, doppel@PATH and doppel@PATH:ENGINE choose what they say
+doppel    build/bin/doppel; doppel:ENGINE, doppel@PATH and doppel@PATH:ENGINE choose what they say,
+          doppel+no-WHAT (before these) leaves out one of the translator's optimizations
 tcg       QEMU with its translator, without default devices where they only add firmware time
 """
 
 import dataclasses
 import pathlib
+import re
 import subprocess
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -43,6 +45,7 @@ class Machine:
     name: str
     executable: str = ""
     engine: str = ""
+    translator: str = ""  # what --translator says
 
     @property
     def is_native(self):
@@ -63,6 +66,8 @@ class Machine:
                     *nic, *disk]
         disk = ["--disk", guest.disk] if guest.disk else []
         engine = ["--engine", self.engine] if self.engine else []
+        if self.translator:
+            engine += ["--translator", self.translator]
         nic = ["--net", guest.net] if guest.net else []
         return [self.executable, "run", "--kernel", guest.kernel, "--initrd", guest.initrd_path,
                 "--append", guest.append, "--memory", f"{guest.memory_mib}M",
@@ -92,9 +97,26 @@ def machine(text):
         return Machine(text, "qemu-system-x86_64")
     base, _, engine = text.partition(":")
     kind, _, path = base.partition("@")
+    kind, _, translator = kind.partition("+")
     if kind != "doppel":
-        raise Failure(f"no such machine: {text} (native, doppel[@PATH][:ENGINE], tcg)")
-    return Machine(text, path or str(DOPPEL), engine)
+        raise Failure(f"no such machine: {text} (native, doppel[+no-WHAT][@PATH][:ENGINE], tcg)")
+    return Machine(text, path or str(DOPPEL), engine, translator)
+
+
+def each_without(path=""):
+    """Doppel, and Doppel without each of the optimizations that it says it has."""
+    at = f"@{path}" if path else ""
+    doppel = machine(f"doppel{at}")
+    try:
+        said = subprocess.run(
+            [doppel.executable, "run", "--translator", "?", "--kernel", "/dev/null"],
+            capture_output=True, text=True).stderr
+    except OSError as error:
+        raise Failure(f"cannot run {doppel.executable}: {error.strerror}") from None
+    switches = re.findall(r"no-[a-z-]+", said)
+    if not switches:
+        raise Failure(f"{doppel.executable} does not say what --translator takes: {said.strip()}")
+    return [doppel, *(machine(f"doppel+{switch}{at}") for switch in switches)]
 
 
 def make_assets(*names):

@@ -40,6 +40,7 @@ struct Block {
     BlockKey key;
     const std::uint8_t* begin = nullptr; // executable addresses
     const std::uint8_t* end = nullptr;
+    const std::uint8_t* body_end = nullptr; // what is behind is out of the way
     // Entries. far: r13 = guest RIP, flags in the slot, polls. The others are for jumps within the
     // page: with flags in the slot or in the register, polling or not.
     std::uint8_t* far_entry = nullptr;

@@ -28,6 +28,18 @@ bool leaves_scratch0(const ScannedInstruction& at) {
     return std::ranges::count_if(at.in.operands, is_slot) == 0;
 }
 
+/// Its translation does not touch scratch 1, or leaves the addend of the stack page there.
+bool leaves_scratch1(const ScannedInstruction& at) {
+    switch (at.treatment) {
+    case Treatment::Nothing:
+    case Treatment::Push:
+    case Treatment::Pop:
+    case Treatment::Call:
+    case Treatment::Return: return true;
+    default: return false;
+    }
+}
+
 } // namespace
 
 void BlockTranslator::translate(Block& out) {
@@ -39,14 +51,20 @@ void BlockTranslator::translate(Block& out) {
     for (std::size_t i = 0; i < scan_.count && !ended_; ++i) {
         if (!leaves_scratch0(scan_.list[i]))
             in_scratch0_ = ScannedInstruction::kNoGroup;
+        const std::uint8_t* const here = a_.here();
         keep_flags_across(scan_.list[i]);
+        if (a_.here() != here || !leaves_scratch1(scan_.list[i]))
+            stack_in_scratch1_ = false;
         emit_instruction(scan_.list[i]);
+        if (!leaves_scratch1(scan_.list[i]))
+            stack_in_scratch1_ = false;
         if (dying_)
             recipe_ = {};
         dying_ = false;
     }
     if (!ended_)
         link_jump(scan_.list[scan_.count - 1], scan_.end_offset);
+    out.body_end = a_.here();
     emit_cold();
     out.end = a_.here();
     out.flags_wanted = scan_.flags_wanted;

@@ -216,6 +216,7 @@ private:
     };
     std::array<GroupState, BlockScan::kMaxBases> group_states_{};
     std::uint8_t in_scratch0_ = ScannedInstruction::kNoGroup; // whose host address is there, too
+    bool stack_in_scratch1_ = false;                          // the addend of the stack page
     std::size_t body_bytes_ = 0; // of the guest instruction that was emitted last, ending at
     const std::uint8_t* body_end_ = nullptr;
     bool ended_ = false;

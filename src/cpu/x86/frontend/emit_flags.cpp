@@ -121,8 +121,10 @@ void BlockTranslator::keep_flags_across(const ScannedInstruction& at) {
         dying_ = true;
         return;
     }
-    if (clobbers || !native_)
+    if (clobbers)
         save_flags();
+    else
+        hold_flags();
     recipe_ = {};
 }
 

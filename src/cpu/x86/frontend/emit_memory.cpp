@@ -240,19 +240,24 @@ void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32
 
 Mem BlockTranslator::cached_stack(const ScannedInstruction& at, std::int32_t offset,
                                   std::uint32_t size, bool write, bool single) {
+    if (!group_checked_[at.stack_group])
+        stack_in_scratch1_ = false; // the check comes now
     check_stack_group(at, offset, size, write);
     if (single) {
         a_.load(kScratch0, kStackAddend);
         a_.lea(kScratch0, {kScratch0, kGuestRsp, 1, offset});
         return {kScratch0};
     }
-    a_.load(kScratch1, kStackAddend);
+    if (!stack_in_scratch1_)
+        a_.load(kScratch1, kStackAddend);
+    stack_in_scratch1_ = true;
     return {kGuestRsp, kScratch1, 1, offset};
 }
 
 Mem BlockTranslator::stack_access(const ScannedInstruction& at, std::int32_t offset, bool write) {
     if (at.stack)
         return cached_stack(at, offset, word_, write, false);
+    stack_in_scratch1_ = false;
     clobber_in_check();
     const Mem simple{kGuestRsp, kNoReg, 1, offset};
     return checked(at, &simple, word_, write, false);

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What the common guest instructions become, as text to be read: golden.txt. A change of code
+/// generation shows there, in review. `DOPPEL_GOLDEN=write` writes the file anew.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include <fmt/core.h>
+
+#include "cpu/x86/decoder/decoder.hpp"
+#include "cpu/x86/disassembler/disassembler.hpp"
+#include "cpu/x86/frontend/block_translator.hpp"
+#include "cpu/x86/system/system.hpp"
+#include "description/cpu_model.hpp"
+
+namespace doppel::cpu::x86::frontend {
+namespace {
+
+struct Golden {
+    const char* what;
+    std::vector<std::uint8_t> code;
+    std::uint32_t mode = mode::kUser;
+};
+
+constexpr std::uint16_t kAt = 0x100; // in the page
+constexpr std::uint64_t kHostAt = 0x10000;
+constexpr std::size_t kSaveBytes = 15; // of BlockTranslator::save_flags()
+
+const std::vector<Golden>& goldens() {
+    static const std::vector<Golden> list{
+        {"registers only", {0x01, 0xd8}},
+        {"a load through a register", {0x48, 0x8b, 0x03}},
+        {"a load with a displacement", {0x48, 0x8b, 0x43, 0x08}},
+        {"a load with an index", {0x8b, 0x04, 0x8b}},
+        {"a load relative to rip", {0x8b, 0x05, 0x00, 0x01, 0x00, 0x00}},
+        {"a load through FS", {0x64, 0x48, 0x8b, 0x04, 0x25, 0x28, 0x00, 0x00, 0x00}},
+        {"a load into a register without a home", {0x4c, 0x8b, 0x6b, 0x08}},
+        {"a load through a register without a home", {0x49, 0x8b, 0x45, 0x08}},
+        {"a store", {0x48, 0x89, 0x43, 0x08}},
+        {"a byte", {0x88, 0x03}},
+        {"ah", {0x88, 0x63, 0x08}},
+        {"read, change, write", {0x48, 0x01, 0x43, 0x08}},
+        {"a locked one", {0xf0, 0x48, 0x0f, 0xc1, 0x03}},
+        {"carry in", {0x48, 0x13, 0x43, 0x08}},
+        {"a register without a home as operand", {0x4d, 0x01, 0xf5}},
+        {"a vector", {0x0f, 0x28, 0x43, 0x10}},
+        {"AVX", {0xc5, 0xfc, 0x10, 0x43, 0x20}},
+        {"several accesses through one register",
+         {0x48, 0x8b, 0x43, 0x08, 0x48, 0x03, 0x43, 0x10, 0x48, 0x89, 0x43, 0x18}},
+        {"the register grows between them",
+         {0x8a, 0x03, 0x48, 0xff, 0xc3, 0x8a, 0x0b, 0x48, 0x83, 0xc3, 0x02, 0x8a, 0x13}},
+        {"flags of a compare, then a load, then who wants them",
+         {0x48, 0x39, 0xc8, 0x48, 0x8b, 0x13, 0x0f, 0x94, 0xc1}},
+        {"flags of a subtraction, then a load, then who wants them",
+         {0x48, 0x29, 0xc8, 0x48, 0x8b, 0x13, 0x0f, 0x94, 0xc2}},
+        {"flags of a shift, then a load, then who wants them",
+         {0x48, 0xc1, 0xe0, 0x03, 0x48, 0x8b, 0x13, 0x0f, 0x94, 0xc1}},
+        {"push and pop", {0x50, 0x5b}},
+        {"push of a register without a home", {0x41, 0x55}},
+        {"an access near rsp", {0x48, 0x8b, 0x44, 0x24, 0x10}},
+        {"leave", {0xc9}},
+        {"lea", {0x4a, 0x8d, 0x44, 0x2b, 0x10}},
+        {"a conditional branch", {0x39, 0xc8, 0x74, 0x10, 0x90}},
+        {"a conditional branch to another page", {0x39, 0xc8, 0x0f, 0x84, 0x00, 0x20, 0x00, 0x00}},
+        {"a call", {0xe8, 0x10, 0x00, 0x00, 0x00}},
+        {"a call to another page", {0xe8, 0x00, 0x20, 0x00, 0x00}},
+        {"an indirect jump", {0xff, 0xe0}},
+        {"an indirect call through memory", {0xff, 0x13}},
+        {"return", {0xc3}},
+        {"loop", {0xe2, 0x10}},
+        {"rep movsb", {0xf3, 0xa4}},
+        {"rep stosq", {0xf3, 0x48, 0xab}},
+        {"movsb", {0xa4}},
+        {"rdtsc", {0x0f, 0x31}, mode::kUser | mode::kTsc},
+        {"syscall", {0x0f, 0x05}},
+        {"x87", {0xd8, 0xc1}, mode::kUser | mode::kX87},
+        {"32-bit code: a load", {0x8b, 0x43, 0x08}, mode::kUser | mode::kCode32},
+        {"32-bit code: a load with an index", {0x8b, 0x04, 0x8b}, mode::kUser | mode::kCode32},
+        {"32-bit code: push", {0x50}, mode::kUser | mode::kCode32},
+        {"kernel: swapgs", {0x0f, 0x01, 0xf8}, 0},
+        {"kernel: stac", {0x0f, 0x01, 0xcb}, 0},
+        {"kernel: cli, sti", {0xfa, 0xfb}, 0},
+        {"kernel: per-CPU data", {0x65, 0x48, 0x8b, 0x05, 0x00, 0x01, 0x00, 0x00}, 0},
+    };
+    return list;
+}
+
+CodeSize size_of(const Golden& golden) {
+    return (golden.mode & mode::kCode32) != 0 ? CodeSize::Bits32 : CodeSize::Bits64;
+}
+
+std::string guest_text(const Golden& golden) {
+    std::string text;
+    std::size_t at = 0;
+    while (at < golden.code.size()) {
+        std::vector<std::uint8_t> rest{golden.code.begin() + static_cast<std::ptrdiff_t>(at),
+                                       golden.code.end()};
+        Instruction in;
+        REQUIRE(decode(rest, size_of(golden), in) == DecodeStatus::Ok);
+        text += fmt::format("  {}\n", disassemble(rest, size_of(golden), kAt + at));
+        at += in.length;
+    }
+    return text;
+}
+
+/// The first instruction of an exit.
+bool leaves(const Instruction& in) {
+    return in.op == Op::Mov && in.operands[1].kind == OperandKind::Immediate &&
+           in.memory_base == Rsp &&
+           in.displacement == header_offset(offsetof(FrameHeader, exit_site));
+}
+
+/// The body, from the entry for flags in the register on; what is out of the way begins where the
+/// body ends. Branch targets: from the start of the block.
+std::string host_text(const Golden& golden) {
+    // The guest code goes on with HLT, which ends the block in an exit of its own.
+    std::vector<std::uint8_t> guest{golden.code};
+    guest.resize(64, 0xf4);
+    static BlockScan scan;
+    const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
+    scan_block(scan, {reinterpret_cast<const std::byte*>(guest.data()), 64, nullptr}, kAt,
+               golden.mode | mode::kSse | mode::kAvx, features, {});
+    static std::array<std::uint8_t, 65536> memory;
+    auto* const exec = reinterpret_cast<std::uint8_t*>(kHostAt);
+    translator::Assembler assembler{memory.data(), exec, memory.size()};
+    const Stubs stubs = emit_stubs(assembler);
+    assembler.align(64);
+    translator::Block block;
+    BlockTranslator{assembler, stubs, scan}.translate(block);
+    // Entered with flags in the register, a body that wants them in the slot saves them first.
+    const bool saves = block.flags_wanted == translator::FlagsWanted::InSlot;
+    std::string text = saves ? "    (flags saved)\n" : "";
+    const std::uint8_t* at = block.native_entry + (saves ? kSaveBytes : 0);
+    while (at < block.body_end) {
+        const std::size_t offset = static_cast<std::size_t>(at - exec);
+        const std::size_t left = static_cast<std::size_t>(block.body_end - at);
+        Instruction in;
+        const std::span<const std::uint8_t> bytes{memory.data() + offset, left};
+        REQUIRE(decode(bytes, CodeSize::Bits64, in) == DecodeStatus::Ok);
+        if (leaves(in)) // a Site follows, which is no code
+            return text + "    (exit)\n";
+        text += fmt::format("    {}\n", disassemble(bytes, CodeSize::Bits64,
+                                                    static_cast<std::uint64_t>(at - block.begin)));
+        at += in.length;
+    }
+    return text;
+}
+
+std::string all() {
+    std::string text =
+        "What guest instructions become: the body of a block, entered with flags in\n"
+        "the register, up to the exit at HLT. Made by golden_test.cpp.\n";
+    for (const Golden& golden : goldens())
+        text += fmt::format("\n{}:\n{}{}", golden.what, guest_text(golden), host_text(golden));
+    return text;
+}
+
+TEST_CASE("the code that is made is the code that was reviewed") {
+    const std::string text = all();
+    const char* const wish = std::getenv("DOPPEL_GOLDEN");
+    if (wish != nullptr && std::string{wish} == "write") {
+        std::ofstream{DOPPEL_GOLDEN_FILE} << text;
+        return;
+    }
+    std::ifstream file{DOPPEL_GOLDEN_FILE};
+    const std::string reviewed{std::istreambuf_iterator<char>{file}, {}};
+    REQUIRE_FALSE(reviewed.empty());
+    const auto [mine, theirs] = std::ranges::mismatch(text, reviewed);
+    const auto line = std::count(text.begin(), mine, '\n') + 1;
+    INFO("golden.txt, line ", line, "; if the change is meant: DOPPEL_GOLDEN=write ", "and review");
+    CHECK(text == reviewed);
+}
+
+} // namespace
+} // namespace doppel::cpu::x86::frontend
