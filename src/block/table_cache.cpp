@@ -105,8 +105,7 @@ std::vector<std::uint64_t> TableCache::dirty_offsets() const {
     return offsets;
 }
 
-Task<void> TableCache::write_dirty() {
-    const auto offsets = dirty_offsets();
+Task<void> TableCache::write(std::vector<std::uint64_t> offsets) {
     for (std::size_t first = 0; first < offsets.size();) {
         std::vector<iovec> pieces;
         std::size_t next = first;

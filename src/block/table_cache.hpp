@@ -35,7 +35,11 @@ public:
     /// More is dirty than the cache should hold: time for a transaction.
     bool pressed() const noexcept { return dirty_count_ * slice_bytes_ > budget_bytes_ / 2; }
     /// Writes all dirty slices, neighbours together. On an error those not written stay dirty.
-    Task<void> write_dirty();
+    Task<void> write_dirty() { return write(dirty_offsets()); }
+    /// Where the dirty slices lie, in order.
+    std::vector<std::uint64_t> dirty_offsets() const;
+    /// Writes these dirty slices.
+    Task<void> write(std::vector<std::uint64_t> offsets);
     void clear();
 
 private:
@@ -48,7 +52,6 @@ private:
 
     std::byte* insert(std::uint64_t offset, AlignedMemory bytes);
     void shrink();
-    std::vector<std::uint64_t> dirty_offsets() const;
 
     Node& file_;
     std::uint64_t slice_bytes_;

@@ -4,6 +4,8 @@
 /// held against a plain array, the power cut at any moment of a random history.
 #include <doctest/doctest.h>
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -51,17 +53,41 @@ public:
 
 struct Rig {
     explicit Rig(const Format& format_of) : format{format_of} {}
+    ~Rig() {
+        if (folder.empty())
+            return;
+        ::unlink((folder + "/parent." + std::string{format.name}).c_str());
+        ::rmdir(folder.c_str());
+    }
+    Rig(const Rig&) = delete;
+    Rig& operator=(const Rig&) = delete;
 
     const Format& format;
     std::unique_ptr<base::EventLoop> loop = base::EventLoop::create().value();
     std::unique_ptr<IoContext> context = IoContext::create(*loop, IoKind::Threads).value();
     PatternOpener opener;
+    std::string folder; // of parent_file()
 
     template <typename T> Result<T> wait(Task<T> task) { return context->wait(std::move(task)); }
 
+    /// A file of this format that a differencing image can take its parent's identity from.
+    std::string parent_file(std::uint64_t size) {
+        if (folder.empty()) {
+            std::string form = "/tmp/doppel-format-XXXXXX";
+            folder = ::mkdtemp(form.data());
+        }
+        auto path = folder + "/parent." + std::string{format.name};
+        auto file = FileNode::create(*context, path).value();
+        REQUIRE(wait(format.create({context.get(), std::move(file), size, {}, &opener})));
+        return path;
+    }
+
     std::vector<std::byte> create(SimDisk& disk, const Form& form) {
+        auto options = form.options;
+        if (form.backed)
+            options["backing_file"] = parent_file(form.size);
         const auto made =
-            wait(format.create({context.get(), disk.open(), form.size, form.options, &opener}));
+            wait(format.create({context.get(), disk.open(), form.size, options, &opener}));
         if (!made)
             FAIL(std::string{form.name} << ": " << made.error().message());
         std::vector<std::byte> shown(form.size);
@@ -204,6 +230,8 @@ inline void random_operations(const Format& format, const std::vector<Form>& for
         walk.finish();
         if (folder == nullptr)
             continue;
+        if (form.backed)
+            continue; // others would not find what stands behind it
         const auto base = std::string{folder} + "/" + form.name;
         keep(base + "." + std::string{format.name}, walk.image());
         keep(base + ".raw", walk.model());

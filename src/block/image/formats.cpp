@@ -9,11 +9,12 @@
 #include "block/qcow2/qcow2_node.hpp"
 #include "block/raw/raw_node.hpp"
 #include "block/vdi/vdi_node.hpp"
+#include "block/vhdx/vhdx_node.hpp"
 
 namespace doppel::block {
 
 std::span<const Format* const> formats() {
-    static const std::array kAll{&raw::format(), &qcow2::format(), &vdi::format()};
+    static const std::array kAll{&raw::format(), &qcow2::format(), &vdi::format(), &vhdx::format()};
     return kAll;
 }
 
