@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <malloc.h>
 #include <netdb.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -44,6 +45,7 @@ constexpr std::array kFlags{
 };
 
 constexpr int kBacklog = 128;
+constexpr int kKeptBytes = 64 << 20;
 
 struct Listener {
     base::UniqueFd fd;
@@ -183,6 +185,10 @@ Result<void> serve(Session& session, block::nbd::Server& server, bool persistent
 Result<int> run(Session& session) {
     const auto& arguments = session.arguments;
     DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE"));
+    // Payloads come and go: memory that malloc gave back to the kernel each time would be zeroed
+    // and mapped anew each time.
+    ::mallopt(M_MMAP_THRESHOLD, kKeptBytes);
+    ::mallopt(M_TRIM_THRESHOLD, kKeptBytes);
     const auto objects = DOPPEL_TRY(Objects::parse(arguments));
     block::nbd::ServerOptions options;
     options.max_clients = DOPPEL_TRY(parse_clients(arguments.get("e", "16")));
