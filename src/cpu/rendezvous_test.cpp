@@ -2,7 +2,9 @@
 #include "cpu/rendezvous.hpp"
 
 #include <atomic>
+#include <memory>
 #include <thread>
+#include <vector>
 
 #include <doctest/doctest.h>
 
@@ -47,6 +49,21 @@ TEST_CASE("what runs exclusively runs alone") {
     first.run(kRounds);
     other.join();
     CHECK(count == 2 * kRounds);
+}
+
+TEST_CASE("so does each of many, more than there are CPUs") {
+    constexpr unsigned kVcpus = 16, kRounds = 200;
+    Rendezvous rendezvous;
+    std::uint64_t count = 0;
+    std::vector<std::unique_ptr<Walker>> walkers;
+    for (unsigned i = 0; i < kVcpus; ++i)
+        walkers.push_back(std::make_unique<Walker>(rendezvous, count));
+    {
+        std::vector<std::jthread> threads;
+        for (auto& walker : walkers)
+            threads.emplace_back([&walker] { walker->run(kRounds); });
+    }
+    CHECK(count == kVcpus * kRounds);
 }
 
 TEST_CASE("a vCPU that has left run() holds nobody up") {

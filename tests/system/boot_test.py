@@ -6,6 +6,7 @@
 """
 
 import argparse
+import hashlib
 import os
 import pathlib
 import signal
@@ -93,6 +94,22 @@ class SeveralCpus(unittest.TestCase):
             console.expect(PROMPT)
             console.type("for i in 1 2 3; do (head -c 99999 /dev/urandom | md5sum) & done; wait\r")
             console.expect(PROMPT)
+            console.type("poweroff -f\r")
+            self.assertEqual(console.wait(), 0, console.output[-2000:])
+
+    def test_sixteen_cpus_work_at_once(self):
+        digest = hashlib.sha256(bytes(100000)).hexdigest()
+        with Terminal(run_command("--cpus", "16")) as console:
+            console.expect(PROMPT, BOOT_SECONDS)
+            console.type("grep -c ^processor /proc/cpuinfo\r")
+            console.expect("^16$")
+            console.expect(PROMPT)
+            console.type("head -c 100000 /dev/zero >/tmp/x\r")
+            console.type("for i in $(seq 16); do (for n in 1 2 3; do sha256sum </tmp/x; done) & "
+                         "done | sort | uniq -c\r")
+            console.expect(rf"^ *48 {digest}  -\n{PROMPT[1:]}", BOOT_SECONDS)
+            console.type("dmesg | grep -cE 'WARNING|BUG|stall|lockup|Call Trace'\r")
+            console.expect("^0$")
             console.type("poweroff -f\r")
             self.assertEqual(console.wait(), 0, console.output[-2000:])
 
