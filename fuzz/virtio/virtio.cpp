@@ -57,7 +57,7 @@ std::uint64_t address(Input& input) {
 class Fuzzer {
 public:
     Fuzzer(VirtioMachine& machine, Backends& backends, Input& input)
-        : machine_{machine}, backends_{backends}, input_{input},
+        : backends_{backends}, input_{input},
           driver_{machine, make(static_cast<unsigned>(input.number(1)), machine, backends)},
           count_{std::min(driver_.read(0x12, 2), kMaxQueues)} {
         for (unsigned i = 0; i < count_; ++i)
@@ -147,18 +147,19 @@ private:
         driver_.function().resume();
     }
 
+    /// The device alone: its PCI function's registers are for the other fuzzer.
     void save_and_load() {
-        driver_.function().pause();
+        auto& device = driver_.function().device();
+        device.pause();
         state::Encoder saved;
-        driver_.function().save(saved);
+        device.save(saved);
         const auto bytes = saved.take();
-        state::Decoder decoder{bytes};
-        if (!driver_.function().load(decoder))
+        if (!device.check(state::Decoder{bytes}))
             std::abort();
-        driver_.function().resume();
+        device.load(state::Decoder{bytes});
+        device.resume();
     }
 
-    VirtioMachine& machine_;
     Backends& backends_;
     Input& input_;
     TestDriver driver_;
