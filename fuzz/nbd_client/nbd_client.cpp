@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// A hostile server. The input is a row of pieces, each with its length (big-endian, 16 bits) in
-/// front; the next one is sent when the client has said something.
+/// front; the next one is sent when the client has said something, or says nothing for a while.
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -47,8 +47,10 @@ class Liar {
 public:
     Liar(int fd, std::span<const std::uint8_t> script) : fd_{fd}, script_{script} {}
     void say() {
+        rounds_ = 0;
         if (script_.size() < 2) {
             ::shutdown(fd_, SHUT_WR);
+            ended_ = true;
             return;
         }
         const std::size_t wanted = script_[0] * 256u + script_[1];
@@ -58,9 +60,19 @@ public:
         script_ = script_.subspan(piece.size());
     }
 
+    /// Once per round of the loop, which goes on without sleeping while there is more to say.
+    bool grow_impatient() {
+        if (!ended_ && ++rounds_ > kPatience)
+            say();
+        return !ended_;
+    }
+
 private:
+    static constexpr int kPatience = 20;
     int fd_;
     std::span<const std::uint8_t> script_;
+    int rounds_ = 0;
+    bool ended_ = false;
 };
 
 } // namespace
@@ -80,7 +92,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             liar.say();
     });
     liar.say();
+    const auto poll = world.loop->add_poll([&] { return liar.grow_impatient(); });
     (void)world.context->wait(use(*world.context, ends[1]));
+    world.loop->remove_poll(poll);
     world.loop->remove(peer.get());
     return 0;
 }

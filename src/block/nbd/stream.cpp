@@ -123,6 +123,8 @@ Task<std::size_t> Stream::receive(std::span<std::byte> into) {
 }
 
 bool Stream::take(std::span<std::byte> into) {
+    if (into.empty()) // memcpy takes no null pointer, not even for nothing
+        return true;
     if (input_end_ - input_begin_ < into.size())
         return false;
     std::memcpy(into.data(), input_.data() + input_begin_, into.size());
