@@ -10,6 +10,7 @@
 
 #include "base/bytes.hpp"
 #include "base/verify.hpp"
+#include "memory/guest_ranges.hpp"
 
 namespace doppel::vmm {
 
@@ -67,12 +68,30 @@ Result<void> read_fully(int fd, std::uint64_t offset, std::span<std::byte> bytes
     return {};
 }
 
-/// The first place not below `offset` that is no hole; `offset` where the filesystem knows none.
-std::uint64_t next_data(int fd, std::uint64_t offset, std::uint64_t end) {
-    const auto found = ::lseek(fd, static_cast<off_t>(offset), SEEK_DATA);
+/// The first place not below `offset` that is data or a hole, as `whence` says, at most `end`.
+/// Filesystems that know no holes say it is all data.
+std::uint64_t next(int fd, int whence, std::uint64_t offset, std::uint64_t end) {
+    const auto found = ::lseek(fd, static_cast<off_t>(offset), whence);
     if (found < 0)
-        return errno == ENXIO ? end : offset;
+        return errno == ENXIO || whence == SEEK_HOLE ? end : offset;
     return std::min(static_cast<std::uint64_t>(found), end);
+}
+
+/// Straight into RAM, whose regions are `ram`.
+Result<void> read_stretch(memory::GuestMemory& memory, std::span<const memory::GuestRange> ram,
+                          int fd, std::uint64_t file_offset, std::uint64_t offset,
+                          std::uint64_t length) {
+    using memory::PinnedBuffer;
+    auto buffer = PinnedBuffer::pin(memory, memory::slice(ram, offset, length),
+                                    PinnedBuffer::Access::KernelWrites);
+    DOPPEL_VERIFY(buffer.has_value(), "inside RAM");
+    for (const auto& piece : buffer->pieces()) {
+        const std::span bytes{static_cast<std::byte*>(piece.iov_base), piece.iov_len};
+        DOPPEL_TRY_VOID(read_fully(fd, file_offset + offset, bytes));
+        offset += bytes.size();
+    }
+    buffer->complete();
+    return {};
 }
 
 } // namespace
@@ -141,22 +160,20 @@ Result<void> RamWriter::punch(std::uint64_t offset, std::span<const std::byte> z
 }
 
 Result<void> read_ram(memory::GuestMemory& memory, int fd, std::uint64_t file_offset) {
+    std::vector<memory::GuestRange> ram;
+    for (const auto& region : memory.regions())
+        ram.push_back({region.base, region.size_bytes});
     const auto size = memory.size_bytes();
-    std::vector<std::byte> buffer(kChunkBytes);
     for (std::uint64_t offset = 0; offset < size;) {
-        const auto found = next_data(fd, file_offset + offset, file_offset + size);
-        offset = base::align_down(found - file_offset, kPageBytes);
-        const auto bytes = std::span{buffer}.first(std::min(kChunkBytes, size - offset));
-        if (bytes.empty())
+        const auto found = next(fd, SEEK_DATA, file_offset + offset, file_offset + size);
+        const auto begin = base::align_down(found - file_offset, kPageBytes);
+        if (begin >= size)
             break;
-        DOPPEL_TRY_VOID(read_fully(fd, file_offset + offset, bytes));
-        DOPPEL_TRY_VOID(
-            by_runs(bytes, [&](std::size_t at, std::span<const std::byte> run, bool zero) {
-                if (!zero)
-                    DOPPEL_VERIFY(memory.write_linear(offset + at, run), "inside RAM");
-                return Result<void>{};
-            }));
-        offset += bytes.size();
+        const auto hole = next(fd, SEEK_HOLE, file_offset + begin, file_offset + size);
+        const auto end = std::max(base::align_down(hole - file_offset + kPageBytes - 1, kPageBytes),
+                                  begin + kPageBytes);
+        DOPPEL_TRY_VOID(read_stretch(memory, ram, fd, file_offset, begin, end - begin));
+        offset = end;
     }
     return {};
 }
