@@ -23,6 +23,7 @@ struct SignalSite {
     std::uint32_t host_offset = 0; // from Block::begin
     std::uint16_t page_offset = 0; // of the guest instruction
     bool flags_in_slot = false;
+    bool flags_made = false;
     bool is_poll = false;  // not a fault: somebody wants the vCPU's attention
     std::uint8_t left = 0; // counted instructions of the block that have not been executed
 };
@@ -48,6 +49,11 @@ struct Block {
     const std::uint8_t* slot_entry = nullptr;
     const std::uint8_t* native_poll_entry = nullptr;
     const std::uint8_t* native_entry = nullptr;
+    // Or with flags in neither, which the block does not want, and which somebody can compute as
+    // long as the registers `made_writes` are not among the operands. May be null.
+    const std::uint8_t* made_poll_entry = nullptr;
+    const std::uint8_t* made_entry = nullptr;
+    std::uint16_t made_writes = 0;
     FlagsWanted flags_wanted = FlagsWanted::Either;
     bool dead = false;
     std::uint32_t table_slot = 0;

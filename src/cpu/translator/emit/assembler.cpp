@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/translator/emit/assembler.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 namespace doppel::cpu::translator {
@@ -46,6 +47,11 @@ void Assembler::align_link_before(std::size_t instruction, std::size_t before) {
     std::memmove(at_ + padding, at_, instruction);
     nop(padding);
     at_ += instruction;
+}
+
+void Assembler::swap_last(std::size_t first, std::size_t second) {
+    if (!full_)
+        std::rotate(at_ - first - second, at_ - second, at_);
 }
 
 void Assembler::rex(bool wide, std::uint8_t bits) {

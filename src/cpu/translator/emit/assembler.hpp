@@ -81,6 +81,9 @@ public:
     /// its branch, and the host makes one operation of both. They must not be relative to rip.
     void align_link_before(std::size_t instruction, std::size_t before);
 
+    /// The last two instructions, of so many bytes, change places. Not for ones relative to rip.
+    void swap_last(std::size_t first, std::size_t second);
+
     // --- pieces of an instruction ---
     /// ModRM, SIB and displacement of a memory operand; REX has been emitted.
     void modrm(std::uint8_t reg_field, const Mem& mem);

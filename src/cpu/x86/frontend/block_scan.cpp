@@ -208,6 +208,27 @@ translator::FlagsWanted wanted_flags(const BlockScan& scan) {
     return FlagsWanted::InRegister;
 }
 
+void find_dead_flags(BlockScan& scan) {
+    scan.dead_count = 0;
+    scan.dead_writes = 0;
+    if (scan.flags_wanted != translator::FlagsWanted::InSlot || !scan.tuning.flags ||
+        (scan.mode & mode::kCount) != 0)
+        return;
+    for (std::size_t i = 0; i < scan.count; ++i) {
+        const auto& at = scan.list[i];
+        const bool plain = at.treatment == Treatment::Generic && !needs_flags(at.in) &&
+                           at.in.type != InstructionClass::X87 &&
+                           at.in.type != InstructionClass::Mmx;
+        if (!plain && at.treatment != Treatment::Lea && at.treatment != Treatment::Nothing)
+            return;
+        if (plain && makes_all_flags(at.in)) {
+            scan.dead_count = i + 1;
+            return;
+        }
+        scan.dead_writes = static_cast<std::uint16_t>(scan.dead_writes | at.in.registers_written);
+    }
+}
+
 } // namespace
 
 bool may_signal(const Instruction& in) {
@@ -277,6 +298,7 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
     out.end_offset = static_cast<std::uint16_t>(page_offset + at);
     bases.finish();
     out.flags_wanted = wanted_flags(out);
+    find_dead_flags(out);
 }
 
 } // namespace doppel::cpu::x86::frontend

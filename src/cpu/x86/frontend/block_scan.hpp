@@ -96,6 +96,10 @@ struct BlockScan {
     std::array<StackGroup, kMaxGroups> groups{};
     std::array<BaseGroup, kMaxBases> bases;
     std::size_t base_count = 0;
+    /// The first so many instructions do not want the flags, and the last of them makes new ones;
+    /// the others write the guest registers `dead_writes`. 0: it is not so.
+    std::size_t dead_count = 0;
+    std::uint16_t dead_writes = 0;
     translator::FlagsWanted flags_wanted = translator::FlagsWanted::InRegister;
     std::uint16_t end_offset = 0; // page offset behind the last instruction
     std::uint32_t mode = 0;
@@ -135,6 +139,11 @@ constexpr bool needs_flags(const Instruction& in) {
     return (in.flags_read & kFlagBits) != 0 || ((in.flags_written & kFlagBits) != 0 && !all);
 }
 constexpr bool writes_flags(const Instruction& in) { return (in.flags_written & kFlagBits) != 0; }
+
+/// And does not need the old ones.
+constexpr bool makes_all_flags(const Instruction& in) {
+    return (in.flags_written & kFlagBits) == kFlagBits && !needs_flags(in);
+}
 
 /// The host may raise a signal where the guest would have an exception.
 bool may_signal(const Instruction& in);

@@ -66,6 +66,7 @@ void BlockTranslator::translate(Block& out) {
         link_jump(scan_.list[scan_.count - 1], scan_.end_offset);
     out.body_end = a_.here();
     emit_cold();
+    emit_makers();
     out.end = a_.here();
     out.flags_wanted = scan_.flags_wanted;
     out.guest_bytes = static_cast<std::uint16_t>(scan_.end_offset - scan_.list[0].page_offset);
@@ -94,6 +95,10 @@ void BlockTranslator::emit_entries(Block& out) {
     poll.site.page_offset = first.page_offset;
     cold_.push_back(poll);
     out.slot_entry = a_.here();
+    if (scan_.dead_count != 0) {
+        emit_dead_entries(out);
+        return;
+    }
     if (scan_.flags_wanted == FlagsWanted::InRegister) {
         native_ = false;
         saved_ = true;
@@ -112,6 +117,36 @@ void BlockTranslator::emit_entries(Block& out) {
         native_ = false;
     }
     a_.bind_short(over);
+}
+
+/// Of a block that does not want the flags: but it may be left before it makes its own, and then
+/// they are found by Frame::flag_maker.
+void BlockTranslator::emit_dead_entries(Block& out) {
+    const ScannedInstruction& first = scan_.list[0];
+    const auto in_slot = static_cast<std::uint32_t>(stubs_.made_slot - stubs_.base);
+    const Mem maker = frame_at(offsetof(Frame, flag_maker));
+    const auto poll = [&] {
+        a_.load(kScratch1, DOPPEL_FRAME(attention));
+        note_signal(first, true);
+        a_.load32(kScratch1, {kScratch1});
+    };
+    a_.store32_imm(maker, in_slot);
+    std::uint8_t* const over = a_.short_jump_later();
+    out.native_poll_entry = a_.here();
+    poll();
+    out.native_entry = a_.here();
+    save_flags();
+    a_.store32_imm(maker, in_slot);
+    std::uint8_t* const over_too = a_.short_jump_later();
+    saved_ = false;
+    out.made_poll_entry = a_.here();
+    poll();
+    out.made_entry = a_.here();
+    out.made_writes = scan_.dead_writes;
+    native_ = false;
+    made_ = true;
+    a_.bind_short(over);
+    a_.bind_short(over_too);
 }
 
 /// All entries poll and take the whole block from the budget; those who leave early give back.
@@ -215,7 +250,7 @@ void BlockTranslator::emit_stack_refill(const Cold& cold) {
 
 void BlockTranslator::note_signal(const ScannedInstruction& at, bool poll) {
     signals_.push_back({static_cast<std::uint32_t>(a_.here() - begin_), at.page_offset, saved_,
-                        poll, left_before(at)});
+                        made_, poll, left_before(at)});
 }
 
 void BlockTranslator::emit_instruction(const ScannedInstruction& at) {
@@ -268,6 +303,7 @@ void BlockTranslator::interpret_if(Condition condition, const ScannedInstruction
     cold.site.extra = static_cast<std::uint16_t>(at.in.op);
     cold.left = left_before(at);
     cold.recipe = lost_recipe();
+    cold.flags = lost_place();
     cold_.push_back(cold);
 }
 
@@ -282,8 +318,8 @@ void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
     if (at.in.op >= Op::Fxsave && at.in.op <= Op::Xrstors)
         site.bits = Site::kVector;
     hold_flags();
-    emit_leave(stubs_.exit(Exit::Interpret, saved_ ? FlagPlace::Slot : FlagPlace::Register), site,
-               left_before(at));
+    const FlagPlace held = saved_ ? FlagPlace::Slot : FlagPlace::Register;
+    emit_leave(stubs_.exit(Exit::Interpret, made_ ? FlagPlace::Made : held), site, left_before(at));
     ended_ = true;
 }
 

@@ -41,6 +41,7 @@ private:
 
     // --- entries.cpp ---
     void emit_entries(translator::Block& out);
+    void emit_dead_entries(translator::Block& out);
     void emit_counting_entries(translator::Block& out);
     void emit_cold();
     void emit_leave(const std::uint8_t* stub, const Site& site, std::uint8_t left);
@@ -62,8 +63,11 @@ private:
     void clobber_flags();
     void clobber_in_check();
     void hold_flags();
+    void leave_maker();
+    void emit_makers();
     /// Behind a check: what its miss needs.
     Recipe lost_recipe() const { return saved_ ? Recipe{} : recipe_; }
+    FlagPlace lost_place() const { return made_ ? FlagPlace::Made : FlagPlace::Slot; }
 
     // --- memory.cpp ---
     /// Where an access may go after its check: [r12 + r14 + d], [base + r14 + d], [r13 + r14], or
@@ -207,7 +211,13 @@ private:
     bool native_ = true;                 // the register holds the flags
     bool saved_ = false;                 // the slot holds them
     Recipe recipe_;                      // they can be computed: one of the three always holds
-    bool dying_ = false;                 // behind this instruction nothing sees them
+    bool made_ = false;                  // or as Frame::flag_maker says
+    struct Maker {
+        std::uint8_t* place = nullptr; // of the offset that leads to it
+        Recipe recipe;
+    };
+    std::vector<Maker> makers_;
+    bool dying_ = false; // behind this instruction nothing sees them
     std::array<bool, BlockScan::kMaxGroups> group_checked_{};
     /// What is known of a base group from here on: its host address is in the frame, it is
     /// writable.

@@ -342,6 +342,71 @@ TEST_CASE("accesses through the same registers, at the edges of pages with other
 
 TEST_CASE("the same of 32-bit code") { compare_groups(Code::Compatibility32, 5'000); }
 
+/// A loop whose first instructions load through rbx, which walks towards pages that are read-only
+/// and not present; the flags of its end are dead there, but a fault shows them.
+std::vector<std::uint8_t> make_loop(Generator& generator, const FeatureSet& features) {
+    using Bytes = std::vector<std::uint8_t>;
+    const Bytes heads[] = {
+        {0x48, 0x8b, 0x43, 0x08},                                      // mov rax, [rbx+8]
+        {0x8a, 0x13, 0x48, 0x8b, 0x43, 0x18},                          // mov dl, [rbx]; …
+        {0x48, 0x8d, 0x4b, 0x10, 0x48, 0x03, 0x43, 0x20},              // lea; add rax, [rbx+32]
+        {0x48, 0x89, 0x53, 0x08},                                      // mov [rbx+8], rdx
+        {0xf2, 0x0f, 0x10, 0x43, 0x08, 0xf2, 0x0f, 0x58, 0x03},        // movsd; addsd
+        {0x4c, 0x8b, 0x6b, 0x08, 0x49, 0x01, 0xc5}};                   // mov r13, …; add r13
+    const Bytes tails[] = {{0x48, 0x83, 0xed, 0x01},                   // sub rbp, 1
+                           {0x48, 0xff, 0xcd, 0x48, 0x85, 0xed},       // dec rbp; test rbp, rbp
+                           {0x49, 0x83, 0xef, 0x01},                   // sub r15, 1
+                           {0x48, 0x83, 0xc5, 0xff, 0x83, 0xfd, 0x00}, // add rbp, -1; cmp ebp, 0
+                           {0x48, 0xff, 0xcd}};                        // dec rbp
+    Bytes code = heads[generator.below(std::size(heads))];
+    for (std::uint64_t i = generator.below(4); i > 0; --i) {
+        const Bytes bytes = generator.instruction(features);
+        Instruction in;
+        (void)decode(bytes, CodeSize::Bits64, in);
+        constexpr std::uint16_t kKept = 1u << Rbp | 1u << Rbx | 1u << R15;
+        if ((in.registers_written & kKept) == 0 && in.flags_undefined == 0)
+            code.insert(code.end(), bytes.begin(), bytes.end());
+    }
+    const auto step = static_cast<std::uint8_t>(generator.below(2) == 0 ? 8 : 104);
+    for (const std::uint8_t byte : Bytes{0x48, 0x83, 0xc3, step}) // add rbx, step
+        code.push_back(byte);
+    const Bytes& tail = tails[generator.below(std::size(tails))];
+    code.insert(code.end(), tail.begin(), tail.end());
+    code.push_back(0x75); // jne to the beginning
+    code.push_back(static_cast<std::uint8_t>(-static_cast<int>(code.size() + 1)));
+    code.push_back(0xf4);
+    return code;
+}
+
+TEST_CASE("a loop that faults shows the flags of its last turn") {
+    TestMachine interpreter{TestMachine::Kind::Interpreter};
+    TestMachine translator{TestMachine::Kind::Translator};
+    const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
+    const char* const seed = std::getenv("DOPPEL_SEED");
+    const char* const cases = std::getenv("DOPPEL_CASES");
+    Generator generator{seed != nullptr ? std::strtoull(seed, nullptr, 0) : 5};
+    const std::uint64_t count = cases != nullptr ? std::strtoull(cases, nullptr, 0) : 5'000;
+    unsigned failures = 0;
+    for (std::uint64_t i = 0; i < count && failures < 10; ++i) {
+        Case test = make_case(generator, features);
+        test.code = make_loop(generator, features);
+        test.gpr.at(Rbx) = kDataAt + generator.below(0x3000);
+        test.gpr.at(Rbp) = test.gpr.at(R15) = 1 + generator.below(60);
+        const std::uint64_t at = kCodeAt + 0x1000 * (i % 64) + generator.below(4000);
+        protect_data(interpreter);
+        protect_data(translator);
+        const VmExit x = run(interpreter, Code::Long64, test, at);
+        const VmExit y = run(translator, Code::Long64, test, at);
+        const std::string text =
+            x.index() != y.index() ? "different exit" : difference(interpreter, translator, 0);
+        if (text.empty())
+            continue;
+        ++failures;
+        FAIL_CHECK(fmt::format("case {}: {} code {} at {:#x}", i, text, hex(test.code), at));
+    }
+    CHECK(failures == 0);
+}
+
 TEST_CASE("REP MOVS and REP STOS go from page to page, up to one that they must not touch") {
     TestMachine interpreter{TestMachine::Kind::Interpreter};
     TestMachine translator{TestMachine::Kind::Translator};

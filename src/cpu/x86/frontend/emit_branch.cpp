@@ -79,8 +79,17 @@ void BlockTranslator::emit_conditional(const ScannedInstruction& at) {
     const std::int64_t target = target_of(at);
     const std::uint8_t left = counting_ ? static_cast<std::uint8_t>(left_before(at) - 1) : 0;
     if (linkable(at, target)) {
+        const bool back = target <= at.page_offset && recipe_ && !counting_;
+        if (back)
+            leave_maker();
         a_.align_link_before(a_.here() == body_end_ ? body_bytes_ : 0, 2);
         cold_link(at, target, a_.jump_if_later(condition));
+        if (back) {
+            const Instruction& maker = recipe_.maker->in;
+            Site& site = cold_.back().site;
+            site.bits |= Site::kMade;
+            site.extra = static_cast<std::uint16_t>(maker.registers_read | maker.registers_written);
+        }
         cold_.back().left = left;
         cold_.back().counted_branch = left != 0;
         return;

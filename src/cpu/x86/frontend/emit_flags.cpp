@@ -5,15 +5,13 @@
 /// made them, while its operands are as they were.
 #include "cpu/x86/frontend/block_translator.hpp"
 
+#include <cstring>
+
 namespace doppel::cpu::x86::frontend {
 
 using namespace translator;
 
 namespace {
-
-bool makes_all_flags(const Instruction& in) {
-    return (in.flags_written & kFlagBits) == kFlagBits && !needs_flags(in);
-}
 
 std::uint16_t slots_of(const Instruction& in) {
     constexpr std::uint16_t kSlots = 0xf000;
@@ -133,7 +131,7 @@ void BlockTranslator::note_flags(const ScannedInstruction& at) {
     if (!writes_flags(at.in))
         return;
     native_ = true;
-    saved_ = false;
+    saved_ = made_ = false;
     recipe_ = makes_all_flags(at.in) ? recipe_of(at) : Recipe{};
 }
 
@@ -173,15 +171,40 @@ void BlockTranslator::clobber_flags() {
 
 /// A check follows, whose miss recovers them: see Cold::recipe.
 void BlockTranslator::clobber_in_check() {
-    if (!recipe_)
+    if (!recipe_ && !made_)
         save_flags();
     native_ = false;
 }
 
 /// So that they are in the slot or in the register.
 void BlockTranslator::hold_flags() {
-    if (!saved_)
+    if (!saved_ && !made_)
         restore_flags();
+}
+
+/// Before a jump: whoever finds the flags in neither place computes them by `recipe_`.
+void BlockTranslator::leave_maker() {
+    const bool fused = a_.here() == body_end_; // the branch shall stay beside its compare
+    const std::uint8_t* const start = a_.here();
+    a_.store32_imm(frame_at(offsetof(Frame, flag_maker)), 0);
+    const auto bytes = static_cast<std::size_t>(a_.here() - start);
+    std::uint8_t* place = a_.here() - 4;
+    if (fused) {
+        a_.swap_last(body_bytes_, bytes);
+        place -= body_bytes_;
+        body_end_ = a_.here();
+    }
+    makers_.push_back({place, recipe_});
+}
+
+void BlockTranslator::emit_makers() {
+    for (const Maker& maker : makers_) {
+        const auto offset = static_cast<std::uint32_t>(a_.here() - stubs_.base);
+        if (!a_.full())
+            std::memcpy(a_.writable(maker.place), &offset, sizeof offset);
+        emit_recipe(maker.recipe);
+        a_.jump(stubs_.made_register);
+    }
 }
 
 } // namespace doppel::cpu::x86::frontend

@@ -47,6 +47,7 @@ void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write,
                  .extra = static_cast<std::uint16_t>(group.high - group.low)};
     miss.left = left_before(at);
     miss.recipe = lost_recipe();
+    miss.flags = lost_place();
     cold_.push_back(miss);
     if (state.found) {
         a_.load(kScratch0, group_host(at.base_group));
@@ -69,7 +70,9 @@ void BlockTranslator::emit_crossing(const Cold& cold) {
     crossing.counted_branch = cold.left != 0;
     crossing.site.page_offset = cold.site.page_offset;
     if (!cold.recipe) {
-        crossing.site.bits = Site::kInSlot | Site::kVariant;
+        crossing.flags = cold.flags;
+        crossing.site.bits =
+            (cold.flags == FlagPlace::Made ? Site::kMade : Site::kInSlot) | Site::kVariant;
         a_.align_link(2);
         crossing.place = crossing.relative_to = a_.jump_if_later(Condition::BelowEqual);
         cold_.push_back(crossing);

@@ -202,6 +202,7 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
                  .extra = static_cast<std::uint16_t>(a_.here() - start)};
     miss.left = left_before(at);
     miss.recipe = lost_recipe();
+    miss.flags = lost_place();
     cold_.push_back(miss);
     return result;
 }
@@ -235,6 +236,7 @@ void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32
                  .first = static_cast<std::int16_t>(offset)};
     miss.left = left_before(at);
     miss.recipe = lost_recipe();
+    miss.flags = lost_place();
     cold_.push_back(miss);
 }
 

@@ -91,6 +91,7 @@ struct alignas(64) Frame {
     std::uint64_t pauses_left = 0; // until the next PAUSE that lets other threads run
     FastCalls fast_calls;
     StringWork string;
+    std::uint32_t flag_maker = 0;               // offset in code memory: see Stubs::made_slot
     std::array<std::uint64_t, 16> group_host{}; // of the block's base groups: where they begin
     /// Of FS and GS in 32-bit code: joined to the linear address of an access. 0, or kNotFlat: the
     /// segment does not reach over all 4 GiB, the interpreter checks its limits.
@@ -189,12 +190,14 @@ struct Site {
     static constexpr std::uint8_t kBackward = 16;  // link: must poll
     static constexpr std::uint8_t kCareful = 16;   // miss: the interpreter decides which fault
     static constexpr std::uint8_t kCall = 32;      // undo += 8, otherwise -=
-    static constexpr std::uint8_t kVariant = 32;   // link: to the target's variant kEachChecked
-    static constexpr std::uint8_t kGroup = 4;      // miss: of a base group, of `extra` bytes …
-    static constexpr std::uint8_t kEarly = 8;      // … that will be written, but not by this access
-    static constexpr std::uint8_t kSingle = 64;    // the access is at [r13], not [… + r14]
-    static constexpr std::uint8_t kTurned = 128;   // miss of a locked access: r13 is rotated right
-                                                   // by log2(size)
+    static constexpr std::uint8_t kMade = 64;    // link: Frame::flag_maker computes them, from the
+                                                 // guest registers in `extra`
+    static constexpr std::uint8_t kVariant = 32; // link: to the target's variant kEachChecked
+    static constexpr std::uint8_t kGroup = 4;    // miss: of a base group, of `extra` bytes …
+    static constexpr std::uint8_t kEarly = 8;    // … that will be written, but not by this access
+    static constexpr std::uint8_t kSingle = 64;  // the access is at [r13], not [… + r14]
+    static constexpr std::uint8_t kTurned = 128; // miss of a locked access: r13 is rotated right
+                                                 // by log2(size)
 };
 static_assert(sizeof(Site) == 16);
 

@@ -74,8 +74,10 @@ bool redirect(ucontext_t& context) {
     if (site == nullptr)
         return false;
     registers[REG_R13] = site->page_offset | (site->is_poll ? 0x1000 : 0) | site->left << 16;
-    registers[REG_RIP] = reinterpret_cast<greg_t>(t_stubs->exit(
-        Exit::HostFault, site->flags_in_slot ? FlagPlace::Slot : FlagPlace::Register));
+    registers[REG_RIP] = reinterpret_cast<greg_t>(
+        t_stubs->exit(Exit::HostFault, site->flags_made      ? FlagPlace::Made
+                                       : site->flags_in_slot ? FlagPlace::Slot
+                                                             : FlagPlace::Register));
     return true;
 }
 

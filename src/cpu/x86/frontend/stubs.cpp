@@ -30,6 +30,27 @@ void emit_enter(Assembler& a) {
     a.jump(DOPPEL_FRAME(resume));
 }
 
+/// Through Frame::flag_maker, the reason in scratch 0.
+void emit_leave_made(Assembler& a, Exit why, const std::uint8_t* base) {
+    a.load32(kScratch1, frame_at(offsetof(Frame, flag_maker)));
+    a.mov_imm(kScratch0, reinterpret_cast<std::uint64_t>(base));
+    a.alu(Alu::Add, kScratch1, kScratch0);
+    a.mov_imm(kScratch0, static_cast<std::uint64_t>(why));
+    a.jump(kScratch1);
+}
+
+/// Where that leads to in the end.
+void emit_made(Assembler& a, bool in_register, const std::uint8_t* common) {
+    a.store(slot(Rax), kRax);
+    if (in_register) {
+        a.lahf();
+        a.seto_al();
+        a.store16(DOPPEL_FRAME(flags), kRax);
+    }
+    a.mov(kRax, kScratch0);
+    a.jump(common);
+}
+
 /// rsp is the frame, scratch registers are stored, `eax` is free once rax is stored.
 void emit_leave(Assembler& a, Exit why, FlagPlace flags, const std::uint8_t* common) {
     a.store(slot(Rax), kRax);
@@ -100,13 +121,21 @@ Stubs emit_stubs(Assembler& a) {
     const std::uint8_t* const common = emit_common(a);
     a.align(16);
     stubs.stack_refill = emit_stack_refill(a);
+    stubs.made_slot = a.here();
+    emit_made(a, false, common);
+    stubs.made_register = a.here();
+    emit_made(a, true, common);
     for (std::uint32_t why = 0; why < static_cast<std::uint32_t>(Exit::Count); ++why) {
-        for (std::size_t flags = 0; flags < 2; ++flags) {
+        for (std::size_t flags = 0; flags < 3; ++flags) {
             a.align(16);
             stubs.exits[why][flags] = a.here();
             a.store(DOPPEL_FRAME(exit_r13), kScratch0);
             a.store(DOPPEL_FRAME(exit_r14), kScratch1);
-            emit_leave(a, static_cast<Exit>(why), static_cast<FlagPlace>(flags), common);
+            const auto place = static_cast<FlagPlace>(flags);
+            if (place == FlagPlace::Made)
+                emit_leave_made(a, static_cast<Exit>(why), stubs.base);
+            else
+                emit_leave(a, static_cast<Exit>(why), place, common);
         }
     }
     a.align(16);

@@ -10,7 +10,7 @@
 namespace doppel::cpu::x86::frontend {
 
 /// Where the guest's flags are when translated code leaves.
-enum class FlagPlace : std::uint8_t { Register, Slot };
+enum class FlagPlace : std::uint8_t { Register, Slot, Made };
 
 struct Stubs {
     /// Length of an exit: `mov [exit_site], offset of the Site; jmp stub`, and then the Site. A
@@ -27,8 +27,12 @@ struct Stubs {
     const std::uint8_t* stack_refill = nullptr;
     /// Target of exits for Exit::Branch in supervisor code: looks in the shared branches first.
     const std::uint8_t* shared_branch = nullptr;
+    /// What Frame::flag_maker names when the flags are in the slot. Otherwise it names code that
+    /// brings them into the register, touches nothing else and jumps to made_register.
+    const std::uint8_t* made_slot = nullptr;
+    const std::uint8_t* made_register = nullptr;
     /// Targets of exits (Stale, HostFault: without a Site).
-    std::array<std::array<const std::uint8_t*, 2>, static_cast<std::size_t>(Exit::Count)> exits{};
+    std::array<std::array<const std::uint8_t*, 3>, static_cast<std::size_t>(Exit::Count)> exits{};
 
     const std::uint8_t* exit(Exit why, FlagPlace flags) const {
         return exits[static_cast<std::size_t>(why)][static_cast<std::size_t>(flags)];

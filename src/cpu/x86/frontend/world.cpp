@@ -18,11 +18,18 @@ namespace {
 
 constexpr std::uint64_t kPageOffset = 0xfff;
 
+/// nullptr: there is none for flags that are neither in the slot nor in the register.
 const std::uint8_t* link_entry(const Site& at, const Block& target) {
+    const bool backward = (at.bits & Site::kBackward) != 0;
+    if ((at.bits & Site::kMade) != 0 && target.made_entry != nullptr &&
+        (target.made_writes & at.extra) == 0)
+        return backward ? target.made_poll_entry : target.made_entry;
+    if ((at.bits & (Site::kInSlot | Site::kInRegister)) == 0)
+        return nullptr;
     const bool slot =
         (at.bits & Site::kInSlot) != 0 &&
         (target.flags_wanted != FlagsWanted::InRegister || (at.bits & Site::kInRegister) == 0);
-    if ((at.bits & Site::kBackward) != 0)
+    if (backward)
         return slot ? target.slot_poll_entry : target.native_poll_entry;
     return slot ? target.slot_entry : target.native_entry;
 }
@@ -136,8 +143,8 @@ void World::link(const Site& site, std::uint64_t site_address, Block& target) {
     const Block* const from = cache_->find_by_host(behind);
     if (from == nullptr || from->dead || ((from->key.gpa ^ target.key.gpa) & ~kPageOffset) != 0)
         return;
-    cache_->link(behind + site.relative, behind - Stubs::kExitBytes, target,
-                 link_entry(site, target));
+    if (const std::uint8_t* const entry = link_entry(site, target); entry != nullptr)
+        cache_->link(behind + site.relative, behind - Stubs::kExitBytes, target, entry);
 }
 
 void World::on_code_write(Gpa gpa, std::uint64_t length_bytes, Moment moment) noexcept {
