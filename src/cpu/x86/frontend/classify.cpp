@@ -161,19 +161,65 @@ bool is_bit_string(const Instruction& in) {
            in.has_memory() && in.operands[1].kind == OperandKind::Gpr;
 }
 
-Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& features) {
-    if (in.feature != IsaFeature::None && !features.has(in.feature))
-        return Treatment::Interpret;
-    if (!unit_enabled(in, mode) || !plain_memory(in))
-        return Treatment::Interpret;
+namespace {
+
+constexpr Treatment when(bool condition, Treatment treatment) {
+    return condition ? treatment : Treatment::Interpret;
+}
+
+/// Instructions of kernels and clocks; Interpret for all others.
+Treatment classify_system(const Instruction& in, std::uint32_t mode) {
     const bool kernel = (mode & mode::kUser) == 0;
     const bool code64 = (mode & mode::kCode32) == 0;
-    if (!code64 && !fits_flat32(in))
+    const bool word = in.operand_size == word_bytes(mode);
+    const std::uint8_t number = in.operands[1].reg;
+    switch (in.op) {
+    case Op::Rdtsc:
+    case Op::Rdtscp: return when((mode & mode::kTsc) != 0, Treatment::Rdtsc);
+    case Op::Cli: return when(kernel, Treatment::Cli);
+    case Op::Sti: return when(kernel, Treatment::Sti);
+    case Op::MovFromControl:
+        return when(kernel && number <= 4 && number != 1, Treatment::ReadControl);
+    case Op::Cld: return Treatment::Cld;
+    case Op::Std: return Treatment::Std;
+    case Op::Swapgs: return when(kernel && code64, Treatment::Swapgs);
+    case Op::Clac: return when(kernel, Treatment::Clac);
+    case Op::Stac: return when(kernel, Treatment::Stac);
+    case Op::Rdfsbase:
+    case Op::Rdgsbase:
+    case Op::Wrfsbase:
+    case Op::Wrgsbase: return when(code64, Treatment::SegmentBase);
+    case Op::Popf: return when(kernel && word, Treatment::Popf);
+    case Op::Pushf: return when(word, Treatment::Pushf);
+    case Op::MovFromSegment: return when(!in.has_memory(), Treatment::ReadSegment);
+    default: return Treatment::Interpret;
+    }
+}
+
+Treatment classify_bit_string(const Instruction& in, std::uint32_t mode) {
+    const std::uint8_t word = word_bytes(mode);
+    return when(in.operand_size != 2 && in.address_size == word &&
+                    (word == 8 || in.memory_segment < Fs),
+                Treatment::BitString);
+}
+
+bool can_execute(const Instruction& in, std::uint32_t mode, const FeatureSet& features) {
+    return (in.feature == IsaFeature::None || features.has(in.feature)) && unit_enabled(in, mode) &&
+           plain_memory(in) && ((mode & mode::kCode32) == 0 || fits_flat32(in));
+}
+
+} // namespace
+
+Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& features) {
+    if (!can_execute(in, mode, features))
         return Treatment::Interpret;
-    if (in.op == Op::Syscall && !kernel && code64)
-        return Treatment::Syscall;
-    if (in.op == Op::Sysret && kernel && in.operand_size == 8 && code64)
-        return Treatment::Sysret;
+    if ((mode & mode::kCode32) == 0) {
+        const bool kernel = (mode & mode::kUser) == 0;
+        if (in.op == Op::Syscall && !kernel)
+            return Treatment::Syscall;
+        if (in.op == Op::Sysret && kernel && in.operand_size == 8)
+            return Treatment::Sysret;
+    }
     if (in.branch != BranchKind::None)
         return classify_branch(in, mode);
     switch (in.op) {
@@ -185,44 +231,19 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     case Op::PushSegment:
     case Op::Pop:
     case Op::Leave: return classify_stack(in, mode);
-    case Op::Rdtsc:
-    case Op::Rdtscp: return (mode & mode::kTsc) != 0 ? Treatment::Rdtsc : Treatment::Interpret;
-    case Op::Cli: return kernel ? Treatment::Cli : Treatment::Interpret;
-    case Op::Sti: return kernel ? Treatment::Sti : Treatment::Interpret;
     case Op::Movs:
     case Op::Cmps:
     case Op::Scas:
     case Op::Lods:
     case Op::Stos: return classify_string(in, mode);
-    case Op::MovFromControl:
-        return kernel && in.operands[1].reg <= 4 && in.operands[1].reg != 1 ? Treatment::ReadControl
-                                                                            : Treatment::Interpret;
-    case Op::Cld: return Treatment::Cld;
-    case Op::Std: return Treatment::Std;
-    case Op::Swapgs: return kernel && code64 ? Treatment::Swapgs : Treatment::Interpret;
-    case Op::Clac: return kernel ? Treatment::Clac : Treatment::Interpret;
-    case Op::Stac: return kernel ? Treatment::Stac : Treatment::Interpret;
-    case Op::Rdfsbase:
-    case Op::Rdgsbase:
-    case Op::Wrfsbase:
-    case Op::Wrgsbase: return code64 ? Treatment::SegmentBase : Treatment::Interpret;
-    case Op::Popf:
-        return kernel && in.operand_size == word_bytes(mode) ? Treatment::Popf
-                                                             : Treatment::Interpret;
-    case Op::Pushf:
-        return in.operand_size == word_bytes(mode) ? Treatment::Pushf : Treatment::Interpret;
-    case Op::MovFromSegment: return in.has_memory() ? Treatment::Interpret : Treatment::ReadSegment;
     default: break;
     }
     if (is_bit_string(in))
-        return in.operand_size == 2 || in.address_size != word_bytes(mode) ||
-                       (!code64 && in.memory_segment >= Fs)
-                   ? Treatment::Interpret
-                   : Treatment::BitString;
+        return classify_bit_string(in, mode);
     if (is_awkward_high_byte(in))
         return Treatment::Interpret;
     return is_generic_integer(in.op) || is_generic_vector(in.op) ? Treatment::Generic
-                                                                 : Treatment::Interpret;
+                                                                 : classify_system(in, mode);
 }
 
 } // namespace doppel::cpu::x86::frontend
