@@ -3,6 +3,9 @@
 
 #include <sys/random.h>
 
+#include <algorithm>
+#include <utility>
+
 #include <fmt/core.h>
 
 #include "base/bytes.hpp"
@@ -28,6 +31,13 @@ std::string guid_text(const Uuid& uuid) {
     for (std::size_t i = 8; i < uuid.size(); ++i)
         text += fmt::format("{}{:02x}", i == 10 ? "-" : "", static_cast<unsigned>(uuid[i]));
     return text;
+}
+
+std::string uuid_text(Uuid uuid) {
+    std::ranges::reverse(uuid.begin(), uuid.begin() + 4);
+    std::swap(uuid[4], uuid[5]);
+    std::swap(uuid[6], uuid[7]);
+    return guid_text(uuid);
 }
 
 } // namespace doppel::block

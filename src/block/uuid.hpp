@@ -13,5 +13,7 @@ using Uuid = std::array<std::byte, 16>;
 Uuid random_uuid();
 /// As text, when the first three fields are little-endian, as VirtualBox and Windows store them.
 std::string guid_text(const Uuid& uuid);
+/// As text, when all fields are big-endian, as VHD stores them.
+std::string uuid_text(Uuid uuid);
 
 } // namespace doppel::block
