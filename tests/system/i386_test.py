@@ -4,13 +4,19 @@
 
     tests/system/i386_test.py --build DIR [--engine NAME] [unittest arguments]
 
-Both run as translated code: what the interpreter executes of a boot, mostly system instructions,
+The checking mode goes over the same, from the prompt on: a boot would take it an hour.
+
+They run as translated code: what the interpreter executes of a boot, mostly system instructions,
 is counted, and a boot that it executed would be several thousand million.
 """
 
 import argparse
+import os
 import pathlib
+import re
+import subprocess
 import sys
+import tempfile
 import unittest
 
 from terminal import Terminal
@@ -73,6 +79,35 @@ class Guest32(unittest.TestCase):
         console = self.boot("vmlinuz", "vdso32=0")
         self.work(console)
         self.power_off(console)
+
+
+class Checked32(unittest.TestCase):
+    def checked(self, kernel, memory):
+        """Boots in virtual time, is saved at the prompt, goes on under --check to power-off."""
+        doppel, name = str(OPTIONS.build / "bin" / "doppel"), f"{kernel}-{os.getpid()}"
+        with tempfile.TemporaryDirectory() as folder:
+            state = f"{folder}/prompt.state"
+            with Terminal([doppel, "run", "--name", name, "--time", "virtual", "--engine",
+                           "translator", "--memory", memory, "--kernel", str(ASSETS / kernel),
+                           "--initrd", str(ASSETS / "initrd-busybox-i386.cpio.gz"),
+                           "--append", "console=ttyS0 quiet"]) as console:
+                console.expect(PROMPT, BOOT_SECONDS)
+                subprocess.run([doppel, "save", name, state], check=True)
+            with Terminal([doppel, "run", "--name", f"{name}-checked", "--restore", state,
+                           "--check", "--engine", "translator"]) as console:
+                console.type("ls / /bin >/dev/null; seq 100 | md5sum\r")
+                console.expect("^d632eba71107bf7bc3ec423eab256d78", BOOT_SECONDS)
+                console.type("poweroff -f\r")
+                self.assertEqual(console.wait(BOOT_SECONDS), 0, console.output[-2000:])
+                self.assertNotIn("check: ", console.output)
+                blocks = re.search(r"(\d+) blocks checked, 0 differences", console.output)
+                self.assertGreater(int(blocks.group(1)), 200_000)
+
+    def test_a_32_bit_kernel(self):
+        self.checked("vmlinuz-i386", "64M")
+
+    def test_32_bit_programs_under_a_64_bit_kernel(self):
+        self.checked("vmlinuz", "192M")
 
 
 if __name__ == "__main__":
