@@ -169,6 +169,26 @@ class Formats(common.Case):
                     theirs("compare", "-q", "-f", "raw", "-F", kind, image.with_suffix(".raw"),
                            image)
 
+    def test_qed_is_read(self):
+        """QEMU writes it, we read it: small and large clusters, a backing file."""
+        for form in ("", "cluster_size=4k", "cluster_size=1M,table_size=2"):
+            with self.subTest(form=form):
+                base, top = self.folder / "base.qed", self.folder / "top.qed"
+                theirs("convert", "-f", "raw", "-O", "qed", *options(form), self.raw, base)
+                ours("compare", "-q", "-f", "raw", "-F", "qed", self.raw, base)
+                self.same_map(base)
+                theirs("create", "-q", "-f", "qed", "-b", base.name, "-F", "qed", top)
+                run("qemu-io", "-f", "qed", "-c", "write -P 9 1M 100k", "-c", "write -z 3M 64k",
+                    top)
+                flat, other = self.folder / "flat.raw", self.folder / "other.raw"
+                ours("convert", "-q", "-O", "raw", top, flat)
+                theirs("convert", "-O", "raw", top, other)
+                self.assertEqual(flat.read_bytes(), other.read_bytes())
+                done = subprocess.run([common.IMG, "resize", str(top), "+1M"], check=False,
+                                      capture_output=True, text=True)
+                self.assertEqual(done.returncode, 1)
+                self.assertIn("can be read, not written", done.stderr)
+
     def test_vhd_geometries_are_qemus(self):
         for size in (1, 70000, MIB, 100 * MIB, 600 * MIB + 512, 3 << 30, 130 << 30, 200 << 30):
             mine, other = self.folder / "mine.vpc", self.folder / "other.vpc"

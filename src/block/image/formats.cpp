@@ -7,6 +7,7 @@
 #include <fmt/core.h>
 
 #include "block/qcow2/qcow2_node.hpp"
+#include "block/qed/qed_node.hpp"
 #include "block/raw/raw_node.hpp"
 #include "block/vdi/vdi_node.hpp"
 #include "block/vhdx/vhdx_node.hpp"
@@ -15,8 +16,8 @@
 namespace doppel::block {
 
 std::span<const Format* const> formats() {
-    static const std::array kAll{&raw::format(), &qcow2::format(), &vdi::format(), &vhdx::format(),
-                                 &vpc::format()};
+    static const std::array kAll{&raw::format(),  &qcow2::format(), &vdi::format(),
+                                 &vhdx::format(), &vpc::format(),   &qed::format()};
     return kAll;
 }
 
