@@ -26,6 +26,7 @@ constexpr std::array kFlags{
     Flag{"target-is-zero", "", "with -n: the target reads as zeroes"},
     Flag{"S", "SIZE", "runs of zeroes this long become holes; 0: write everything [4k]"},
     Flag{"m", "N", "pieces under way at once, 1 to 64"},
+    Flag{"r", "SIZE", "bytes per second, at most"},
     Flag{"W", "", "pieces may be written out of order (they always may)"},
     Flag{"C", "", "never share extents nor offload: copy", "copy"},
     Flag{"t", "MODE", "cache mode of the target [unsafe]"},
@@ -74,7 +75,12 @@ Result<Plan> plan_of(Session& session) {
     plan.copy.effort =
         arguments.has("best") ? block::codec::Effort::Best : block::codec::Effort::Fast;
     plan.copy.sparse_bytes = DOPPEL_TRY(block::parse_size(arguments.get("S", "4k")));
-    plan.copy.unseen = !arguments.has("C") && !arguments.has("S");
+    if (arguments.has("r")) {
+        plan.copy.bytes_per_second = DOPPEL_TRY(block::parse_size(arguments.get("r")));
+        if (plan.copy.bytes_per_second == 0)
+            return base::fail(Errc::InvalidArgument, "-r is 0", "Leave it out for no limit.");
+    }
+    plan.copy.unseen = !arguments.has("C") && !arguments.has("S") && !arguments.has("r");
     plan.copy.parallel = arguments.has("m") ? DOPPEL_TRY(parse_count(arguments.get("m"))) : 0;
     plan.copy.salvage = arguments.has("salvage");
     if (plan.copy.salvage)

@@ -12,6 +12,7 @@ import random
 import shutil
 import subprocess
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -110,6 +111,15 @@ class Case(unittest.TestCase):
 
 
 class Qcow2(Case):
+    def test_a_rate_is_kept(self):
+        source = self.folder / "rate.raw"
+        source.write_bytes(os.urandom(4 * MIB))
+        start = time.monotonic()
+        ours("convert", "-r", "4M", "-O", "qcow2", source, self.folder / "rate.qcow2")
+        self.assertGreaterEqual(time.monotonic() - start, 0.7)  # the last MiB waits for nobody
+        theirs("compare", source, self.folder / "rate.qcow2")
+        ours("convert", "-r", "0", "-O", "raw", source, self.folder / "none", code=1)
+
     def test_every_form_both_ways(self):
         for name, options in QCOW2_FORMS.items():
             flags = ["-o", options] if options else []

@@ -2,6 +2,7 @@
 #include "block/copy/copier.hpp"
 
 #include <algorithm>
+#include <thread>
 
 #include "base/bytes.hpp"
 #include "block/aligned_memory.hpp"
@@ -13,6 +14,7 @@ namespace {
 
 constexpr std::uint64_t kChunk = 1u << 20; // stays in the cache from the read to the write
 constexpr std::uint64_t kSharedChunk = 256u << 20;
+constexpr std::chrono::milliseconds kNap{100};
 constexpr std::uint64_t kBatch = 16u << 20;    // moved in one go
 constexpr std::uint64_t kUnseen = 63 * kChunk; // between two samples
 
@@ -42,8 +44,7 @@ Copier::Copier(IoContext& context, Node& source, ImageNode& target, CopyOptions 
     : context_{context}, source_{source}, target_{target}, options_{std::move(options)},
       size_{std::min(source.size(), target.size())},
       can_place_{options_.bulk && plain_descriptor(target.file()) >= 0},
-      can_move_{options_.unseen && can_place_ && !options_.compress && !options_.salvage &&
-                source_knows_holes()},
+      can_move_{options_.unseen && can_place_ && !options_.compress && !options_.salvage},
       finding_{context}, writing_{context} {}
 
 /// A source without any holes may be full of zeroes nevertheless.
@@ -298,12 +299,31 @@ Task<void> Copier::copy_chunk(const Chunk& chunk, Work& work) {
     co_return {};
 }
 
+/// Holds the lane back until the rate allows these bytes, or somebody wants to stop.
+Task<void> Copier::pace(std::uint64_t bytes) {
+    using Clock = std::chrono::steady_clock;
+    if (options_.bytes_per_second == 0)
+        co_return {};
+    const std::chrono::duration<double> takes{static_cast<double>(bytes) /
+                                              static_cast<double>(options_.bytes_per_second)};
+    const auto start = std::max(due_, Clock::now());
+    due_ = start + std::chrono::duration_cast<Clock::duration>(takes);
+    while (Clock::now() < start && (options_.stop == nullptr || !*options_.stop)) {
+        const auto until = std::min(start, Clock::now() + kNap);
+        auto wait = context_.on_worker([until] { std::this_thread::sleep_until(until); });
+        co_await wait;
+    }
+    co_return {};
+}
+
 Task<void> Copier::lane() {
     Work work;
     while (true) {
         DOPPEL_AWAIT(batch, next_batch());
         if (batch.empty())
             co_return {};
+        for (const auto& chunk : batch)
+            DOPPEL_AWAIT_VOID(pace(chunk.length));
         if (options_.stop != nullptr && *options_.stop)
             co_return base::fail(Errc::Interrupted, "interrupted");
         auto task = batch[0].unseen ? move_batch(batch) : copy_chunk(batch[0], work);
@@ -336,6 +356,7 @@ Task<void> Copier::try_sharing() {
 Task<void> Copier::run() {
     if (can_move_)
         DOPPEL_AWAIT_VOID(try_sharing());
+    can_move_ = can_move_ && (shares_ || source_knows_holes());
     const auto lanes = options_.parallel != 0 ? options_.parallel : context_.workers().limit() * 2;
     std::vector<Task<void>> tasks;
     tasks.reserve(lanes);

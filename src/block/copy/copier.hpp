@@ -2,6 +2,7 @@
 #pragma once
 /// Copies one image to another: the loop's thread sees to the metadata, worker threads read, look
 /// for zeroes, compress and write, or have the kernel move the data. Owner thread only.
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -18,12 +19,13 @@ namespace doppel::block {
 struct CopyOptions {
     bool compress = false;
     codec::Effort effort = codec::Effort::Fast;
-    std::uint64_t sparse_bytes = 4096; // runs of zeroes this long become holes; 0: never
-    bool target_is_zero = true;        // a new image: zeroes need no writing
-    bool skip_unallocated = false;     // the target has the same backing file
-    bool salvage = false;              // unreadable ranges become zeroes
-    unsigned parallel = 0;             // chunks under way; 0: as many as keep the workers busy
-    bool bulk = true;                  // the target is ours alone: place() may be used
+    std::uint64_t sparse_bytes = 4096;  // runs of zeroes this long become holes; 0: never
+    bool target_is_zero = true;         // a new image: zeroes need no writing
+    bool skip_unallocated = false;      // the target has the same backing file
+    bool salvage = false;               // unreadable ranges become zeroes
+    std::uint64_t bytes_per_second = 0; // at most; 0: as fast as can be. Wants `unseen` false
+    unsigned parallel = 0;              // chunks under way; 0: as many as keep the workers busy
+    bool bulk = true;                   // the target is ours alone: place() may be used
     /// Data may reach the target unseen: shared by both files where the file system can, else
     /// moved by the kernel. Zeroes that the source does not know of are then found in samples.
     bool unseen = true;
@@ -54,6 +56,7 @@ private:
     Task<Batch> next_batch();
     Task<void> try_sharing();
     Task<void> lane();
+    Task<void> pace(std::uint64_t bytes);
     Task<void> move_batch(const Batch& batch);
     Task<void> copy_chunk(const Chunk& chunk, Work& work);
     Task<void> read_chunk(const Chunk& chunk, Work& work);
@@ -78,6 +81,7 @@ private:
     Moving how_ = Moving::Share;
     bool shares_ = false;            // sharing has worked: there is nothing to be gained by looking
     std::uint64_t unseen_bytes_ = 0; // how much may be moved before the next sample
+    std::chrono::steady_clock::time_point due_; // when the rate allows the next chunk
     AsyncMutex finding_;
     AsyncMutex writing_; // one at a time writes: the kernel lets no more into one file
 };
