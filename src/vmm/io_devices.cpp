@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/io_devices.hpp"
 
-#include <future>
+#include <condition_variable>
+#include <mutex>
 
 #include <fmt/core.h>
 
@@ -191,22 +192,34 @@ Result<void> IoDevices::check_disks(const std::vector<SavedDisk>& saved) const {
 }
 
 Result<void> IoDevices::flush() {
-    std::vector<std::pair<std::string, std::future<Result<void>>>> begun;
+    struct Flushes {
+        std::mutex mutex;
+        std::condition_variable changed;
+        std::size_t left = 0; // these: guarded by mutex
+        Result<void> all;
+    };
+    Flushes flushes;
+    const auto ended = [&flushes](const std::string& path, Result<void> result) {
+        const std::scoped_lock lock{flushes.mutex};
+        if (!result && flushes.all)
+            flushes.all = std::unexpected(
+                std::move(result).error().with_context(fmt::format("flush disk '{}'", path)));
+        if (--flushes.left == 0)
+            flushes.changed.notify_one(); // with the lock: it is gone as soon as the waiter has it
+    };
+    std::unique_lock lock{flushes.mutex};
     for (auto& disk : impl_->disks) {
         if (disk.drive->read_only())
             continue;
-        auto done = std::make_shared<std::promise<Result<void>>>();
-        begun.emplace_back(disk.description.path, done->get_future());
-        disk.worker->loop().post([&disk, done] {
-            disk.drive->flush([done](Result<void> result) { done->set_value(std::move(result)); });
+        ++flushes.left;
+        disk.worker->loop().post([&disk, &ended] {
+            disk.drive->flush([&disk, &ended](Result<void> result) {
+                ended(disk.description.path, std::move(result));
+            });
         });
     }
-    Result<void> all;
-    for (auto& [path, done] : begun) // of every one, so that none is left in flight
-        if (auto result = done.get(); !result && all)
-            all = std::unexpected(
-                std::move(result).error().with_context(fmt::format("flush disk '{}'", path)));
-    return all;
+    flushes.changed.wait(lock, [&flushes] { return flushes.left == 0; });
+    return std::move(flushes.all);
 }
 
 Result<void> IoDevices::close() {

@@ -44,8 +44,8 @@ private:
     std::uint64_t written_bytes_ = 0;
 };
 
-/// Fills fresh memory (all zero) from such a part of a file, past its holes. Errors: of the host; Corrupt when the
-/// file ends early.
+/// Fills fresh memory (all zero) from such a part of a file, past its holes. Errors: of the host;
+/// Corrupt when the file ends early.
 base::Result<void> read_ram(memory::GuestMemory& memory, int fd, std::uint64_t file_offset);
 
 } // namespace doppel::vmm
