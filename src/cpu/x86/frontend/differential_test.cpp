@@ -279,7 +279,7 @@ TEST_CASE("random 32-bit instructions do the same on both engines without paging
 }
 
 /// The entries of the page tables for the data, the last one first: not present, read-only, …
-constexpr std::uint64_t kDataEntries = 0x4000 + (kDataAt >> 21) * 0x1000;
+constexpr std::uint64_t kDataEntries = kTablesAt + 0x3000 + (kDataAt >> 21) * 0x1000;
 constexpr std::array<std::uint64_t, 4> kDataRights{7, 7, 5, 6};
 
 void protect_data(TestMachine& machine) {

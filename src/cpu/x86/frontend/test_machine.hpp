@@ -40,6 +40,8 @@ inline constexpr std::uint64_t kRamBytes = 8 << 20;
 inline constexpr std::uint64_t kCodeAt = 0x200000;
 inline constexpr std::uint64_t kDataAt = 0x400000;
 inline constexpr std::uint64_t kDataBytes = 0x4000;
+/// Page tables: where random addresses, small ones above all, rarely lead.
+inline constexpr std::uint64_t kTablesAt = 0x600000;
 
 /// What the code of a test is.
 enum class Code { Long64, Compatibility32, Protected32 };
@@ -74,7 +76,7 @@ public:
         vcpu_->reset();
         CpuState& s = state();
         s.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
-        s.cr3 = 0x1000;
+        s.cr3 = kTablesAt;
         s.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_PGE;
         s.efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
         s.xcr0 = 7;
@@ -118,12 +120,12 @@ private:
         const auto put = [&](std::uint64_t at, std::uint64_t value) {
             (void)memory_->store(memory::Gpa{at}, value);
         };
-        put(0x1000, 0x2000 | 7);
-        put(0x2000, 0x3000 | 7);
+        put(kTablesAt, (kTablesAt + 0x1000) | 7);
+        put(kTablesAt + 0x1000, (kTablesAt + 0x2000) | 7);
         for (std::uint64_t i = 0; i < kRamBytes >> 21; ++i) {
-            put(0x3000 + i * 8, (0x4000 + i * 0x1000) | 7);
+            put(kTablesAt + 0x2000 + i * 8, (kTablesAt + 0x3000 + i * 0x1000) | 7);
             for (std::uint64_t page = 0; page < 512; ++page)
-                put(0x4000 + i * 0x1000 + page * 8, (i << 21 | page << 12) | 7);
+                put(kTablesAt + 0x3000 + i * 0x1000 + page * 8, (i << 21 | page << 12) | 7);
         }
     }
 
