@@ -175,6 +175,32 @@ TEST_CASE("the end of the other side is reported once") {
     backend->write(bytes_of("nobody hears this"));
 }
 
+TEST_CASE("a client is served whose forerunner leaves as it comes") {
+    auto loop = base::EventLoop::create().value();
+    const auto path = "/tmp/doppel-chardev-test-" + std::to_string(::getpid());
+    auto listener = std::move(SocketListener::create(*loop, path)).value();
+    Receiver receiver;
+    listener->set_receiver(&receiver);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strcpy(address.sun_path, path.c_str());
+    const auto connect = [&address] {
+        base::UniqueFd client{::socket(AF_UNIX, SOCK_STREAM, 0)};
+        REQUIRE(::connect(client.get(), static_cast<sockaddr*>(static_cast<void*>(&address)),
+                          sizeof address) == 0);
+        return client;
+    };
+    auto first = connect();
+    loop->run_ready();
+    loop->run_ready();
+    const auto second = connect(); // both events are of one round, this one comes first in it
+    first.reset();
+    REQUIRE(::write(second.get(), "ab", 2) == 2);
+    for (int round = 0; round < 4 && receiver.got.empty(); ++round)
+        loop->run_ready();
+    CHECK(receiver.got == "ab");
+}
+
 TEST_CASE("a socket console serves clients one after the other") {
     auto loop = base::EventLoop::create().value();
     const auto path = "/tmp/doppel-chardev-test-" + std::to_string(::getpid());

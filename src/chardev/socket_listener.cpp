@@ -69,13 +69,22 @@ Result<std::unique_ptr<SocketListener>> SocketListener::create(base::EventLoop& 
     auto listener =
         std::unique_ptr<SocketListener>{new SocketListener{loop, std::move(fd), std::move(path)}};
     DOPPEL_TRY_VOID(loop.add(listener->listener_.get(), EPOLLIN,
-                             [self = listener.get()](std::uint32_t) { self->accept_client(); }));
+                             [self = listener.get()](std::uint32_t) { self->accept_soon(); }));
     return listener;
 }
 
 SocketListener::~SocketListener() {
+    *alive_ = false;
     loop_.remove(listener_.get());
     ::unlink(path_.c_str());
+}
+
+/// Behind the events of this round: the client before this one may have left in the same one.
+void SocketListener::accept_soon() {
+    loop_.post([this, alive = alive_] {
+        if (*alive)
+            accept_client();
+    });
 }
 
 void SocketListener::accept_client() {

@@ -24,6 +24,7 @@ public:
 
 private:
     SocketListener(base::EventLoop& loop, base::UniqueFd fd, std::string path);
+    void accept_soon();
     void accept_client();
     void drop_client();
 
@@ -31,8 +32,9 @@ private:
     base::UniqueFd listener_;
     std::string path_;
     std::mutex mutex_;
-    std::unique_ptr<FdBackend> client_; // guarded by mutex_
-    ByteReceiver* receiver_ = nullptr;  // guarded by mutex_
+    std::unique_ptr<FdBackend> client_;                          // guarded by mutex_
+    ByteReceiver* receiver_ = nullptr;                           // guarded by mutex_
+    std::shared_ptr<bool> alive_ = std::make_shared<bool>(true); // shared with posted tasks
 };
 
 } // namespace doppel::chardev
