@@ -155,6 +155,7 @@ std::string host_text(const Golden& golden) {
 
 std::string all() {
     std::string text =
+        "# SPDX-License-Identifier: Apache-2.0\n"
         "What guest instructions become: the body of a block, entered with flags in\n"
         "the register, up to the exit at HLT. Made by golden_test.cpp.\n";
     for (const Golden& golden : goldens())
