@@ -230,6 +230,7 @@ private:
     std::size_t body_bytes_ = 0; // of the guest instruction that was emitted last, ending at
     const std::uint8_t* body_end_ = nullptr;
     bool ended_ = false;
+    bool x87_page_noted_ = false; // the page of FIP, by an earlier instruction of this block
     const bool counting_;
     const bool code32_;
     const std::uint8_t word_;  // bytes: see word_bytes()

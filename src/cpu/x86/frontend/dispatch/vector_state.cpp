@@ -7,30 +7,40 @@ namespace {
 
 constexpr std::uint32_t kMxcsrDefault = 0x1f80;
 
-/// FOP, FIP and FDP of the legacy region (Intel SDM Vol. 1 §10.5.1): the guest's, never the
-/// addresses of our instructions.
-struct LastX87 {
-    std::uint16_t fop;
-    std::uint64_t fip, fdp;
-};
+/// FOP, FIP and FDP of the legacy region (Intel SDM Vol. 1 §10.5.1) are the guest's, never the
+/// addresses of our instructions. While the registers are live FIP's offset in its page lies where
+/// the tag word is otherwise: a block notes its page once (emit_x87.cpp).
+constexpr std::size_t kTagWord = 4, kFop = 6, kFip = 8, kFdp = 16;
+
+std::uint64_t take(const std::byte* from, std::size_t bytes) {
+    std::uint64_t value = 0;
+    __builtin_memcpy(&value, from, bytes);
+    return value;
+}
+
+void split_fip(std::byte* area) {
+    constexpr std::uint64_t kOffset = 0xfff;
+    const std::uint64_t fip = take(area + kFip, 8), page = fip & ~kOffset, offset = fip & kOffset;
+    __builtin_memcpy(area + kFip, &page, 8);
+    __builtin_memcpy(area + kTagWord, &offset, 2);
+}
 
 } // namespace
 
 void VectorState::load_slow() {
     asm volatile("xrstor64 %0" : : "m"(area_), "a"(7), "d"(0));
+    split_fip(area_.bytes.data());
     live_ = true;
 }
 
 void VectorState::store_slow() {
     std::byte* const bytes = area_.bytes.data();
-    LastX87 last;
-    __builtin_memcpy(&last.fop, bytes + 6, 2);
-    __builtin_memcpy(&last.fip, bytes + 8, 8);
-    __builtin_memcpy(&last.fdp, bytes + 16, 8);
+    const std::uint64_t fip = take(bytes + kFip, 8) + take(bytes + kTagWord, 2);
+    const std::uint64_t fop = take(bytes + kFop, 2), fdp = take(bytes + kFdp, 8);
     asm volatile("xsave64 %0" : "+m"(area_) : "a"(7), "d"(0));
-    __builtin_memcpy(bytes + 6, &last.fop, 2);
-    __builtin_memcpy(bytes + 8, &last.fip, 8);
-    __builtin_memcpy(bytes + 16, &last.fdp, 8);
+    __builtin_memcpy(bytes + kFop, &fop, 2);
+    __builtin_memcpy(bytes + kFip, &fip, 8);
+    __builtin_memcpy(bytes + kFdp, &fdp, 8);
     asm volatile("fninit\n\tldmxcsr %0\n\tvzeroupper" : : "m"(kMxcsrDefault));
     live_ = false;
 }
