@@ -8,6 +8,7 @@
 #include <fmt/core.h>
 
 #include "block/image/formats.hpp"
+#include "img/background.hpp"
 
 namespace doppel::img {
 
@@ -77,6 +78,13 @@ int run_command(std::string_view program, const Command& command,
     if (!arguments) {
         fmt::print(stderr, "{}: {}; see '{} --help'\n", name, arguments.error().message(), name);
         return command.error_code;
+    }
+    if (arguments->has("fork")) {
+        const auto parent = go_to_background();
+        if (!parent)
+            return complain(name, parent.error(), command.error_code);
+        if (*parent)
+            return **parent;
     }
     const auto loop = base::EventLoop::create();
     if (!loop)

@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -15,6 +16,7 @@
 #include <fmt/core.h>
 
 #include "block/nbd/server.hpp"
+#include "img/background.hpp"
 #include "img/images.hpp"
 #include "img/objects.hpp"
 
@@ -40,6 +42,8 @@ constexpr std::array kFlags{
     Flag{"tls-creds", "ID", "clients must use TLS with this object's credentials"},
     Flag{"object", "TYPE,id=ID,…", "tls-creds-x509 or -psk, with dir=FOLDER,endpoint=server"},
     Flag{"pid-file", "FILE", "write the process's number there once it listens"},
+    Flag{"fork", "", "return once it listens, and go on in the background"},
+    Flag{"handshake-limit", "SECONDS", "for a client to choose an export; 0: any time [10]"},
     Flag{"q", "", "do not say where it listens"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
@@ -139,11 +143,11 @@ Result<Listener> open_listener(const Arguments& arguments) {
     return listen_tcp(arguments.get("b", "localhost"), arguments.get("p", "10809"));
 }
 
-Result<unsigned> parse_clients(const std::string& text) {
+Result<unsigned> parse_limit(std::string_view flag, const std::string& text) {
     unsigned count = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
     if (error != std::errc{} || end != text.data() + text.size())
-        return base::fail(Errc::InvalidArgument, fmt::format("-e is '{}'", text),
+        return base::fail(Errc::InvalidArgument, fmt::format("{} is '{}'", flag, text),
                           "Use a number; 0 for no limit.");
     return count;
 }
@@ -191,7 +195,9 @@ Result<int> run(Session& session) {
     ::mallopt(M_TRIM_THRESHOLD, kKeptBytes);
     const auto objects = DOPPEL_TRY(Objects::parse(arguments));
     block::nbd::ServerOptions options;
-    options.max_clients = DOPPEL_TRY(parse_clients(arguments.get("e", "16")));
+    options.max_clients = DOPPEL_TRY(parse_limit("-e", arguments.get("e", "16")));
+    options.handshake_limit = std::chrono::seconds{
+        DOPPEL_TRY(parse_limit("--handshake-limit", arguments.get("handshake-limit", "10")))};
     options.warn = [](const std::string& text) { fmt::print(stderr, "serve: {}\n", text); };
     std::unique_ptr<block::nbd::TlsCredentials> tls;
     if (arguments.has("tls-creds")) {
@@ -220,6 +226,7 @@ Result<int> run(Session& session) {
                    listener.url + name + listener.behind);
         std::fflush(stdout);
     }
+    say_ready();
     DOPPEL_TRY_VOID(serve(session, server, arguments.has("t")));
     DOPPEL_TRY_VOID(close_image(session, *image.node));
     return 0;

@@ -216,8 +216,7 @@ Task<void> Connection::choose_old(std::string export_name) {
     co_return {};
 }
 
-Task<ExportFacts> Connection::negotiate(std::string export_name, TlsCredentials* tls,
-                                        std::string tls_host) {
+Task<void> Connection::agree(std::string export_name, TlsCredentials* tls, std::string tls_host) {
     DOPPEL_AWAIT_VOID(greet());
     if (tls != nullptr)
         DOPPEL_AWAIT_VOID(start_tls(*tls, std::move(tls_host)));
@@ -229,6 +228,18 @@ Task<ExportFacts> Connection::negotiate(std::string export_name, TlsCredentials*
             DOPPEL_AWAIT_VOID(ask_for_allocation(export_name));
         DOPPEL_AWAIT_VOID(go(std::move(export_name)));
     }
+    co_return {};
+}
+
+Task<ExportFacts> Connection::negotiate(std::string export_name, TlsCredentials* tls,
+                                        std::string tls_host) {
+    negotiating_ = true;
+    watch();
+    auto agreeing = agree(std::move(export_name), tls, std::move(tls_host));
+    auto agreed = co_await agreeing;
+    negotiating_ = false;
+    if (!agreed)
+        co_return std::unexpected(std::move(agreed).error());
     if (facts_.size_bytes > INT64_MAX)
         co_return broken(fmt::format("an export of {} bytes", facts_.size_bytes));
     receiver_.emplace(receive_answers());

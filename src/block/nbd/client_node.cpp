@@ -1,17 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "block/nbd/client_node.hpp"
 
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 
 #include <fmt/core.h>
+
+#include "block/nbd/connecting.hpp"
 
 namespace doppel::block::nbd {
 
@@ -21,48 +15,6 @@ constexpr std::size_t kConnections = 4;
 constexpr std::uint64_t kZeroesAtOnce = 1u << 30;
 constexpr std::uint64_t kStatusAtOnce = 1u << 31;
 constexpr std::uint64_t kZeroChunk = 1u << 20;
-
-Result<base::UniqueFd> connect_unix(const Url& url) {
-    base::UniqueFd fd{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path, url.socket.data(), url.socket.size());
-    const auto* to = reinterpret_cast<const sockaddr*>(&address);
-    if (!fd || ::connect(fd.get(), to, sizeof address) != 0)
-        return base::fail_errno(errno, fmt::format("connect to '{}'", url.socket));
-    return fd;
-}
-
-Result<base::UniqueFd> connect_tcp(const Url& url) {
-    addrinfo hints{};
-    hints.ai_socktype = SOCK_STREAM;
-    addrinfo* found = nullptr;
-    if (const int error = ::getaddrinfo(url.host.c_str(), url.port.c_str(), &hints, &found);
-        error != 0)
-        return base::fail(Errc::NotFound,
-                          fmt::format("the address of '{}': {}", url.host, ::gai_strerror(error)));
-    const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> all{found, &::freeaddrinfo};
-    int error = ECONNREFUSED;
-    for (const auto* one = all.get(); one != nullptr; one = one->ai_next) {
-        base::UniqueFd fd{::socket(one->ai_family, one->ai_socktype | SOCK_CLOEXEC, 0)};
-        if (fd && ::connect(fd.get(), one->ai_addr, one->ai_addrlen) == 0) {
-            const int yes = 1;
-            ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-            return fd;
-        }
-        error = errno;
-    }
-    return base::fail_errno(error, fmt::format("connect to {}:{}", url.host, url.port));
-}
-
-/// On a worker: names are looked up and servers are far.
-Task<base::UniqueFd> connect_to(IoContext& context, Url url) {
-    Result<base::UniqueFd> socket;
-    auto wait = context.on_worker(
-        [&] { socket = url.socket.empty() ? connect_tcp(url) : connect_unix(url); });
-    co_await wait;
-    co_return socket;
-}
 
 } // namespace
 
@@ -95,8 +47,8 @@ Task<std::unique_ptr<ClientNode>> ClientNode::adopt(IoContext& context, base::Un
 }
 
 Task<void> ClientNode::connect(base::UniqueFd socket) {
-    auto connection =
-        std::make_unique<Connection>(context_, std::move(socket), fmt::format("'{}'", url_.text));
+    auto connection = std::make_unique<Connection>(context_, std::move(socket),
+                                                   fmt::format("'{}'", url_.text), url_.patience);
     const auto host = url_.tls_host.empty() ? url_.host : url_.tls_host;
     DOPPEL_AWAIT(facts, connection->negotiate(url_.export_name, tls_.get(), host));
     if (!connections_.empty() && facts.size_bytes != facts_.size_bytes)

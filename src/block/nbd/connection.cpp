@@ -32,14 +32,38 @@ Error server_error(const std::string& peer, const Request& request, std::uint32_
 
 } // namespace
 
-Connection::Connection(IoContext& context, base::UniqueFd socket, std::string peer)
-    : context_{context}, stream_{context, std::move(socket), std::move(peer)} {}
+Connection::Connection(IoContext& context, base::UniqueFd socket, std::string peer,
+                       std::chrono::seconds patience)
+    : context_{context}, stream_{context, std::move(socket), std::move(peer)}, patience_{patience},
+      alarm_{context.loop(), [this] { look(); }} {}
 
 Connection::~Connection() {
     if (!receiver_)
         return;
     if (!receiver_->done())
         stream_.shut(); // the receiver ends inside
+}
+
+/// Something is asked of the server: it must say something. One timer covers all requests.
+void Connection::watch() {
+    if (watching_ || patience_.count() == 0)
+        return;
+    watching_ = true;
+    moved_ = stream_.moved();
+    alarm_.set(patience_);
+}
+
+void Connection::look() {
+    watching_ = false;
+    if (!negotiating_ && pending_.empty())
+        return;
+    if (moved_ != stream_.moved())
+        return watch();
+    stream_.fail({Errc::Io,
+                  0,
+                  fmt::format("{} has said nothing for {} s", stream_.peer(), patience_.count()),
+                  {},
+                  "The URL's parameter timeout=SECONDS says how long to wait; 0: for ever."});
 }
 
 Task<void> Connection::submit(Pending& pending) {
@@ -55,6 +79,7 @@ Task<void> Connection::submit(Pending& pending) {
     stream_.send(std::move(message));
     pending.message = stream_.queued();
     pending_[pending.request.cookie] = &pending;
+    watch();
     const WaitForAnswer wait{&pending};
     co_await wait;
     co_return pending.outcome;

@@ -2,12 +2,14 @@
 #pragma once
 /// The client's end of one connection: the handshake, then requests side by side. Owner thread
 /// only.
+#include <chrono>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "block/io/alarm.hpp"
 #include "block/nbd/protocol.hpp"
 #include "block/nbd/stream.hpp"
 #include "block/nbd/tls.hpp"
@@ -31,7 +33,10 @@ struct StatusExtent {
 
 class Connection {
 public:
-    Connection(IoContext& context, base::UniqueFd socket, std::string peer);
+    /// `patience`: a server that neither says nor takes anything for so long while something is
+    /// asked of it, at most twice as long, is given up; 0: never.
+    Connection(IoContext& context, base::UniqueFd socket, std::string peer,
+               std::chrono::seconds patience);
     ~Connection();
     Connection(const Connection&) = delete;
     Connection& operator=(const Connection&) = delete;
@@ -67,7 +72,11 @@ private:
         void await_resume() const noexcept {}
     };
 
+    void watch();
+    void look();
+
     // client_handshake.cpp
+    Task<void> agree(std::string export_name, TlsCredentials* tls, std::string tls_host);
     struct OptionAnswer {
         OptionReply type = OptionReply::ACK;
         std::vector<std::byte> data;
@@ -100,6 +109,11 @@ private:
 
     IoContext& context_;
     Stream stream_;
+    std::chrono::seconds patience_;
+    Alarm alarm_;
+    bool watching_ = false;   // the alarm is set
+    std::uint64_t moved_ = 0; // stream_.moved() when it was
+    bool negotiating_ = false;
     ExportFacts facts_;
     bool fixed_ = false;
     bool no_zeroes_ = false;

@@ -4,6 +4,7 @@
 
 #include <fmt/core.h>
 
+#include "block/io/alarm.hpp"
 #include "block/nbd/session.hpp"
 
 namespace doppel::block::nbd {
@@ -47,6 +48,22 @@ const Export* Session::find(const std::string& name) const {
     const auto& all = server_.exports();
     const auto found = std::ranges::find(all, name, &Export::name);
     return found == all.end() ? nullptr : &*found;
+}
+
+/// A client that connects and then says nothing must not keep others out.
+Task<bool> Session::negotiate_in_time() {
+    const auto limit = server_.options().handshake_limit;
+    Alarm alarm{server_.context().loop(), [this, limit] {
+                    stream_.fail({Errc::Io,
+                                  0,
+                                  fmt::format("its handshake takes more than {} s", limit.count()),
+                                  {},
+                                  {}});
+                }};
+    if (limit.count() > 0)
+        alarm.set(limit);
+    DOPPEL_AWAIT(chosen, negotiate());
+    co_return chosen;
 }
 
 Task<bool> Session::negotiate() {

@@ -2,6 +2,7 @@
 #pragma once
 /// Exports images over NBD: fixed newstyle, structured replies, metadata contexts, any number of
 /// connections. Owner thread only.
+#include <chrono>
 #include <functional>
 #include <list>
 #include <memory>
@@ -37,7 +38,9 @@ struct Export {
 };
 
 struct ServerOptions {
-    unsigned max_clients = 0;                     // at once; 0: any number
+    unsigned max_clients = 0; // at once; 0: any number
+    /// Until a client must have chosen an export; 0: for ever.
+    std::chrono::seconds handshake_limit{10};
     TlsCredentials* tls = nullptr;                // clients must use it; outlives the server
     std::function<void(const std::string&)> warn; // what clients do wrong, and failed requests
 };

@@ -101,7 +101,7 @@ bool Session::WaitForRoom::await_ready() const noexcept {
 }
 
 Task<void> Session::run() {
-    auto negotiating = negotiate();
+    auto negotiating = negotiate_in_time();
     auto outcome = co_await negotiating;
     Result<void> ending;
     if (outcome && *outcome) {

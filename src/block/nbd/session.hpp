@@ -15,6 +15,7 @@ public:
 
 private:
     // handshake.cpp
+    Task<bool> negotiate_in_time();
     Task<bool> negotiate(); // false: the client does not want more
     Task<bool> option(Option option, std::vector<std::byte> data);
     void reply(Option option, OptionReply type, std::vector<std::byte> data = {});

@@ -95,9 +95,13 @@ void Stream::end(Error error) {
     blocked_.clear();
 }
 
-void Stream::shut() {
-    end(Error{Errc::Interrupted, 0, fmt::format("the connection to {} was closed", peer_), {}, {}});
+void Stream::fail(Error error) {
+    end(std::move(error));
     resume_reader();
+}
+
+void Stream::shut() {
+    fail({Errc::Interrupted, 0, fmt::format("the connection to {} was closed", peer_), {}, {}});
 }
 
 Task<std::size_t> Stream::receive(std::span<std::byte> into) {
@@ -107,8 +111,10 @@ Task<std::size_t> Stream::receive(std::span<std::byte> into) {
         const auto got = transport_->receive(into);
         if (got == -EINTR)
             continue;
-        if (got >= 0)
+        if (got >= 0) {
+            moved_ += static_cast<std::uint64_t>(got);
             co_return static_cast<std::size_t>(got);
+        }
         if (got != -EAGAIN) {
             const auto trouble = transport_->trouble();
             auto text = fmt::format("receive from {}", peer_);
@@ -216,6 +222,7 @@ std::vector<iovec> Stream::pieces_to_send() const {
 }
 
 void Stream::sent(std::size_t bytes) {
+    moved_ += bytes;
     output_bytes_ -= bytes;
     output_sent_ += bytes;
     while (!output_.empty()) {

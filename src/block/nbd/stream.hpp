@@ -68,6 +68,10 @@ public:
     /// Whoever waits gets an error, the reader inside this call; nothing moves any more. The reader
     /// must not call it.
     void shut();
+    /// The same, with an error to give.
+    void fail(Error error);
+    /// Bytes that have gone either way so far: a sign of life.
+    std::uint64_t moved() const noexcept { return moved_; }
     bool ended() const noexcept { return ended_; }
     int fd() const noexcept { return socket_.get(); }
     const std::string& peer() const noexcept { return peer_; }
@@ -110,6 +114,7 @@ private:
     Error why_;
 
     std::vector<std::byte> input_;
+    std::uint64_t moved_ = 0;
     std::size_t input_begin_ = 0;
     std::size_t input_end_ = 0;
 

@@ -14,6 +14,7 @@ using base::Result;
 
 namespace {
 
+constexpr unsigned kMaxPatience = 86400;
 constexpr const char* kForms =
     "Use nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH (nbds… for TLS).";
 
@@ -40,6 +41,15 @@ Result<std::string> decode(const std::string& url, std::string_view text) {
     return plain;
 }
 
+Result<std::chrono::seconds> parse_patience(const std::string& url, std::string_view text) {
+    unsigned seconds = 0;
+    const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+    if (error != std::errc{} || stop != text.data() + text.size() || seconds > kMaxPatience)
+        return bad(url, fmt::format("timeout is '{}', allowed are 0 (none) to {} seconds", text,
+                                    kMaxPatience));
+    return std::chrono::seconds{seconds};
+}
+
 Result<void> set_parameter(Url& url, const std::string& name, std::string value) {
     if (name == "socket")
         url.socket = std::move(value);
@@ -51,9 +61,12 @@ Result<void> set_parameter(Url& url, const std::string& name, std::string value)
         url.tls_user = std::move(value);
     else if (name == "tls-hostname")
         url.tls_host = std::move(value);
+    else if (name == "timeout")
+        url.patience = DOPPEL_TRY(parse_patience(url.text, value));
     else
-        return bad(url.text, fmt::format("'{}' is unknown; known are socket, tls-certificates, "
-                                         "tls-psk-file, tls-username and tls-hostname",
+        return bad(url.text, fmt::format("'{}' is unknown; known are socket, timeout, "
+                                         "tls-certificates, tls-psk-file, tls-username and "
+                                         "tls-hostname",
                                          name));
     return {};
 }

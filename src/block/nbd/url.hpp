@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// NBD URLs (doc/uri.md of NetworkBlockDevice/nbd): nbd://HOST[:PORT]/EXPORT,
-/// nbd+unix:///EXPORT?socket=PATH, and nbds://, nbds+unix:// with TLS. Any thread.
+/// nbd+unix:///EXPORT?socket=PATH, and nbds://, nbds+unix:// with TLS; our own parameter is
+/// timeout=SECONDS. Any thread.
+#include <chrono>
 #include <string>
 
 #include "base/result.hpp"
 
 namespace doppel::block::nbd {
+
+/// A flush of all that a slow disk's server has cached takes long.
+constexpr std::chrono::seconds kPatience{120};
 
 struct Url {
     std::string text; // as the user wrote it
@@ -19,6 +24,8 @@ struct Url {
     std::string tls_psk_file;
     std::string tls_user = "qemu";
     std::string tls_host; // whom the server's certificate names
+    /// How long a server may say nothing while something is asked of it; 0: for ever.
+    std::chrono::seconds patience = kPatience;
 };
 
 bool is_url(const std::string& name);
