@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// One translated unit of guest code, and what is known about its host code.
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -28,23 +27,15 @@ struct SignalSite {
     std::uint8_t left = 0; // counted instructions of the block that have not been executed
 };
 
-struct Block;
-
-/// A patchable direct jump: rel32 at `place` leads to `target`, or to `unlinked` (which asks).
-struct Link {
-    std::uint8_t* place = nullptr;
-    const std::uint8_t* unlinked = nullptr;
-    Link* next = nullptr; // of the links into the same block
-};
-
-struct Block {
+/// What the front end has made of a piece of guest code.
+struct NewBlock {
     BlockKey key;
     const std::uint8_t* begin = nullptr; // executable addresses
     const std::uint8_t* end = nullptr;
     const std::uint8_t* body_end = nullptr; // what is behind is out of the way
     // Entries. far: r13 = guest RIP, flags in the slot, polls. The others are for jumps within the
     // page: with flags in the slot or in the register, polling or not.
-    std::uint8_t* far_entry = nullptr;
+    const std::uint8_t* far_entry = nullptr;
     const std::uint8_t* slot_poll_entry = nullptr;
     const std::uint8_t* slot_entry = nullptr;
     const std::uint8_t* native_poll_entry = nullptr;
@@ -55,14 +46,55 @@ struct Block {
     const std::uint8_t* made_entry = nullptr;
     std::uint16_t made_writes = 0;
     FlagsWanted flags_wanted = FlagsWanted::Either;
-    bool dead = false;
-    std::uint32_t table_slot = 0;
     std::uint16_t guest_bytes = 0;
-    std::uint16_t instructions = 0; // those that its host code executes itself
-    Link* incoming = nullptr;
-    Block* next_in_page = nullptr;
-    Block* next_in_second_page = nullptr;
+    std::uint16_t instructions = 0;       // those that its host code executes itself
     std::vector<SignalSite> signal_sites; // ascending host_offset
+};
+
+/// A patchable direct jump: rel32 at `place` leads to its target, or to `unlinked` (which asks).
+/// Places are offsets in code memory.
+struct Link {
+    std::uint32_t place = 0;
+    std::uint32_t unlinked = 0;
+    std::uint32_t next = 0; // of the links into the same block; kNone
+};
+
+/// A translation in the cache. There are some fifty thousand after a Linux boot, hence numbers in
+/// place of pointers: of links, of blocks and of signal sites, in the cache's pools.
+struct Block {
+    static constexpr std::uint32_t kNone = ~std::uint32_t{0};
+
+    BlockKey key;
+    const std::uint8_t* begin = nullptr; // executable address
+    std::uint32_t host_bytes = 0;
+    std::uint32_t first_signal = 0;
+    std::uint32_t table_slot = 0;
+    std::uint32_t incoming = kNone;
+    std::uint32_t next_in_page = kNone;
+    std::uint32_t next_in_second_page = kNone;
+    std::uint16_t signals = 0;
+    std::uint16_t guest_bytes = 0;
+    std::uint16_t instructions = 0;
+    std::uint16_t made_writes = 0;
+    std::uint16_t far_offset = 0; // of the entries, from `begin`; see NewBlock
+    std::uint16_t slot_poll_offset = 0;
+    std::uint16_t slot_offset = 0;
+    std::uint16_t native_poll_offset = 0;
+    std::uint16_t native_offset = 0;
+    std::uint16_t made_poll_offset = 0;
+    std::uint16_t made_offset = 0; // 0: there is none
+    FlagsWanted flags_wanted = FlagsWanted::Either;
+    bool dead = false;
+
+    const std::uint8_t* end() const { return begin + host_bytes; }
+    const std::uint8_t* far_entry() const { return begin + far_offset; }
+    const std::uint8_t* slot_poll_entry() const { return begin + slot_poll_offset; }
+    const std::uint8_t* slot_entry() const { return begin + slot_offset; }
+    const std::uint8_t* native_poll_entry() const { return begin + native_poll_offset; }
+    const std::uint8_t* native_entry() const { return begin + native_offset; }
+    const std::uint8_t* made_poll_entry() const { return begin + made_poll_offset; }
+    const std::uint8_t* made_entry() const { return begin + made_offset; }
+    bool has_made_entry() const { return made_offset != 0; }
 };
 
 } // namespace doppel::cpu::translator

@@ -2,6 +2,7 @@
 #include "cpu/translator/cache/code_cache.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -9,9 +10,28 @@ namespace doppel::cpu::translator {
 
 namespace {
 
-Block*& next_of(Block& block, std::uint64_t gpa_page) {
-    return (block.key.gpa & ~std::uint64_t{0xfff}) == gpa_page ? block.next_in_page
-                                                               : block.next_in_second_page;
+std::uint16_t offset16(const std::uint8_t* begin, const std::uint8_t* at) {
+    return at == nullptr ? std::uint16_t{0} : static_cast<std::uint16_t>(at - begin);
+}
+
+Block packed(const NewBlock& made) {
+    Block block;
+    block.key = made.key;
+    block.begin = made.begin;
+    block.host_bytes = static_cast<std::uint32_t>(made.end - made.begin);
+    block.signals = static_cast<std::uint16_t>(made.signal_sites.size());
+    block.guest_bytes = made.guest_bytes;
+    block.instructions = made.instructions;
+    block.made_writes = made.made_writes;
+    block.far_offset = offset16(made.begin, made.far_entry);
+    block.slot_poll_offset = offset16(made.begin, made.slot_poll_entry);
+    block.slot_offset = offset16(made.begin, made.slot_entry);
+    block.native_poll_offset = offset16(made.begin, made.native_poll_entry);
+    block.native_offset = offset16(made.begin, made.native_entry);
+    block.made_poll_offset = offset16(made.begin, made.made_poll_entry);
+    block.made_offset = offset16(made.begin, made.made_entry);
+    block.flags_wanted = made.flags_wanted;
+    return block;
 }
 
 } // namespace
@@ -21,29 +41,38 @@ CodeCache::CodeCache() : table_{std::make_unique<std::atomic<Word>[]>(kTableSize
 base::Result<std::unique_ptr<CodeCache>> CodeCache::create(std::size_t code_bytes) {
     auto cache = std::unique_ptr<CodeCache>{new CodeCache};
     cache->memory_ = DOPPEL_TRY(CodeMemory::create(code_bytes));
+    if (!cache->blocks_.allocated() || !cache->links_.allocated() || !cache->signals_.allocated())
+        return base::fail_errno(ENOMEM, "reserve the tables of the code cache");
     return cache;
 }
 
-Block& CodeCache::add_block(Block made) {
-    Block& block = blocks_.emplace_back(std::move(made));
-    used_ = static_cast<std::size_t>(block.end - memory_->exec() + 15) & ~std::size_t{15};
-    ++count_;
+std::uint32_t& CodeCache::next_of(Block& block, std::uint64_t gpa_page) const {
+    return (block.key.gpa & ~std::uint64_t{0xfff}) == gpa_page ? block.next_in_page
+                                                               : block.next_in_second_page;
+}
+
+Block& CodeCache::add_block(const NewBlock& made) {
+    Block& block = blocks_.add(packed(made));
+    const std::uint32_t number = blocks_.number_of(block);
+    block.first_signal = static_cast<std::uint32_t>(signals_.size());
+    for (const SignalSite& site : made.signal_sites)
+        signals_.add(site);
+    used_ = static_cast<std::size_t>(made.end - memory_->exec() + 15) & ~std::size_t{15};
     made_.fetch_add(1, std::memory_order_relaxed);
     guest_bytes_.fetch_add(block.guest_bytes, std::memory_order_relaxed);
-    Block*& first = pages_[block.key.gpa & ~std::uint64_t{0xfff}];
-    block.next_in_page = std::exchange(first, &block);
-    if (block.key.second_page != 0) {
-        Block*& second = pages_[block.key.second_page];
-        block.next_in_second_page = std::exchange(second, &block);
-    }
+    const auto enlist = [&](std::uint64_t gpa_page, std::uint32_t& next) {
+        next = std::exchange(pages_.try_emplace(gpa_page, Block::kNone).first->second, number);
+    };
+    enlist(block.key.gpa & ~std::uint64_t{0xfff}, block.next_in_page);
+    if (block.key.second_page != 0)
+        enlist(block.key.second_page, block.next_in_second_page);
     const std::uint64_t code = hash(block.key);
     for (std::size_t i = code;; ++i) {
         auto& slot = table_[i & (kTableSize - 1)];
         if (slot.load(std::memory_order_relaxed) > kTombstone)
             continue;
         block.table_slot = static_cast<std::uint32_t>(i & (kTableSize - 1));
-        slot.store(reinterpret_cast<Word>(&block) | code >> kTagShift << kTagShift,
-                   std::memory_order_release);
+        slot.store((number + kFirstNumber) | tag_of(code), std::memory_order_release);
         break;
     }
     return block;
@@ -51,10 +80,13 @@ Block& CodeCache::add_block(Block made) {
 
 void CodeCache::link(std::uint8_t* place, const std::uint8_t* unlinked, Block& target,
                      const std::uint8_t* entry) {
-    if (target.dead)
+    if (target.dead || (free_links_ == Block::kNone && links_.room() == 0))
         return;
-    links_.push_back({place, unlinked, target.incoming});
-    target.incoming = &links_.back();
+    Link& link = free_links_ == Block::kNone ? links_.add({}) : links_[free_links_];
+    if (free_links_ != Block::kNone)
+        free_links_ = link.next;
+    link = {offset_of(place), offset_of(unlinked), target.incoming};
+    target.incoming = links_.number_of(link);
     memory_->patch32(place, static_cast<std::uint32_t>(entry - (place + 4)));
 }
 
@@ -62,30 +94,35 @@ void CodeCache::kill(Block& block) {
     if (std::exchange(block.dead, true))
         return;
     table_[block.table_slot].store(kTombstone, std::memory_order_release);
-    for (const Link* link = block.incoming; link != nullptr; link = link->next)
-        memory_->patch32(link->place,
-                         static_cast<std::uint32_t>(link->unlinked - (link->place + 4)));
-    block.incoming = nullptr;
+    for (std::uint32_t number = std::exchange(block.incoming, Block::kNone);
+         number != Block::kNone;) {
+        Link& link = links_[number];
+        memory_->patch32(code_at(link.place), link.unlinked - (link.place + 4));
+        number = std::exchange(link.next, std::exchange(free_links_, number));
+    }
     // jmp stale_entry; the first instruction of a far entry is 7 bytes, byte 7 begins the next.
+    std::uint8_t* const far_entry = code_at(offset_of(block.far_entry()));
     std::uint64_t code = 0;
-    std::memcpy(&code, memory_->writable(block.far_entry), sizeof code);
-    const auto distance = static_cast<std::uint32_t>(stale_entry_ - (block.far_entry + 5));
+    std::memcpy(&code, memory_->writable(far_entry), sizeof code);
+    const auto distance = static_cast<std::uint32_t>(stale_entry_ - (far_entry + 5));
     code = (code & 0xff00'0000'0000'0000ull) | 0x0000'9090'0000'0000ull << 8 |
            std::uint64_t{distance} << 8 | 0xe9;
-    memory_->patch64(block.far_entry, code);
+    memory_->patch64(far_entry, code);
 }
 
 bool CodeCache::invalidate_page(std::uint64_t gpa_page) {
     const auto found = pages_.find(gpa_page);
     if (found == pages_.end())
         return false;
-    Block* block = found->second;
+    std::uint32_t number = found->second;
     pages_.erase(found);
-    for (; block != nullptr; block = next_of(*block, gpa_page)) {
-        kill(*block);
-        const std::uint64_t first_page = block->key.gpa & ~std::uint64_t{0xfff};
-        if (block->key.second_page != 0)
-            forget(*block, first_page == gpa_page ? block->key.second_page : first_page);
+    while (number != Block::kNone) {
+        Block& block = blocks_[number];
+        kill(block);
+        const std::uint64_t first_page = block.key.gpa & ~std::uint64_t{0xfff};
+        if (block.key.second_page != 0)
+            forget(block, first_page == gpa_page ? block.key.second_page : first_page);
+        number = next_of(block, gpa_page);
     }
     return true;
 }
@@ -96,12 +133,13 @@ void CodeCache::forget(Block& block, std::uint64_t gpa_page) {
     const auto found = pages_.find(gpa_page);
     if (found == pages_.end())
         return;
-    Block** link = &found->second;
-    while (*link != nullptr && *link != &block)
-        link = &next_of(**link, gpa_page);
-    if (*link != nullptr)
+    const std::uint32_t number = blocks_.number_of(block);
+    std::uint32_t* link = &found->second;
+    while (*link != Block::kNone && *link != number)
+        link = &next_of(blocks_[*link], gpa_page);
+    if (*link != Block::kNone)
         *link = next_of(block, gpa_page);
-    if (found->second == nullptr)
+    if (found->second == Block::kNone)
         pages_.erase(found);
 }
 
@@ -112,12 +150,13 @@ bool CodeCache::overlaps(std::uint64_t gpa, std::uint64_t length_bytes) const {
     const auto found = pages_.find(page);
     if (found == pages_.end())
         return false;
-    for (Block* block = found->second; block != nullptr; block = next_of(*block, page)) {
-        const std::uint64_t begin = block->key.gpa;
-        const std::uint64_t end = begin + std::max<std::uint64_t>(block->guest_bytes, 1);
-        if (block->dead)
-            continue;
-        if (block->key.second_page != 0 || (gpa < end && begin < gpa + length_bytes))
+    for (std::uint32_t number = found->second; number != Block::kNone;) {
+        Block& block = blocks_[number];
+        number = next_of(block, page);
+        const std::uint64_t begin = block.key.gpa;
+        const std::uint64_t end = begin + std::max<std::uint64_t>(block.guest_bytes, 1);
+        if (!block.dead &&
+            (block.key.second_page != 0 || (gpa < end && begin < gpa + length_bytes)))
             return true;
     }
     return false;
@@ -128,9 +167,10 @@ void CodeCache::clear() {
         table_[i].store(kFree, std::memory_order_relaxed);
     blocks_.clear();
     links_.clear();
+    free_links_ = Block::kNone;
+    signals_.clear();
     pages_.clear();
     used_ = reserved_;
-    count_ = 0;
     ++resets_;
 }
 
@@ -142,7 +182,7 @@ const Block* CodeCache::find_by_host(const void* address) const {
     if (after == blocks_.begin())
         return nullptr;
     const Block& block = *(after - 1);
-    return at < block.end ? &block : nullptr;
+    return at < block.end() ? &block : nullptr;
 }
 
 } // namespace doppel::cpu::translator

@@ -17,17 +17,17 @@
 /// `stale_entry`, which looks the target up anew. So no vCPU's branch cache needs to be visited.
 ///
 /// reset() needs every other vCPU out of translated code: the runtime's stop() sees to that.
-#include <array>
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <memory>
+#include <span>
 #include <unordered_map>
 
 #include "base/mutex.hpp"
 #include "base/result.hpp"
 #include "cpu/translator/cache/block.hpp"
 #include "cpu/translator/cache/code_memory.hpp"
+#include "cpu/translator/cache/pool.hpp"
 
 namespace doppel::cpu::translator {
 
@@ -46,11 +46,11 @@ public:
             const Word word = table_[i & (kTableSize - 1)].load(std::memory_order_acquire);
             if (word == kFree)
                 return nullptr;
-            if ((word ^ code) >> kTagShift != 0 || word == kTombstone)
+            if ((word ^ tag_of(code)) >> kTagShift != 0 || word == kTombstone)
                 continue;
-            Block* const block = block_of(word);
-            if (block->key == key && !block->dead)
-                return block;
+            Block& block = blocks_[(word & kNumberMask) - kFirstNumber];
+            if (block.key == key && !block.dead)
+                return &block;
         }
     }
     CodeMemory& memory() const { return *memory_; }
@@ -60,13 +60,16 @@ public:
     /// Where the next block may be written, and how much room there is.
     std::uint8_t* free_begin() const { return memory_->exec() + used_; }
     std::size_t free_bytes() const { return memory_->size() - used_; }
-    bool nearly_full() const { return free_bytes() < 256 * 1024 || count_ >= kMaxBlocks; }
+    bool nearly_full() const {
+        return free_bytes() < 256 * 1024 || blocks_.room() == 0 || signals_.room() < 1024;
+    }
     /// Keeps [0, used) for stubs for ever; before the first block.
     void reserve(std::size_t used) { used_ = reserved_ = used; }
     void set_stale_entry(const std::uint8_t* entry) { stale_entry_ = entry; }
 
-    Block& add_block(Block block); // its code was written at free_begin()
-    /// Makes the jump at `place` go to `entry` of `target`; no-op when that block is dead.
+    Block& add_block(const NewBlock& made); // its code was written at free_begin()
+    /// Makes the jump at `place` go to `entry` of `target`; no-op when that block is dead, or when
+    /// there are more links than anybody has seen.
     void link(std::uint8_t* place, const std::uint8_t* unlinked, Block& target,
               const std::uint8_t* entry);
     /// Drops all blocks of a guest page. Returns whether there were any.
@@ -82,6 +85,9 @@ public:
     }
     /// The block whose host code contains `address`, or nullptr.
     const Block* find_by_host(const void* address) const;
+    std::span<const SignalSite> signal_sites(const Block& block) const {
+        return {signals_.begin() + block.first_signal, block.signals};
+    }
 
     std::uint64_t blocks_made() const { return made_.load(std::memory_order_relaxed); }
     std::uint64_t guest_bytes() const { return guest_bytes_.load(std::memory_order_relaxed); }
@@ -89,37 +95,46 @@ public:
     std::uint64_t resets() const { return resets_; }
 
 private:
+    static constexpr std::size_t kMaxLinks = 4 * kMaxBlocks;
+    static constexpr std::size_t kMaxSignals = 16 * kMaxBlocks;
     CodeCache();
-    /// Entry of table_: the block's address, and above it 16 bits of its key's hash, so that
+    /// Entry of table_: the block's number, and above it 14 bits of its key's hash, so that
     /// looking for a block touches hardly any other.
-    using Word = std::uint64_t;
+    using Word = std::uint32_t;
     static constexpr Word kFree = 0, kTombstone = 1; // of a dropped block
-    static constexpr unsigned kTagShift = 48;
-    static Block* block_of(Word word) {
-        return reinterpret_cast<Block*>(word & ((Word{1} << kTagShift) - 1));
-    }
+    static constexpr Word kFirstNumber = 2;
+    static constexpr unsigned kTagShift = 18;
+    static constexpr Word kNumberMask = (Word{1} << kTagShift) - 1;
+    static_assert(kMaxBlocks + kFirstNumber <= kNumberMask);
+    static Word tag_of(std::uint64_t hash) { return static_cast<Word>(hash >> 32) & ~kNumberMask; }
     /// Low bits: where in the table; blocks of one page are neighbours, so that a lookup's cache
-    /// line serves the next ones. Bits from kTagShift up: the tag.
+    /// line serves the next ones. High bits: the tag.
     static std::uint64_t hash(const BlockKey& key) {
         const std::uint64_t page =
             (key.gpa >> 12 ^ std::uint64_t{key.mode} << 40) * 0x9e37'79b9'7f4a'7c15ull;
         const std::uint64_t tag = page ^ key.gpa * 0xd6e8'feb8'6659'fd93ull;
         return (page >> 40 & ~std::uint64_t{63}) | ((key.gpa ^ key.gpa >> 6) & 63) |
-               (tag >> kTagShift << kTagShift);
+               (tag >> 48 << 48);
     }
     void clear();
     void kill(Block& block);
     void forget(Block& block, std::uint64_t gpa_page);
+    std::uint32_t& next_of(Block& block, std::uint64_t gpa_page) const;
+    std::uint8_t* code_at(std::uint32_t offset) const { return memory_->exec() + offset; }
+    std::uint32_t offset_of(const std::uint8_t* code) const {
+        return static_cast<std::uint32_t>(code - memory_->exec());
+    }
 
     std::unique_ptr<CodeMemory> memory_;
     std::unique_ptr<std::atomic<Word>[]> table_;
     base::Mutex mutex_;
     std::size_t used_ = 0;
     std::size_t reserved_ = 0;
-    std::size_t count_ = 0;    // in the table, dead ones included
-    std::deque<Block> blocks_; // in order of host addresses
-    std::deque<Link> links_;
-    std::unordered_map<std::uint64_t, Block*> pages_; // gpa of page -> first block
+    Pool<Block> blocks_{kMaxBlocks}; // in order of host addresses, dead ones included
+    Pool<Link> links_{kMaxLinks};
+    std::uint32_t free_links_ = Block::kNone;
+    Pool<SignalSite> signals_{kMaxSignals};
+    std::unordered_map<std::uint64_t, std::uint32_t> pages_; // gpa of page -> first block
     const std::uint8_t* stale_entry_ = nullptr;
     std::atomic<std::uint64_t> made_{0};
     std::atomic<std::uint64_t> guest_bytes_{0};

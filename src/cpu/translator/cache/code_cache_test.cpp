@@ -12,7 +12,7 @@ namespace doppel::cpu::translator {
 namespace {
 
 struct Rig {
-    Rig() : cache{std::move(*CodeCache::create(1 << 20))} {
+    Rig() : cache{std::move(*CodeCache::create(4 << 20))} {
         cache->reserve(64);
         cache->set_stale_entry(cache->memory().exec() + 32);
     }
@@ -24,14 +24,14 @@ struct Rig {
         a.byte(0x90);
         a.byte(0x90);
         a.ret();
-        Block block;
+        NewBlock block;
         block.key = {.gpa = gpa, .second_page = second_page, .mode = 0};
         block.begin = exec;
         block.far_entry = exec;
         block.end = a.here();
         block.guest_bytes = 4;
         const base::MutexLock lock{cache->mutex()};
-        return cache->add_block(std::move(block));
+        return cache->add_block(block);
     }
     static std::uint32_t call(const std::uint8_t* at) {
         std::uint32_t (*function)() = nullptr;
@@ -46,7 +46,7 @@ TEST_CASE_FIXTURE(Rig, "a block is found by its key and can be executed") {
     add(0x1004, 8);
     const Block* const found = cache->find({.gpa = 0x1004, .second_page = 0, .mode = 0});
     REQUIRE(found != nullptr);
-    CHECK(call(found->far_entry) == 8);
+    CHECK(call(found->far_entry()) == 8);
     CHECK(cache->find({.gpa = 0x1004, .second_page = 0, .mode = 1}) == nullptr);
     CHECK(cache->find({.gpa = 0x1008, .second_page = 0, .mode = 0}) == nullptr);
 }
@@ -56,7 +56,7 @@ TEST_CASE_FIXTURE(Rig, "a dead block is no longer found, its successor at the sa
         add(0x2000, round);
         const Block* const found = cache->find({.gpa = 0x2000, .second_page = 0, .mode = 0});
         REQUIRE(found != nullptr);
-        CHECK(call(found->far_entry) == round);
+        CHECK(call(found->far_entry()) == round);
         CHECK(cache->invalidate_page(0x2000));
         CHECK(cache->find({.gpa = 0x2000, .second_page = 0, .mode = 0}) == nullptr);
     }
@@ -66,7 +66,7 @@ TEST_CASE_FIXTURE(Rig, "a dead block is no longer found, its successor at the sa
 TEST_CASE_FIXTURE(Rig, "the far entry of a dead block leads to the stale entry") {
     const Block& block = add(0x3000, 1);
     cache->invalidate_page(0x3000);
-    const std::uint8_t* const at = block.far_entry;
+    const std::uint8_t* const at = block.far_entry();
     std::int32_t distance = 0;
     std::memcpy(&distance, at + 1, sizeof distance);
     CHECK(*at == 0xe9);
@@ -82,12 +82,29 @@ TEST_CASE_FIXTURE(Rig, "links lead to the target while it lives, then back to as
         return place + 4 + distance;
     };
     Block& target = add(0x4000, 1);
-    cache->link(place, unlinked, target, target.far_entry);
-    CHECK(target_of() == target.far_entry);
+    cache->link(place, unlinked, target, target.far_entry());
+    CHECK(target_of() == target.far_entry());
     cache->invalidate_page(0x4000);
     CHECK(target_of() == unlinked);
-    cache->link(place, unlinked, target, target.far_entry);
+    cache->link(place, unlinked, target, target.far_entry());
     CHECK(target_of() == unlinked);
+}
+
+TEST_CASE_FIXTURE(Rig, "links are used again, however often their target is made anew") {
+    std::uint8_t* const base = cache->memory().exec();
+    const auto target_of = [&](std::size_t place) {
+        std::int32_t distance = 0;
+        std::memcpy(&distance, base + place, sizeof distance);
+        return base + place + 4 + distance;
+    };
+    for (std::uint32_t round = 0; round < 110'000; ++round) {
+        Block& target = add(0x4000, 1);
+        for (std::size_t place = 0; place < 40; place += 8)
+            cache->link(base + place, base + 48, target, target.far_entry());
+        REQUIRE(target_of(32) == target.far_entry());
+        cache->invalidate_page(0x4000);
+        REQUIRE(target_of(32) == base + 48);
+    }
 }
 
 TEST_CASE_FIXTURE(Rig, "a block in two pages dies with either") {

@@ -42,7 +42,7 @@ bool leaves_scratch1(const ScannedInstruction& at) {
 
 } // namespace
 
-void BlockTranslator::translate(Block& out) {
+void BlockTranslator::translate(NewBlock& out) {
     begin_ = a_.here();
     out.begin = begin_;
     const bool interprets = scan_.list[scan_.count - 1].treatment == Treatment::Interpret;
@@ -74,7 +74,7 @@ void BlockTranslator::translate(Block& out) {
     out.signal_sites = std::move(signals_);
 }
 
-void BlockTranslator::emit_entries(Block& out) {
+void BlockTranslator::emit_entries(NewBlock& out) {
     const ScannedInstruction& first = scan_.list[0];
     a_.align(16);
     out.far_entry = a_.here();
@@ -121,7 +121,7 @@ void BlockTranslator::emit_entries(Block& out) {
 
 /// Of a block that does not want the flags: but it may be left before it makes its own, and then
 /// they are found by Frame::flag_maker.
-void BlockTranslator::emit_dead_entries(Block& out) {
+void BlockTranslator::emit_dead_entries(NewBlock& out) {
     const ScannedInstruction& first = scan_.list[0];
     const auto in_slot = static_cast<std::uint32_t>(stubs_.made_slot - stubs_.base);
     const Mem maker = frame_at(offsetof(Frame, flag_maker));
@@ -150,7 +150,7 @@ void BlockTranslator::emit_dead_entries(Block& out) {
 }
 
 /// All entries poll and take the whole block from the budget; those who leave early give back.
-void BlockTranslator::emit_counting_entries(Block& out) {
+void BlockTranslator::emit_counting_entries(NewBlock& out) {
     const ScannedInstruction& first = scan_.list[0];
     std::uint8_t* const over = a_.short_jump_later();
     out.native_poll_entry = out.native_entry = a_.here();

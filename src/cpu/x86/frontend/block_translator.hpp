@@ -32,7 +32,7 @@ public:
           code32_{(scan.mode & mode::kCode32) != 0}, word_{word_bytes(scan.mode)} {}
 
     /// Fills everything of `out` but key. The result is void when the assembler is full().
-    void translate(translator::Block& out);
+    void translate(translator::NewBlock& out);
 
 private:
     using Assembler = translator::Assembler;
@@ -40,9 +40,9 @@ private:
     static constexpr HostReg kNoReg = translator::kNoReg;
 
     // --- entries.cpp ---
-    void emit_entries(translator::Block& out);
-    void emit_dead_entries(translator::Block& out);
-    void emit_counting_entries(translator::Block& out);
+    void emit_entries(translator::NewBlock& out);
+    void emit_dead_entries(translator::NewBlock& out);
+    void emit_counting_entries(translator::NewBlock& out);
     void emit_cold();
     void emit_leave(const std::uint8_t* stub, const Site& site, std::uint8_t left);
 

@@ -132,7 +132,7 @@ std::string host_text(const Golden& golden) {
     translator::Assembler assembler{memory.data(), exec, memory.size()};
     const Stubs stubs = emit_stubs(assembler);
     assembler.align(64);
-    translator::Block block;
+    translator::NewBlock block;
     BlockTranslator{assembler, stubs, scan}.translate(block);
     // Entered with flags in the register, a body that wants them in the slot saves them first.
     const bool saves = block.flags_wanted == translator::FlagsWanted::InSlot;

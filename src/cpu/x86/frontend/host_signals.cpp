@@ -54,9 +54,9 @@ private:
     bool installed_ = false;
 };
 
-const SignalSite* find_site(const Block& block, const std::uint8_t* at) {
+const SignalSite* find_site(const CodeCache& cache, const Block& block, const std::uint8_t* at) {
     const auto offset = static_cast<std::uint32_t>(at - block.begin);
-    for (const SignalSite& site : block.signal_sites)
+    for (const SignalSite& site : cache.signal_sites(block))
         if (site.host_offset == offset)
             return &site;
     return nullptr;
@@ -70,7 +70,7 @@ bool redirect(ucontext_t& context) {
         return false;
     const base::MutexLock lock{t_cache->mutex()};
     const Block* const block = t_cache->find_by_host(at);
-    const SignalSite* const site = block == nullptr ? nullptr : find_site(*block, at);
+    const SignalSite* const site = block == nullptr ? nullptr : find_site(*t_cache, *block, at);
     if (site == nullptr)
         return false;
     registers[REG_R13] = site->page_offset | (site->is_poll ? 0x1000 : 0) | site->left << 16;

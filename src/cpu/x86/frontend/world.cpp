@@ -21,17 +21,17 @@ constexpr std::uint64_t kPageOffset = 0xfff;
 /// nullptr: there is none for flags that are neither in the slot nor in the register.
 const std::uint8_t* link_entry(const Site& at, const Block& target) {
     const bool backward = (at.bits & Site::kBackward) != 0;
-    if ((at.bits & Site::kMade) != 0 && target.made_entry != nullptr &&
+    if ((at.bits & Site::kMade) != 0 && target.has_made_entry() &&
         (target.made_writes & at.extra) == 0)
-        return backward ? target.made_poll_entry : target.made_entry;
+        return backward ? target.made_poll_entry() : target.made_entry();
     if ((at.bits & (Site::kInSlot | Site::kInRegister)) == 0)
         return nullptr;
     const bool slot =
         (at.bits & Site::kInSlot) != 0 &&
         (target.flags_wanted != FlagsWanted::InRegister || (at.bits & Site::kInRegister) == 0);
     if (backward)
-        return slot ? target.slot_poll_entry : target.native_poll_entry;
-    return slot ? target.slot_entry : target.native_entry;
+        return slot ? target.slot_poll_entry() : target.native_poll_entry();
+    return slot ? target.slot_entry() : target.native_entry();
 }
 
 } // namespace
@@ -114,8 +114,7 @@ Block* World::translate(const BlockKey& key, std::uint64_t rip, const std::byte*
 void World::note(const Block& block, std::uint64_t rip) {
     const char* const ring = (block.key.mode & mode::kUser) != 0 ? "user" : "kernel";
     const char* const variant = (block.key.mode & mode::kEachChecked) != 0 ? ":each-checked" : "";
-    jit_dump_->add(fmt::format("{}:{:x}{}", ring, rip, variant),
-                   {block.begin, static_cast<std::size_t>(block.end - block.begin)});
+    jit_dump_->add(fmt::format("{}:{:x}{}", ring, rip, variant), {block.begin, block.host_bytes});
 }
 
 Block* World::make_block(const BlockKey& key, std::uint64_t rip, const std::byte* host,
@@ -125,16 +124,18 @@ Block* World::make_block(const BlockKey& key, std::uint64_t rip, const std::byte
     scan_block(scan, {host, 4096u - offset, second}, offset, key.mode, features, tuning_);
     std::uint8_t* const exec = cache_->free_begin();
     Assembler assembler{cache_->memory().writable(exec), exec, cache_->free_bytes()};
-    Block block;
-    block.key = key;
-    BlockTranslator{assembler, stubs_, scan}.translate(block);
+    static thread_local NewBlock made;
+    made = {};
+    made.key = key;
+    BlockTranslator{assembler, stubs_, scan}.translate(made);
     DOPPEL_VERIFY(!assembler.full(), "a block fits in the room that nearly_full() leaves");
     if (spoil_ != nullptr)
         spoil_(cache_->memory().writable(exec),
-               cache_->memory().writable(const_cast<std::uint8_t*>(block.end)));
+               cache_->memory().writable(const_cast<std::uint8_t*>(made.end)));
+    Block& block = cache_->add_block(made);
     if (jit_dump_ != nullptr)
         note(block, rip);
-    return &cache_->add_block(std::move(block));
+    return &block;
 }
 
 void World::link(const Site& site, std::uint64_t site_address, Block& target) {

@@ -336,10 +336,10 @@ const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
         return nullptr;
     if (variant == 0 && !unlinked_ && cache_branches_)
         tlbs_.insert_branch({.rip = rip,
-                             .host = block->far_entry,
+                             .host = block->far_entry(),
                              .global = page.global && block->key.second_page == 0,
                              .page_shift = page.page_shift});
-    return block->far_entry;
+    return block->far_entry();
 }
 
 Dispatcher::Result Dispatcher::run() {

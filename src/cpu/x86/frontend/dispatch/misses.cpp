@@ -231,7 +231,7 @@ bool Dispatcher::serve_link(Result& result, bool& leave) {
         cold_.link(at, site_address(), *target);
     }
     frame_.header.resume_r13 = cx_.state.rip;
-    return resume_block(target->far_entry);
+    return resume_block(target->far_entry());
 }
 
 bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// An array that is reserved at its full size and takes memory only as it fills. Its elements never
+/// move, so that a reader who has learnt a number needs no lock; and a number takes half as much
+/// room as a pointer.
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <type_traits>
+
+#include "base/verify.hpp"
+
+namespace doppel::cpu::translator {
+
+template <typename T> class Pool {
+    static_assert(std::is_trivially_copyable_v<T>);
+
+public:
+    /// allocated() tells whether there was room.
+    explicit Pool(std::size_t capacity)
+        : elements_{static_cast<T*>(std::malloc(capacity * sizeof(T)))}, capacity_{capacity} {}
+
+    bool allocated() const { return elements_ != nullptr; }
+    std::size_t size() const { return size_; }
+    std::size_t room() const { return capacity_ - size_; }
+    T& operator[](std::size_t number) const { return elements_.get()[number]; }
+    std::uint32_t number_of(const T& element) const {
+        return static_cast<std::uint32_t>(&element - elements_.get());
+    }
+    T* begin() const { return elements_.get(); }
+    T* end() const { return begin() + size_; }
+
+    T& add(const T& element) {
+        DOPPEL_VERIFY(size_ < capacity_, "the owner asks for room first");
+        return *std::construct_at(&elements_.get()[size_++], element);
+    }
+    void clear() { size_ = 0; }
+
+private:
+    struct Free {
+        void operator()(T* elements) const { std::free(elements); }
+    };
+    std::unique_ptr<T, Free> elements_;
+    std::size_t capacity_;
+    std::size_t size_ = 0;
+};
+
+} // namespace doppel::cpu::translator
