@@ -59,8 +59,9 @@ class Tlb {
 public:
     static constexpr std::size_t kEntries = 1024;
 
+    /// Folded, or copying between places some multiple of 4 MiB apart would miss at each element.
     [[gnu::always_inline]] TlbEntry& slot(std::uint64_t linear) {
-        return entries_[linear >> 12 & (kEntries - 1)];
+        return entries_[(linear >> 12 ^ linear >> 22) & (kEntries - 1)];
     }
     /// The entry that grants `wanted` at `linear`, or nullptr.
     [[gnu::always_inline]] const TlbEntry* lookup(std::uint64_t linear, std::uint16_t wanted) {
