@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// What a comparison with the real CPU's user mode cannot show: interruptible repetition, single
 /// steps, halts, changed code. Values and flags are tests/oracle's.
+#include <algorithm>
 #include <initializer_list>
+#include <vector>
 
 #include <doctest/doctest.h>
 
@@ -54,6 +56,41 @@ TEST_CASE_FIXTURE(Fixture, "a long REP STOS comes up for air with its registers 
     CHECK(reg(Rcx) == 0);
     CHECK(get<std::uint8_t>(0x20000 + 9'999) == 0x5a);
     CHECK(get<std::uint8_t>(0x20000 + 10'000) == 0);
+}
+
+/// The kernel's decompressor moves itself out of its own way like this.
+TEST_CASE_FIXTURE(Fixture, "REP MOVS downwards moves one element after the other") {
+    constexpr std::uint64_t kEnd = 0x23456; // of both, odd within their pages
+    constexpr std::uint64_t kBytes = 0x3000;
+    for (const unsigned size : {1u, 2u, 4u, 8u})
+        for (const std::uint64_t distance : {3u, 8u, 0x1230u}) {
+            CAPTURE(size);
+            CAPTURE(distance);
+            const std::uint64_t low = kEnd - kBytes - distance;
+            std::vector<std::uint8_t> expected(kBytes + distance);
+            for (std::uint64_t i = 0; i < expected.size(); ++i)
+                put(low + i, expected[i] = static_cast<std::uint8_t>(i * 7 + i / 256));
+            for (std::uint64_t at = kBytes; at != 0; at -= size)
+                std::copy_n(&expected[at - size], size, &expected[at - size + distance]);
+            const unsigned wide = size == 8 ? 0x48 : size == 2 ? 0x66 : 0x40;
+            code({0xf3, wide, size == 1 ? 0xa4u : 0xa5u});
+            if (size == 2)
+                code({0x66, 0xf3, 0xa5});
+            state.rflags |= FLAG_DF;
+            state.rip = test::kCode;
+            reg(Rsi) = low + kBytes - size;
+            reg(Rdi) = low + kBytes - size + distance;
+            reg(Rcx) = kBytes / size;
+            while (state.rip == test::kCode)
+                REQUIRE(interpreter->step() == StepResult::Continue);
+            CHECK(reg(Rcx) == 0);
+            CHECK(reg(Rsi) == low - size);
+            CHECK(reg(Rdi) == low - size + distance);
+            std::uint64_t different = 0;
+            for (std::uint64_t i = 0; i < expected.size(); ++i)
+                different += get<std::uint8_t>(low + i) != expected[i] ? 1u : 0u;
+            CHECK(different == 0);
+        }
 }
 
 TEST_CASE_FIXTURE(Fixture, "a fault in the middle of REP MOVS leaves what was done") {

@@ -17,9 +17,10 @@ constexpr std::uint64_t kBatch = 4096;
 DOPPEL_HOT std::uint64_t index(const Execution& x, Gpr number) {
     return gpr(x, number, x.in.address_size);
 }
+DOPPEL_HOT bool downwards(const Execution& x) { return (x.cx.state.rflags & FLAG_DF) != 0; }
 DOPPEL_HOT void advance(Execution& x, Gpr number, std::uint64_t elements = 1) {
     const std::uint64_t bytes = elements * x.in.operand_size;
-    const bool down = (x.cx.state.rflags & FLAG_DF) != 0;
+    const bool down = downwards(x);
     const std::uint64_t value = index(x, number);
     set_gpr(x, number, x.in.address_size, down ? value - bytes : value + bytes);
 }
@@ -61,24 +62,65 @@ DOPPEL_HOT bool repeat(Execution& x, One&& one, Stop&& stop, Many&& many) {
 constexpr auto kNever = [] { return false; };
 constexpr auto kOneByOne = [](std::uint64_t) { return std::uint64_t{0}; };
 
-/// Elements from `linear` to the end of its page.
-DOPPEL_HOT std::uint64_t elements_in_page(std::uint64_t linear, unsigned size) {
-    return (0x1000 - (linear & 0xfff)) / size;
+/// Elements from the one at `linear` on that lie wholly in its page.
+DOPPEL_HOT std::uint64_t elements_in_page(std::uint64_t linear, unsigned size, bool down) {
+    const std::uint64_t offset = linear & 0xfff;
+    if (!down)
+        return (0x1000 - offset) / size;
+    return offset + size > 0x1000 ? 0 : offset / size + 1;
 }
 
-/// Host address of `count` (cut to the page) upward elements in a flat segment, or nullptr.
+/// Host address of the first of `count` elements (cut to the page) in a flat segment, or nullptr.
 DOPPEL_HOT std::byte* run_of(Execution& x, SegmentIndex segment, Gpr number, std::uint64_t& count,
                              AccessType access) {
-    if (x.in.address_size == 2 || (x.cx.state.rflags & FLAG_DF) != 0)
+    if (x.in.address_size == 2)
         return nullptr;
     const std::uint64_t offset = index(x, number);
-    const std::uint64_t fits =
-        elements_in_page(flat_address(x.cx, segment, offset), x.in.operand_size);
+    const unsigned size = x.in.operand_size;
+    const bool down = downwards(x);
+    const std::uint64_t fits = elements_in_page(flat_address(x.cx, segment, offset), size, down);
     if (fits == 0)
         return nullptr;
     count = count < fits ? count : fits;
-    const auto bytes = static_cast<unsigned>(count * x.in.operand_size);
-    return quick_pointer(x.cx, segment, offset, bytes, access);
+    const std::uint64_t below = down ? (count - 1) * size : 0;
+    std::byte* const lowest =
+        quick_pointer(x.cx, segment, offset - below, static_cast<unsigned>(count * size), access);
+    return lowest == nullptr ? nullptr : lowest + below;
+}
+
+/// One after the other, as they may overlap.
+template <typename T>
+DOPPEL_HOT void move_down(std::byte* to, const std::byte* from, std::uint64_t count) {
+    for (; count != 0; --count, to -= sizeof(T), from -= sizeof(T)) {
+        T element;
+        __builtin_memcpy(&element, from, sizeof element);
+        __builtin_memcpy(to, &element, sizeof element);
+    }
+}
+
+/// The host's own REP MOVS overlaps in the same way.
+template <typename T>
+DOPPEL_HOT void move_up(std::byte* to, const std::byte* from, std::uint64_t count) {
+    if constexpr (sizeof(T) == 1)
+        asm volatile("rep movsb" : "+S"(from), "+D"(to), "+c"(count)::"memory");
+    else if constexpr (sizeof(T) == 2)
+        asm volatile("rep movsw" : "+S"(from), "+D"(to), "+c"(count)::"memory");
+    else if constexpr (sizeof(T) == 4)
+        asm volatile("rep movsl" : "+S"(from), "+D"(to), "+c"(count)::"memory");
+    else
+        asm volatile("rep movsq" : "+S"(from), "+D"(to), "+c"(count)::"memory");
+}
+
+template <typename T>
+DOPPEL_HOT void fill_up(std::byte* to, std::uint64_t value, std::uint64_t count) {
+    if constexpr (sizeof(T) == 1)
+        asm volatile("rep stosb" : "+D"(to), "+c"(count) : "a"(value) : "memory");
+    else if constexpr (sizeof(T) == 2)
+        asm volatile("rep stosw" : "+D"(to), "+c"(count) : "a"(value) : "memory");
+    else if constexpr (sizeof(T) == 4)
+        asm volatile("rep stosl" : "+D"(to), "+c"(count) : "a"(value) : "memory");
+    else
+        asm volatile("rep stosq" : "+D"(to), "+c"(count) : "a"(value) : "memory");
 }
 
 /// Flags of first - second.
@@ -115,16 +157,10 @@ bool op_movs(Execution& x) {
         std::byte* to = run_of(x, Es, Rdi, count, AccessType::Write);
         if (to == nullptr)
             return 0;
-        std::uint64_t left = count;
-        // The host's own REP MOVS overlaps in the same way.
-        if (size == 1)
-            asm volatile("rep movsb" : "+S"(from), "+D"(to), "+c"(left)::"memory");
-        else if (size == 2)
-            asm volatile("rep movsw" : "+S"(from), "+D"(to), "+c"(left)::"memory");
-        else if (size == 4)
-            asm volatile("rep movsl" : "+S"(from), "+D"(to), "+c"(left)::"memory");
-        else
-            asm volatile("rep movsq" : "+S"(from), "+D"(to), "+c"(left)::"memory");
+        with_size<1>(size, [&]<typename T>() {
+            downwards(x) ? move_down<T>(to, from, count) : move_up<T>(to, from, count);
+            return count;
+        });
         advance(x, Rsi, count);
         advance(x, Rdi, count);
         return count;
@@ -142,18 +178,12 @@ bool op_stos(Execution& x) {
     };
     const auto many = [&](std::uint64_t count) -> std::uint64_t {
         std::byte* to = run_of(x, Es, Rdi, count, AccessType::Write);
-        if (to == nullptr)
+        if (to == nullptr || downwards(x))
             return 0;
-        std::uint64_t left = count;
-        const std::uint64_t value = gpr(x, Rax, 8);
-        if (size == 1)
-            asm volatile("rep stosb" : "+D"(to), "+c"(left) : "a"(value) : "memory");
-        else if (size == 2)
-            asm volatile("rep stosw" : "+D"(to), "+c"(left) : "a"(value) : "memory");
-        else if (size == 4)
-            asm volatile("rep stosl" : "+D"(to), "+c"(left) : "a"(value) : "memory");
-        else
-            asm volatile("rep stosq" : "+D"(to), "+c"(left) : "a"(value) : "memory");
+        with_size<1>(size, [&]<typename T>() {
+            fill_up<T>(to, gpr(x, Rax, 8), count);
+            return count;
+        });
         advance(x, Rdi, count);
         return count;
     };
