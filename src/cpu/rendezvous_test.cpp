@@ -22,13 +22,13 @@ public:
     void request_safepoint() noexcept override { asked_ = true; }
 
     void run(unsigned rounds) {
-        others_.enter_run();
+        others_.enter_run(*this);
         for (unsigned i = 0; i < rounds; ++i) {
             if (asked_.exchange(false))
-                others_.safepoint();
-            others_.exclusive([this] { ++count_; });
+                others_.safepoint(*this);
+            others_.exclusive(*this, [this] { ++count_; });
         }
-        others_.leave_run();
+        others_.leave_run(*this);
     }
 
 private:
@@ -74,4 +74,21 @@ TEST_CASE("a vCPU that has left run() holds nobody up") {
     idle.run(0);
     busy.run(3);
     CHECK(count == 3);
+}
+
+TEST_CASE("who was not asked runs on") {
+    Rendezvous rendezvous;
+    std::uint64_t count = 0;
+    Walker asked{rendezvous, count};
+    Walker busy{rendezvous, count};
+    Walker caller{rendezvous, count};
+    asked.run(0);
+    rendezvous.enter_run(busy);
+    rendezvous.enter_run(caller);
+    Rendezvous::Participant* const others[]{&asked};
+    rendezvous.exclusive(caller, others, [&count] { ++count; }); // does not wait for `busy`
+    rendezvous.leave_run(caller);
+    rendezvous.leave_run(busy);
+    CHECK(count == 1);
+    CHECK(rendezvous.counts().stops == 0);
 }

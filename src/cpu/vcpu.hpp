@@ -35,7 +35,9 @@ struct VcpuStats {
     std::uint64_t mmio_accesses = 0;
     std::uint64_t halts = 0;
     std::uint64_t kicks = 0;
-    std::vector<ExitCount> exits{}; // every vCPU of a VM has the same names in the same order
+    std::uint64_t stops = 0;           // of all other vCPUs, by an engine that needs to be alone
+    std::uint64_t stop_waiting_ns = 0; // until they stood still
+    std::vector<ExitCount> exits{};    // every vCPU of a VM has the same names in the same order
 };
 
 class Vcpu : public Wakeup {

@@ -35,6 +35,8 @@ constexpr std::array kRows{
     Row{"MMIO accesses", &VcpuStats::mmio_accesses},
     Row{"halts", &VcpuStats::halts},
     Row{"kicks", &VcpuStats::kicks},
+    Row{"stops of all vCPUs", &VcpuStats::stops},
+    Row{"waiting for them, ns", &VcpuStats::stop_waiting_ns},
 };
 
 std::uint64_t sum_of(std::span<const VcpuFigures> vcpus, std::uint64_t VcpuStats::* member) {

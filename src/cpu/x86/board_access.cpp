@@ -4,7 +4,6 @@
 #include <sched.h>
 
 #include "base/verify.hpp"
-#include "cpu/rendezvous.hpp"
 
 namespace doppel::cpu::x86 {
 
@@ -71,7 +70,7 @@ void WiredBoard::finish_ram_write(std::uint64_t gpa, std::uint64_t bytes) noexce
 void WiredBoard::exclusive(void (*work)(void*), void* argument) noexcept {
     if (others_ == nullptr)
         return work(argument);
-    others_->exclusive([=] { work(argument); });
+    others_->exclusive(*self_, [=] { work(argument); });
 }
 
 bool WiredBoard::read_msr(std::uint32_t index, std::uint64_t& value) noexcept {

@@ -8,11 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/rendezvous.hpp"
+#include "cpu/write_marks.hpp"
 #include "cpu/x86/board_ports.hpp"
-
-namespace doppel::cpu {
-class Rendezvous;
-}
 
 namespace doppel::cpu::x86 {
 
@@ -61,15 +59,17 @@ protected:
 /// Guest RAM as engines see it: host address and state byte (GuestMemory::page_state()) of a page
 /// without a call. Copied once per vCPU; RAM regions never change.
 struct RamView {
+    using State = std::atomic<std::uint8_t>; // of a page, GuestMemory::page_state()
     struct Region {
         std::uint64_t base = 0;
         std::uint64_t size_bytes = 0;
         std::byte* host = nullptr;
-        const std::atomic<std::uint8_t>* states = nullptr; // one per page
+        const State* states = nullptr; // one per page
     };
     static constexpr std::size_t kMaxRegions = 8;
     std::array<Region, kMaxRegions> regions{};
     std::size_t count = 0;
+    WriteMarks* marks = nullptr; // of the vCPU, which owns them; null: nobody asks
 
     [[gnu::always_inline]] const Region* find(std::uint64_t gpa) const {
         if (gpa - regions[0].base < regions[0].size_bytes) [[likely]] // size 0 when there is none
@@ -84,6 +84,22 @@ struct RamView {
         const Region* region = find(gpa);
         return region == nullptr ? nullptr : region->host + (gpa - region->base);
     }
+
+    /// Of the page of RAM at `gpa`.
+    const State& state(std::uint64_t gpa) const {
+        const Region& region = *find(gpa);
+        return region.states[(gpa - region.base) >> 12];
+    }
+    /// Of a page, by its state byte: those of all regions stand in one array.
+    std::uint64_t page_number(const State& state) const {
+        return static_cast<std::uint64_t>(&state - regions[0].states);
+    }
+    /// Before `state` is looked at for a store. True: unmark_writer() behind it, unless the vCPU
+    /// keeps a write permission.
+    [[gnu::always_inline]] bool mark_writer(const State& state) const {
+        return marks != nullptr && marks->set(page_number(state));
+    }
+    void unmark_writer(const State& state) const { marks->clear(page_number(state)); }
 };
 
 RamView view_of(const memory::GuestMemory& memory);
@@ -91,9 +107,12 @@ RamView view_of(const memory::GuestMemory& memory);
 /// BoardAccess straight to what the vCPU is wired to.
 class WiredBoard final : public BoardAccess {
 public:
-    /// `others` is where this vCPU meets the VM's other ones; nullptr when there are none.
-    explicit WiredBoard(const VcpuWiring& wiring, Rendezvous* others = nullptr)
-        : wiring_{wiring}, others_{others} {}
+    explicit WiredBoard(const VcpuWiring& wiring) : wiring_{wiring} {}
+    /// Where this vCPU, `self`, meets the VM's other ones, if there are any.
+    void set_others(Rendezvous& others, Rendezvous::Participant& self) {
+        others_ = &others;
+        self_ = &self;
+    }
 
     std::uint64_t mmio_read(std::uint64_t gpa, std::uint8_t size) noexcept override;
     void mmio_write(std::uint64_t gpa, std::uint8_t size, std::uint64_t value) noexcept override;
@@ -119,8 +138,9 @@ public:
     std::uint64_t pio_accesses() const { return pio_accesses_; }
 
 private:
-    VcpuWiring wiring_;  // what it points to is owned by the Machine
-    Rendezvous* others_; // owned by the engine
+    VcpuWiring wiring_;            // what it points to is owned by the Machine
+    Rendezvous* others_ = nullptr; // owned by the engine
+    Rendezvous::Participant* self_ = nullptr;
     std::uint64_t mmio_accesses_ = 0;
     std::uint64_t pio_accesses_ = 0;
 };

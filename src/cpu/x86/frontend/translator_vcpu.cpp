@@ -99,9 +99,10 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
     Parts(World& shared, const VcpuWiring& wires, unsigned vcpu_count, TranslatorOptions options,
           std::unique_ptr<native::NativeUnit> native)
         : world{shared}, checks{options.check}, wiring{wires}, vectors{frame.state.xsave},
-          wired{wires, &shared.rendezvous()}, board{wired, vectors}, native_unit{std::move(native)},
+          wired{wires}, board{wired, vectors}, native_unit{std::move(native)},
           unit{*native_unit, vectors}, system{make_context(frame.state, board, wires, vcpu_count)},
           interpreter{system, unit}, tlbs{tlb_memory.aligned(), no_stack(frame)},
+          write_marks{wires.memory->size_bytes() / memory::kPageBytes},
           dispatcher{frame,         system,        interpreter, tlbs,
                      world.cache(), world.stubs(), vectors,     *this},
           checker{system, interpreter} {
@@ -114,12 +115,12 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
             dispatcher.set_block_limit(options.block_limit);
         frame.header.shared_branches = reinterpret_cast<std::uint64_t>(tlbs.shared_branches());
         system.tlb_listener = &dispatcher;
-        world.attach(dispatcher);
-        world.rendezvous().attach(*this);
+        wired.set_others(world.rendezvous(), *this);
+        system.ram.marks = &write_marks;
+        world.attach({this, &dispatcher, &write_marks});
     }
     ~Parts() {
-        world.rendezvous().detach(*this);
-        world.detach(dispatcher);
+        world.detach(*this);
         report();
     }
     Parts(const Parts&) = delete;
@@ -127,13 +128,13 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
 
     translator::Block* translate(const translator::BlockKey& key, std::uint64_t rip,
                                  const std::byte* host, const std::byte* second) override {
-        return world.translate(key, rip, host, second, system.features);
+        return world.translate(*this, key, rip, host, second, system.features);
     }
     void link(const Site& site, std::uint64_t address, translator::Block& target) override {
         world.link(site, address, target);
     }
     bool has_event() override { return wiring.interrupts->has_event(); }
-    void safepoint() override { world.rendezvous().safepoint(); }
+    void safepoint() override { world.rendezvous().safepoint(*this); }
     void request_safepoint() noexcept override { dispatcher.request_safepoint(); }
 
     /// For people who look for what is slow, or wrong.
@@ -160,6 +161,7 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
     Interpreter interpreter;
     TlbMemory tlb_memory;
     TlbSet tlbs;
+    cpu::WriteMarks write_marks;
     Dispatcher dispatcher;
     Checker checker;
 };
@@ -182,9 +184,9 @@ VmExit TranslatorVcpu::run() {
     std::uint64_t host_offset = 0;
     const bool host_tsc = parts_->wiring.tsc->is_host_tsc(host_offset);
     parts_->dispatcher.set_tsc(host_tsc, host_offset);
-    parts_->world.rendezvous().enter_run();
+    parts_->world.rendezvous().enter_run(*parts_);
     const auto result = parts_->dispatcher.run();
-    parts_->world.rendezvous().leave_run();
+    parts_->world.rendezvous().leave_run(*parts_);
     switch (result) {
     case Dispatcher::Result::Kick: ++counts_.kicks; return KickExit{};
     case Dispatcher::Result::Limit: return LimitExit{};
@@ -217,6 +219,9 @@ VcpuStats TranslatorVcpu::stats() const {
         stats.translations = cache.blocks_made();
         stats.translated_guest_bytes = cache.guest_bytes();
         stats.code_cache_bytes = cache.code_bytes();
+        const auto stops = parts_->world.rendezvous().counts();
+        stats.stops = stops.stops;
+        stats.stop_waiting_ns = stops.waited_ns;
     }
     const auto& events = parts_->system.events;
     stats.exceptions = events.exceptions();

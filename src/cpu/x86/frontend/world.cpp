@@ -55,54 +55,86 @@ base::Result<std::unique_ptr<World>> World::create(GuestMemory& memory,
 
 World::~World() { memory_.set_code_watcher(nullptr); }
 
-void World::attach(Dispatcher& vcpu) {
+void World::attach(const Member& member) {
+    rendezvous_.attach(*member.vcpu);
     const std::scoped_lock lock{mutex_};
-    vcpus_.push_back(&vcpu);
+    members_.push_back(member);
 }
 
-void World::detach(Dispatcher& vcpu) {
-    const std::scoped_lock lock{mutex_};
-    std::erase(vcpus_, &vcpu);
-}
-
-void World::make_code_page(std::uint64_t gpa_page) {
-    if ((memory_.page_state({gpa_page}) & GuestMemory::kPageCode) != 0)
-        return;
-    rendezvous_.exclusive([&] {
-        memory_.set_code_page({gpa_page}, true);
-        const std::byte* const host = memory_.engine_page({gpa_page});
+void World::detach(const Caller& vcpu) {
+    {
         const std::scoped_lock lock{mutex_};
-        for (Dispatcher* const vcpu : vcpus_)
-            vcpu->drop_write(host);
-    });
+        std::erase_if(members_, [&](const Member& member) { return member.vcpu == &vcpu; });
+    }
+    rendezvous_.detach(vcpu);
 }
 
-void World::drop_all_code() {
-    rendezvous_.exclusive([this] {
+std::vector<World::Member> World::writers(const RamView::State& state) {
+    const std::uint64_t page = ram_.page_number(state);
+    std::vector<Member> found;
+    const std::scoped_lock lock{mutex_};
+    for (const Member& member : members_)
+        if (member.marks->test(page))
+            found.push_back(member);
+    return found;
+}
+
+/// What is written to the page from now on is seen. The cache's mutex is held, without which no
+/// page ceases to be a code page.
+bool World::is_code_page(std::uint64_t gpa_page) {
+    const RamView::State& state = ram_.state(gpa_page);
+    return (state.load(std::memory_order_acquire) & GuestMemory::kPageCode) != 0 &&
+           writers(state).empty();
+}
+
+void World::make_code_page(Caller& caller, std::uint64_t gpa_page) {
+    const RamView::State& state = ram_.state(gpa_page);
+    if ((state.load(std::memory_order_acquire) & GuestMemory::kPageCode) == 0)
+        memory_.set_code_page({gpa_page}, true);
+    const std::vector<Member> known = writers(state); // others cannot become any more
+    if (known.empty())
+        return;
+    const std::uint64_t number = ram_.page_number(state);
+    const std::byte* const host = memory_.engine_page({gpa_page});
+    const auto take_permission = [&] {
+        for (const Member& member : known) {
+            member.dispatcher->drop_write(host);
+            member.marks->clear(number);
+        }
+    };
+    std::vector<Caller*> vcpus;
+    for (const Member& member : known)
+        vcpus.push_back(member.vcpu);
+    if (vcpus == std::vector{&caller})
+        return take_permission();
+    rendezvous_.exclusive(caller, vcpus, take_permission);
+}
+
+void World::drop_all_code(Caller& caller) {
+    rendezvous_.exclusive(caller, [this] {
         const base::MutexLock lock{cache_->mutex()};
         if (!cache_->nearly_full())
             return; // somebody else was faster
         cache_->reset([this](std::uint64_t page) { memory_.set_code_page({page}, false); });
         const std::scoped_lock among{mutex_};
-        for (Dispatcher* const vcpu : vcpus_)
-            vcpu->drop_code();
+        for (const Member& member : members_)
+            member.dispatcher->drop_code();
     });
 }
 
-Block* World::translate(const BlockKey& key, std::uint64_t rip, const std::byte* host,
-                        const std::byte* second, const FeatureSet& features) {
+Block* World::translate(Caller& caller, const BlockKey& key, std::uint64_t rip,
+                        const std::byte* host, const std::byte* second,
+                        const FeatureSet& features) {
     const std::uint64_t page = key.gpa & ~kPageOffset;
     for (;;) {
         if (cache_->nearly_full())
-            drop_all_code();
-        make_code_page(page);
+            drop_all_code(caller);
+        make_code_page(caller, page);
         if (second != nullptr)
-            make_code_page(key.second_page);
+            make_code_page(caller, key.second_page);
         const base::MutexLock lock{cache_->mutex()};
-        const bool marked = (memory_.page_state({page}) & GuestMemory::kPageCode) != 0 &&
-                            (second == nullptr ||
-                             (memory_.page_state({key.second_page}) & GuestMemory::kPageCode) != 0);
-        if (!marked || cache_->nearly_full())
+        if (!is_code_page(page) || (second != nullptr && !is_code_page(key.second_page)) ||
+            cache_->nearly_full())
             continue; // written to, or full, in between
         if (Block* const block = cache_->find(key); block != nullptr)
             return block;

@@ -4,10 +4,11 @@
 /// stand still.
 ///
 /// Self-modifying code. A page becomes a code page before its bytes are translated: its state gets
-/// kPageCode, and every vCPU loses its write permission for it, both while no vCPU runs. From then
-/// on each write to it takes a slow path that ends in GuestMemory, which tells us before and after
-/// the bytes change: blocks that overlap the write die both times, so that a block made in between
-/// from half-changed bytes dies as well.
+/// kPageCode, then every vCPU that has marked itself as its writer (WriteMarks) stands still and
+/// loses its write permission. Its bytes are read while its state says so and nobody has marked it.
+/// From then on each write to it takes a slow path that ends in GuestMemory, which tells us before
+/// and after the bytes change: blocks that overlap the write die both times, so that a block made
+/// in between from half-changed bytes dies as well.
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -36,10 +37,17 @@ public:
     /// Where the vCPUs stand still; safepoints are at the top of the dispatcher's loop.
     cpu::Rendezvous& rendezvous() { return rendezvous_; }
 
-    // --- vCPU threads ---
-    void attach(Dispatcher& vcpu);
-    void detach(Dispatcher& vcpu);
-    translator::Block* translate(const translator::BlockKey& key, std::uint64_t rip,
+    struct Member {
+        cpu::Rendezvous::Participant* vcpu;
+        Dispatcher* dispatcher;
+        cpu::WriteMarks* marks;
+    };
+    void attach(const Member& member);
+    void detach(const cpu::Rendezvous::Participant& vcpu);
+
+    // --- vCPU threads; `caller`: whose ---
+    translator::Block* translate(cpu::Rendezvous::Participant& caller,
+                                 const translator::BlockKey& key, std::uint64_t rip,
                                  const std::byte* host, const std::byte* second,
                                  const FeatureSet& features);
     void link(const Site& site, std::uint64_t site_address, translator::Block& target);
@@ -50,15 +58,19 @@ public:
 
 private:
     World(memory::GuestMemory& memory, const TranslatorOptions& options)
-        : memory_{memory}, spoil_{options.spoil}, tuning_{options.tuning} {}
-    void make_code_page(std::uint64_t gpa_page);
-    void drop_all_code();
+        : memory_{memory}, ram_{view_of(memory)}, spoil_{options.spoil}, tuning_{options.tuning} {}
+    using Caller = cpu::Rendezvous::Participant;
+    void make_code_page(Caller& caller, std::uint64_t gpa_page);
+    bool is_code_page(std::uint64_t gpa_page);
+    std::vector<Member> writers(const RamView::State& state);
+    void drop_all_code(Caller& caller);
     translator::Block* make_block(const translator::BlockKey& key, std::uint64_t rip,
                                   const std::byte* host, const std::byte* second,
                                   const FeatureSet& features);
     void note(const translator::Block& block, std::uint64_t rip);
 
     memory::GuestMemory& memory_;
+    const RamView ram_;
     void (*const spoil_)(std::uint8_t* begin, std::uint8_t* end);
     const description::Tuning tuning_;
     std::unique_ptr<translator::JitDump> jit_dump_; // may be null
@@ -66,7 +78,7 @@ private:
     Stubs stubs_;
     cpu::Rendezvous rendezvous_;
     std::mutex mutex_; // of all below
-    std::vector<Dispatcher*> vcpus_;
+    std::vector<Member> members_;
 };
 
 } // namespace doppel::cpu::x86::frontend

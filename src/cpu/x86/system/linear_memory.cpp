@@ -2,6 +2,7 @@
 #include "cpu/x86/system/linear_memory.hpp"
 
 #include "cpu/x86/system/exceptions.hpp"
+#include "cpu/x86/system/ram_write.hpp"
 
 namespace doppel::cpu::x86 {
 
@@ -130,30 +131,10 @@ void read_piece(SystemContext& cx, const Piece& piece, std::byte* to) {
         mmio_read(cx, piece.gpa, to, piece.bytes);
 }
 
-/// Does what the state of a RAM page demands around a write.
-class WriteGuard {
-public:
-    [[gnu::always_inline]] WriteGuard(SystemContext& cx, const Piece& piece)
-        : cx_{cx}, piece_{piece},
-          watched_{piece.state != nullptr && piece.state->load(std::memory_order_acquire) != 0 &&
-                   cx.board.prepare_ram_write(piece.gpa, piece.bytes)} {}
-    [[gnu::always_inline]] ~WriteGuard() {
-        if (watched_)
-            cx_.board.finish_ram_write(piece_.gpa, piece_.bytes);
-    }
-    WriteGuard(const WriteGuard&) = delete;
-    WriteGuard& operator=(const WriteGuard&) = delete;
-
-private:
-    SystemContext& cx_;
-    const Piece& piece_;
-    bool watched_;
-};
-
 void write_piece(SystemContext& cx, const Piece& piece, const std::byte* from) {
     if (piece.host == nullptr)
         return mmio_write(cx, piece.gpa, from, piece.bytes);
-    const WriteGuard guard{cx, piece};
+    const RamWrite write{cx, *piece.state, piece.gpa, piece.bytes};
     move_bytes(piece.host, from, piece.bytes);
 }
 
@@ -272,7 +253,7 @@ bool compare_exchange_linear(SystemContext& cx, std::uint64_t linear, std::uint3
         swapped = exchange.swapped;
         return true;
     }
-    const WriteGuard guard{cx, piece};
+    const RamWrite write{cx, *piece.state, piece.gpa, piece.bytes};
     swapped = native_exchange(piece.host, bytes, expected, desired);
     return true;
 }

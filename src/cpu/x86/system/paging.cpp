@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/x86/system/paging.hpp"
 
+#include "cpu/x86/system/ram_write.hpp"
+
 namespace doppel::cpu::x86 {
 
 namespace {
@@ -162,21 +164,15 @@ bool replace_entry(SystemContext& cx, std::uint64_t gpa, std::uint64_t old, std:
     const std::uint64_t offset = gpa - region->base;
     std::byte* host = region->host + offset;
     const std::uint64_t size = wide ? 8 : 4;
-    const bool special = region->states[offset >> 12].load(std::memory_order_acquire) != 0;
-    const bool watched = special && cx.board.prepare_ram_write(gpa, size);
-    bool same = false;
+    const RamWrite write{cx, region->states[offset >> 12], gpa, size};
     if (wide) {
-        same = __atomic_compare_exchange_n(reinterpret_cast<std::uint64_t*>(host), &old, value,
+        return __atomic_compare_exchange_n(reinterpret_cast<std::uint64_t*>(host), &old, value,
                                            false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
-    } else {
-        auto expected = static_cast<std::uint32_t>(old);
-        same = __atomic_compare_exchange_n(reinterpret_cast<std::uint32_t*>(host), &expected,
-                                           static_cast<std::uint32_t>(value), false,
-                                           __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
     }
-    if (watched)
-        cx.board.finish_ram_write(gpa, size);
-    return same;
+    auto expected = static_cast<std::uint32_t>(old);
+    return __atomic_compare_exchange_n(reinterpret_cast<std::uint32_t*>(host), &expected,
+                                       static_cast<std::uint32_t>(value), false, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_ACQUIRE);
 }
 
 /// A in every entry, D in the leaf for a write; false when the tables changed under us.

@@ -97,7 +97,7 @@ public:
         safepoint_ = true;
         notify();
     }
-    /// No vCPU is in translated code: writes to the page must be seen from now on.
+    /// The vCPU stands still: its writes to the page must be seen from now on.
     void drop_write(const std::byte* host_page);
     void drop_all_writes() { tlbs_.drop_all_writes(); }
     void drop_code() { tlbs_.flush_branches(); }
@@ -159,6 +159,7 @@ private:
     bool serve_link(Result& result, bool& leave);
     bool serve_branch(Exit why, Result& result, bool& leave);
     bool serve_host_fault(Result& result, bool& leave);
+    bool may_keep_writing(const RamView::State& state) const;
     bool fill(std::uint64_t linear, bool write, std::byte*& host, bool& fault);
     bool resume_at(std::uint64_t address);
     bool resume_block(const std::uint8_t* entry);

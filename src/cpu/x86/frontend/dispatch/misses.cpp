@@ -28,6 +28,16 @@ bool Dispatcher::resume_at(std::uint64_t address) {
     return true;
 }
 
+/// Whether stores to the page with this state need no ceremony. If so, others know from now on.
+bool Dispatcher::may_keep_writing(const RamView::State& state) const {
+    const bool marked = cx_.ram.mark_writer(state);
+    if (state.load(std::memory_order_acquire) == 0)
+        return true;
+    if (marked)
+        cx_.ram.unmark_writer(state);
+    return false;
+}
+
 /// Puts the page of `linear` into the TLB. False and not `fault`: it cannot be there for this kind
 /// of access (MMIO, code, …); `host` is then nullptr for MMIO.
 bool Dispatcher::fill(std::uint64_t linear, bool write, std::byte*& host, bool& fault) {
@@ -43,10 +53,9 @@ bool Dispatcher::fill(std::uint64_t linear, bool write, std::byte*& host, bool& 
     if (region == nullptr)
         return false;
     host = region->host + (gpa - region->base);
-    const bool plain =
-        region->states[(gpa - region->base) >> 12].load(std::memory_order_acquire) == 0;
     const std::uint16_t permissions = allowed(cx_, to);
-    const bool writable = plain && (permissions & permission(AccessType::Write, privilege)) != 0;
+    const bool writable = (permissions & permission(AccessType::Write, privilege)) != 0 &&
+                          may_keep_writing(region->states[(gpa - region->base) >> 12]);
     if (write && !writable)
         return false;
     tlbs_.insert({.linear = linear,

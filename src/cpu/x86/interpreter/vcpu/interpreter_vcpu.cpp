@@ -9,9 +9,8 @@
 namespace doppel::cpu::x86 {
 
 struct InterpreterVcpu::Parts {
-    Parts(const VcpuWiring& wiring, unsigned vcpu_count, Rendezvous* others,
-          std::unique_ptr<native::NativeUnit> unit)
-        : index{wiring.index}, meter{wiring.meter}, board{wiring, others}, vectors{std::move(unit)},
+    Parts(const VcpuWiring& wiring, unsigned vcpu_count, std::unique_ptr<native::NativeUnit> unit)
+        : index{wiring.index}, meter{wiring.meter}, board{wiring}, vectors{std::move(unit)},
           system{make_context(state, board, wiring, vcpu_count)}, interpreter{system, *vectors} {}
 
     unsigned index;
@@ -26,7 +25,7 @@ struct InterpreterVcpu::Parts {
 base::Result<std::unique_ptr<InterpreterVcpu>>
 InterpreterVcpu::create(const VcpuWiring& wiring, unsigned vcpu_count, Rendezvous* others) {
     auto unit = DOPPEL_TRY(native::NativeUnit::create());
-    auto parts = std::make_unique<Parts>(wiring, vcpu_count, others, std::move(unit));
+    auto parts = std::make_unique<Parts>(wiring, vcpu_count, std::move(unit));
     std::unique_ptr<InterpreterVcpu> vcpu{new InterpreterVcpu{std::move(parts), others}};
     vcpu->reset();
     return vcpu;
@@ -34,8 +33,10 @@ InterpreterVcpu::create(const VcpuWiring& wiring, unsigned vcpu_count, Rendezvou
 
 InterpreterVcpu::InterpreterVcpu(std::unique_ptr<Parts> parts, Rendezvous* others)
     : parts_{std::move(parts)}, others_{others} {
-    if (others_ != nullptr)
-        others_->attach(*this);
+    if (others_ == nullptr)
+        return;
+    others_->attach(*this);
+    parts_->board.set_others(*others_, *this);
 }
 
 InterpreterVcpu::~InterpreterVcpu() {
@@ -46,9 +47,9 @@ InterpreterVcpu::~InterpreterVcpu() {
 VmExit InterpreterVcpu::run() {
     if (others_ == nullptr)
         return run_loop();
-    others_->enter_run();
+    others_->enter_run(*this);
     VmExit exit = run_loop();
-    others_->leave_run();
+    others_->leave_run(*this);
     return exit;
 }
 
@@ -63,7 +64,7 @@ VmExit InterpreterVcpu::run_loop() {
         if (attention_.load(std::memory_order_relaxed) || needs_service(cx)) [[unlikely]] {
             attention_.store(false);
             if (safepoint_.exchange(false))
-                others_->safepoint();
+                others_->safepoint(*this);
             if (kicked_.exchange(false)) {
                 attention_.store(true);
                 ++counts_.kicks;
@@ -117,6 +118,10 @@ VcpuStats InterpreterVcpu::stats() const {
     stats.tlb_flushes = parts_->system.tlb.flushes();
     stats.mmio_accesses = parts_->board.mmio_accesses();
     stats.pio_accesses = parts_->board.pio_accesses();
+    if (parts_->index == 0 && others_ != nullptr) { // of the whole VM
+        stats.stops = others_->counts().stops;
+        stats.stop_waiting_ns = others_->counts().waited_ns;
+    }
     return stats;
 }
 
