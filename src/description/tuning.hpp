@@ -11,6 +11,7 @@ struct Tuning {
     bool stack_page = true;  // one check for pushes, pops and accesses near rsp
     bool groups = true;      // one check for accesses through the same registers
     bool flags = true;       // flags that a check clobbers are computed again, not saved
+    bool slots = true;       // guest r12 to r15 stay in scratch registers between checks
     bool links = true;       // blocks of a page jump to each other
     bool branches = true;    // indirect and far branches find their target in a cache
     bool long_blocks = true; // a block goes on behind a conditional branch
@@ -21,9 +22,13 @@ struct TuningName {
     bool Tuning::* member;
 };
 inline constexpr std::array kTuningNames{
-    TuningName{"stack-page", &Tuning::stack_page}, TuningName{"groups", &Tuning::groups},
-    TuningName{"flags", &Tuning::flags},           TuningName{"links", &Tuning::links},
-    TuningName{"branches", &Tuning::branches},     TuningName{"long-blocks", &Tuning::long_blocks},
+    TuningName{"stack-page", &Tuning::stack_page},
+    TuningName{"groups", &Tuning::groups},
+    TuningName{"flags", &Tuning::flags},
+    TuningName{"slots", &Tuning::slots},
+    TuningName{"links", &Tuning::links},
+    TuningName{"branches", &Tuning::branches},
+    TuningName{"long-blocks", &Tuning::long_blocks},
 };
 
 } // namespace doppel::description

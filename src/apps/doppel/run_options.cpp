@@ -211,8 +211,8 @@ void add_execution_options(CLI::App& command, RunOptions& o) {
     command
         .add_option("--translator", o.translator,
                     "for work on the translator: optimizations to leave out (no-stack-page, "
-                    "no-groups, no-flags, no-links, no-branches, no-long-blocks), and "
-                    "jitdump=DIRECTORY for a file by which Linux perf knows translated code")
+                    "no-groups, no-flags, no-slots, no-links, no-branches, no-long-blocks), "
+                    "and jitdump=DIRECTORY for a file by which Linux perf knows translated code")
         ->type_name("LIST");
     command.add_flag(
         "--check", o.check,

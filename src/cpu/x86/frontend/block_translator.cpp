@@ -14,29 +14,25 @@ Mem frame_budget() {
     return at_rsp(static_cast<std::int32_t>(offsetof(Frame, budget) - offsetof(Frame, state)));
 }
 
-/// Its translation does not touch scratch 0, or leaves the address of a base group there.
-bool leaves_scratch0(const ScannedInstruction& at) {
-    const auto is_slot = [](const Operand& operand) {
-        return operand.kind == OperandKind::Gpr && in_slot(operand.reg);
-    };
-    if (at.treatment == Treatment::Nothing || at.treatment == Treatment::Conditional)
-        return true;
-    if (at.treatment != Treatment::Generic || at.in.type == InstructionClass::X87)
-        return false;
-    if (at.in.has_memory())
-        return at.base_group != ScannedInstruction::kNoGroup;
-    return std::ranges::count_if(at.in.operands, is_slot) == 0;
-}
-
-/// Its translation does not touch scratch 1, or leaves the addend of the stack page there.
-bool leaves_scratch1(const ScannedInstruction& at) {
+/// Its translation says by take() that it touches scratch 0.
+bool names_scratch0(const ScannedInstruction& at) {
     switch (at.treatment) {
     case Treatment::Nothing:
+    case Treatment::Conditional:
+    case Treatment::Lea: return true;
+    case Treatment::Generic: return at.in.type != InstructionClass::X87;
+    default: return false;
+    }
+}
+
+/// Likewise scratch 1, or leaves the addend of the stack page there.
+bool names_scratch1(const ScannedInstruction& at) {
+    switch (at.treatment) {
     case Treatment::Push:
     case Treatment::Pop:
     case Treatment::Call:
     case Treatment::Return: return true;
-    default: return false;
+    default: return names_scratch0(at);
     }
 }
 
@@ -49,19 +45,21 @@ void BlockTranslator::translate(NewBlock& out) {
     counted_ = static_cast<std::uint8_t>(scan_.count - (interprets ? 1 : 0));
     emit_entries(out);
     for (std::size_t i = 0; i < scan_.count && !ended_; ++i) {
-        if (!leaves_scratch0(scan_.list[i]))
+        const ScannedInstruction& at = scan_.list[i];
+        settle_slots(at);
+        if (!names_scratch0(at))
             in_scratch0_ = ScannedInstruction::kNoGroup;
-        const std::uint8_t* const here = a_.here();
-        keep_flags_across(scan_.list[i]);
-        if (a_.here() != here || !leaves_scratch1(scan_.list[i]))
+        if (!names_scratch1(at))
             stack_in_scratch1_ = false;
-        emit_instruction(scan_.list[i]);
-        if (!leaves_scratch1(scan_.list[i]))
+        keep_flags_across(at);
+        emit_instruction(at);
+        if (!names_scratch1(at))
             stack_in_scratch1_ = false;
         if (dying_)
             recipe_ = {};
         dying_ = false;
     }
+    release_slots();
     if (!ended_)
         link_jump(scan_.list[scan_.count - 1], scan_.end_offset);
     out.body_end = a_.here();
@@ -317,6 +315,7 @@ void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
     // XSAVE & co. are of class System.
     if (at.in.op >= Op::Fxsave && at.in.op <= Op::Xrstors)
         site.bits = Site::kVector;
+    release_slots();
     hold_flags();
     const FlagPlace held = saved_ ? FlagPlace::Slot : FlagPlace::Register;
     emit_leave(stubs_.exit(Exit::Interpret, made_ ? FlagPlace::Made : held), site, left_before(at));

@@ -107,12 +107,8 @@ private:
     // --- integer.cpp ---
     void emit_instruction(const ScannedInstruction& at);
     void emit_generic(const ScannedInstruction& at);
-    bool emit_slot_as_memory(const ScannedInstruction& at);
     void emit_high_byte_memory(const ScannedInstruction& at);
-    bool assign_slots(const ScannedInstruction& at, bool single, Rewrite& out);
-    void load_slots(const Instruction& in, const Rewrite& with);
-    void store_slots(const Instruction& in, const Rewrite& with);
-    void emit_body(const ScannedInstruction& at, const Rewrite& with);
+    void emit_body(const ScannedInstruction& at, const Instruction& in, const Rewrite& with);
     void emit_zero_vectors(const ScannedInstruction& at);
     void emit_lea(const ScannedInstruction& at);
     void emit_push(const ScannedInstruction& at);
@@ -121,6 +117,24 @@ private:
     void emit_pop(const ScannedInstruction& at);
     void emit_leave(const ScannedInstruction& at);
     void emit_rdtsc(bool with_aux);
+
+    // --- emit_slots.cpp ---
+    static std::uint16_t slot_operands(const Instruction& in);
+    void settle_slots(const ScannedInstruction& at);
+    void write_slots();
+    void release_slots();
+    void take(HostReg scratch);
+    void forget_slot(unsigned reg);
+    HostReg holder(unsigned reg) const;
+    HostReg hold_slot(unsigned reg, bool load, std::uint16_t kept);
+    bool read_soon(const ScannedInstruction& at, unsigned reg) const;
+    bool assign_slots(const ScannedInstruction& at, bool single, Rewrite& out);
+    void emit_with_assigned(const ScannedInstruction& at, const Rewrite& with);
+    void emit_with_held(const ScannedInstruction& at, Rewrite& with, std::uint16_t slots);
+    bool emit_slot_as_memory(const ScannedInstruction& at);
+    void emit_plain(const ScannedInstruction& at);
+    void emit_slots_and_memory(const ScannedInstruction& at, Rewrite& with);
+    bool lea_with_held(const ScannedInstruction& at, Mem& parts, HostReg& to);
 
     // --- emit_string.cpp ---
     void emit_string(const ScannedInstruction& at);
@@ -227,6 +241,13 @@ private:
     std::array<GroupState, BlockScan::kMaxBases> group_states_{};
     std::uint8_t in_scratch0_ = ScannedInstruction::kNoGroup; // whose host address is there, too
     bool stack_in_scratch1_ = false;                          // the addend of the stack page
+    /// The guest register without a home that a scratch register holds; dirty: its slot is stale.
+    struct HeldSlot {
+        static constexpr std::uint8_t kNone = 0xff;
+        std::uint8_t reg = kNone;
+        bool dirty = false;
+    };
+    std::array<HeldSlot, 2> held_{};
     std::size_t body_bytes_ = 0; // of the guest instruction that was emitted last, ending at
     const std::uint8_t* body_end_ = nullptr;
     bool ended_ = false;

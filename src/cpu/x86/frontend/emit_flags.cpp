@@ -139,6 +139,7 @@ void BlockTranslator::save_flags() {
     if (saved_)
         return;
     restore_flags();
+    take(kScratch1);
     a_.mov(kScratch1, kRax);
     a_.lahf();
     a_.seto_al();
@@ -152,9 +153,11 @@ void BlockTranslator::restore_flags() {
         return;
     native_ = true;
     if (recipe_) {
+        write_slots();
         emit_recipe(recipe_);
         return;
     }
+    take(kScratch1);
     a_.mov(kScratch1, kRax);
     a_.load16_zero_extended(kRax, DOPPEL_FRAME(flags));
     a_.alu_imm8_al(Alu::Add, 0x7f);
@@ -169,8 +172,10 @@ void BlockTranslator::clobber_flags() {
     recipe_ = {};
 }
 
-/// A check follows, whose miss recovers them: see Cold::recipe.
+/// A check follows, whose miss recovers them: see Cold::recipe. It needs both scratch registers.
 void BlockTranslator::clobber_in_check() {
+    take(kScratch0);
+    take(kScratch1);
     if (!recipe_ && !made_)
         save_flags();
     native_ = false;

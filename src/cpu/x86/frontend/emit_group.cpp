@@ -17,10 +17,12 @@ Mem BlockTranslator::group_access(const ScannedInstruction& at, bool write) {
     const BaseGroup& group = scan_.bases.at(at.base_group);
     GroupState& state = group_states_.at(at.base_group);
     const bool wanted = write || group.writes;
-    if (!state.found || (wanted && !state.writable))
+    if (!state.found || (wanted && !state.writable)) {
         check_base_group(at, write, wanted);
-    else if (in_scratch0_ != at.base_group)
+    } else if (in_scratch0_ != at.base_group) {
+        take(kScratch0);
         a_.load(kScratch0, group_host(at.base_group));
+    }
     in_scratch0_ = at.base_group;
     return {kScratch0, kNoReg, 1, at.base_offset - group.low};
 }

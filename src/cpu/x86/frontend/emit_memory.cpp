@@ -246,12 +246,16 @@ Mem BlockTranslator::cached_stack(const ScannedInstruction& at, std::int32_t off
         stack_in_scratch1_ = false; // the check comes now
     check_stack_group(at, offset, size, write);
     if (single) {
-        a_.load(kScratch0, kStackAddend);
-        a_.lea(kScratch0, {kScratch0, kGuestRsp, 1, offset});
+        take(kScratch0);
+        if (!stack_in_scratch1_)
+            a_.load(kScratch0, kStackAddend);
+        a_.lea(kScratch0, {stack_in_scratch1_ ? kScratch1 : kScratch0, kGuestRsp, 1, offset});
         return {kScratch0};
     }
-    if (!stack_in_scratch1_)
+    if (!stack_in_scratch1_) {
+        take(kScratch1);
         a_.load(kScratch1, kStackAddend);
+    }
     stack_in_scratch1_ = true;
     return {kGuestRsp, kScratch1, 1, offset};
 }

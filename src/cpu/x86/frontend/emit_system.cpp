@@ -307,7 +307,7 @@ void BlockTranslator::emit_bit_string(const ScannedInstruction& at) {
     restore_flags(); // all but CF stay
     a_.load(kScratch1, DOPPEL_FRAME(spare));
     with.gpr[reg] = kScratch1;
-    emit_body(at, with);
+    emit_body(at, at.in, with);
 }
 
 } // namespace doppel::cpu::x86::frontend
