@@ -26,6 +26,7 @@ struct VcpuStats {
     std::uint64_t translations = 0;
     std::uint64_t translated_guest_bytes = 0;
     std::uint64_t code_cache_bytes = 0;
+    std::uint64_t loops = 0; // translations that check memory accesses before a loop, not in it
     std::uint64_t tlb_misses = 0;
     std::uint64_t tlb_flushes = 0;
     std::uint64_t fallbacks = 0; // instructions handed to the interpreter

@@ -3,6 +3,7 @@
 /// The main optimizations of the translator. Each can be left out: to see what it is worth, and to
 /// find out which one is wrong.
 #include <array>
+#include <cstdint>
 #include <string_view>
 
 namespace doppel::description {
@@ -15,6 +16,8 @@ struct Tuning {
     bool links = true;       // blocks of a page jump to each other
     bool branches = true;    // indirect and far branches find their target in a cache
     bool long_blocks = true; // a block goes on behind a conditional branch
+    bool loops = true;       // hot loops are translated again, with their checks before them
+    std::uint32_t loop_threshold = 32; // jumps back to its beginning that make a loop hot
 };
 
 struct TuningName {
@@ -29,6 +32,7 @@ inline constexpr std::array kTuningNames{
     TuningName{"links", &Tuning::links},
     TuningName{"branches", &Tuning::branches},
     TuningName{"long-blocks", &Tuning::long_blocks},
+    TuningName{"loops", &Tuning::loops},
 };
 
 } // namespace doppel::description

@@ -24,6 +24,7 @@ constexpr std::array kRows{
     Row{"instructions interpreted", &VcpuStats::instructions},
     Row{"code blocks dispatched", &VcpuStats::blocks},
     Row{"translations", &VcpuStats::translations},
+    Row{"translations of hot loops", &VcpuStats::loops},
     Row{"guest bytes translated", &VcpuStats::translated_guest_bytes},
     Row{"code cache bytes", &VcpuStats::code_cache_bytes},
     Row{"TLB misses", &VcpuStats::tlb_misses},

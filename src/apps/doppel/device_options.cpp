@@ -156,6 +156,20 @@ Result<void> check_disk(const description::Disk& disk) {
     return {};
 }
 
+namespace {
+
+Result<std::uint32_t> parse_threshold(const std::string& value) {
+    std::uint32_t jumps = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), jumps);
+    if (error != std::errc{} || end != value.data() + value.size() || jumps == 0)
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("loop-threshold '{}' is not a number above 0", value),
+                          "give the jumps back to its beginning that make a loop hot, such as 32");
+    return jumps;
+}
+
+} // namespace
+
 Result<description::Translation> parse_translation(const std::string& text) {
     description::Translation translation;
     std::string names;
@@ -171,9 +185,11 @@ Result<description::Translation> parse_translation(const std::string& text) {
             translation.tuning.*known->member = false;
         else if (key == "jitdump" && !value.empty())
             translation.jit_dump = value;
+        else if (key == "loop-threshold")
+            translation.tuning.loop_threshold = DOPPEL_TRY(parse_threshold(value));
         else
             return base::fail(Errc::InvalidArgument, fmt::format("'{}' is unknown", part),
-                              fmt::format("use {}jitdump=DIRECTORY", names));
+                              fmt::format("use {}loop-threshold=JUMPS, jitdump=DIRECTORY", names));
     }
     return translation;
 }

@@ -209,10 +209,12 @@ void add_execution_options(CLI::App& command, RunOptions& o) {
                     "the same way every time")
         ->type_name("MODE");
     command
-        .add_option("--translator", o.translator,
-                    "for work on the translator: optimizations to leave out (no-stack-page, "
-                    "no-groups, no-flags, no-slots, no-links, no-branches, no-long-blocks), "
-                    "and jitdump=DIRECTORY for a file by which Linux perf knows translated code")
+        .add_option(
+            "--translator", o.translator,
+            "for work on the translator: optimizations to leave out (no-stack-page, "
+            "no-groups, no-flags, no-slots, no-links, no-branches, no-long-blocks, no-loops), "
+            "loop-threshold=JUMPS to its beginning after which a loop is translated "
+            "again, and jitdump=DIRECTORY for a file by which Linux perf knows translated code")
         ->type_name("LIST");
     command.add_flag(
         "--check", o.check,

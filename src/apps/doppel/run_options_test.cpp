@@ -108,6 +108,9 @@ TEST_CASE("run: optimizations can be left out one by one") {
     for (const auto& [name, member] : description::kTuningNames)
         CHECK_FALSE(run({"--translator", fmt::format("no-{}", name)})->translation.tuning.*member);
     CHECK(refused({"--translator", "no-magic"}).find("'no-magic' is unknown") != std::string::npos);
+    CHECK(run({"--translator", "loop-threshold=1"})->translation.tuning.loop_threshold == 1);
+    for (const auto* bad : {"loop-threshold=0", "loop-threshold=", "loop-threshold=1x"})
+        CHECK(refused({"--translator", bad}).find("is not a number above 0") != std::string::npos);
     CHECK(refused({"--translator", "jitdump="}).starts_with("--translator: 'jitdump='"));
 }
 

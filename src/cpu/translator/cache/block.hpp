@@ -46,6 +46,7 @@ struct NewBlock {
     const std::uint8_t* made_entry = nullptr;
     std::uint16_t made_writes = 0;
     FlagsWanted flags_wanted = FlagsWanted::Either;
+    bool loop = false; // runs turns without checks
     std::uint16_t guest_bytes = 0;
     std::uint16_t instructions = 0;       // those that its host code executes itself
     std::vector<SignalSite> signal_sites; // ascending host_offset
@@ -85,6 +86,7 @@ struct Block {
     std::uint16_t made_offset = 0; // 0: there is none
     FlagsWanted flags_wanted = FlagsWanted::Either;
     bool dead = false;
+    bool loop = false;
 
     const std::uint8_t* end() const { return begin + host_bytes; }
     const std::uint8_t* far_entry() const { return begin + far_offset; }

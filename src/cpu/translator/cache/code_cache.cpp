@@ -31,6 +31,7 @@ Block packed(const NewBlock& made) {
     block.made_poll_offset = offset16(made.begin, made.made_poll_entry);
     block.made_offset = offset16(made.begin, made.made_entry);
     block.flags_wanted = made.flags_wanted;
+    block.loop = made.loop;
     return block;
 }
 
@@ -59,6 +60,7 @@ Block& CodeCache::add_block(const NewBlock& made) {
         signals_.add(site);
     used_ = static_cast<std::size_t>(made.end - memory_->exec() + 15) & ~std::size_t{15};
     made_.fetch_add(1, std::memory_order_relaxed);
+    loops_.fetch_add(block.loop ? 1 : 0, std::memory_order_relaxed);
     guest_bytes_.fetch_add(block.guest_bytes, std::memory_order_relaxed);
     const auto enlist = [&](std::uint64_t gpa_page, std::uint32_t& next) {
         next = std::exchange(pages_.try_emplace(gpa_page, Block::kNone).first->second, number);
@@ -125,6 +127,13 @@ bool CodeCache::invalidate_page(std::uint64_t gpa_page) {
         number = next_of(block, gpa_page);
     }
     return true;
+}
+
+void CodeCache::retire(Block& block) {
+    kill(block);
+    forget(block, block.key.gpa & ~std::uint64_t{0xfff});
+    if (block.key.second_page != 0)
+        forget(block, block.key.second_page);
 }
 
 /// Out of the list of `gpa_page`: dead blocks would pile up there as often as the other page of

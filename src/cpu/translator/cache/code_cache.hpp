@@ -72,6 +72,8 @@ public:
     /// there are more links than anybody has seen.
     void link(std::uint8_t* place, const std::uint8_t* unlinked, Block& target,
               const std::uint8_t* entry);
+    /// Drops one block, so that another may take its place.
+    void retire(Block& block);
     /// Drops all blocks of a guest page. Returns whether there were any.
     bool invalidate_page(std::uint64_t gpa_page);
     bool page_has_code(std::uint64_t gpa_page) const;
@@ -90,6 +92,7 @@ public:
     }
 
     std::uint64_t blocks_made() const { return made_.load(std::memory_order_relaxed); }
+    std::uint64_t loops_made() const { return loops_.load(std::memory_order_relaxed); }
     std::uint64_t guest_bytes() const { return guest_bytes_.load(std::memory_order_relaxed); }
     std::uint64_t code_bytes() const { return used_; }
     std::uint64_t resets() const { return resets_; }
@@ -136,7 +139,7 @@ private:
     Pool<SignalSite> signals_{kMaxSignals};
     std::unordered_map<std::uint64_t, std::uint32_t> pages_; // gpa of page -> first block
     const std::uint8_t* stale_entry_ = nullptr;
-    std::atomic<std::uint64_t> made_{0};
+    std::atomic<std::uint64_t> made_{0}, loops_{0};
     std::atomic<std::uint64_t> guest_bytes_{0};
     std::uint64_t resets_ = 0;
 };

@@ -128,6 +128,10 @@ public:
     void alu_imm8_al(Alu op, std::uint8_t value); // op al, imm8
     void rorx(HostReg to, HostReg from, std::uint8_t count);
     void bextr(HostReg to, HostReg from, HostReg control);
+    void imul(HostReg to, HostReg from, std::int32_t value) {
+        rr(true, 0x69, to, from);
+        u32(static_cast<std::uint32_t>(value));
+    }
     void not_(HostReg reg) { rr(true, 0xf7, kRdx, reg); } // F7 /2
     void test_imm32(HostReg reg, std::uint32_t value) {   // of the low 32 bits
         rr(false, 0xf7, kRax, reg);

@@ -208,6 +208,8 @@ translator::FlagsWanted wanted_flags(const BlockScan& scan) {
     return FlagsWanted::InRegister;
 }
 
+} // namespace
+
 void find_dead_flags(BlockScan& scan) {
     scan.dead_count = 0;
     scan.dead_writes = 0;
@@ -228,8 +230,6 @@ void find_dead_flags(BlockScan& scan) {
         scan.dead_writes = static_cast<std::uint16_t>(scan.dead_writes | at.in.registers_written);
     }
 }
-
-} // namespace
 
 bool may_signal(const Instruction& in) {
     if (in.op == Op::Div || in.op == Op::Idiv || in.op == Op::Cmpxchg16b)
@@ -259,6 +259,7 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
     out.count = 0;
     out.groups = {};
     out.base_count = 0;
+    out.loop.active = false;
     const bool each_checked = (mode & mode::kEachChecked) != 0;
     StackScan stack{out};
     BaseScan bases{out};
@@ -277,6 +278,7 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
         entry.index = static_cast<std::uint8_t>(out.count);
         entry.stack = false;
         entry.base_group = ScannedInstruction::kNoGroup;
+        entry.loop_access = {};
         entry.treatment = Treatment::Interpret;
         if (status != DecodeStatus::Ok)
             entry.in = Instruction{};

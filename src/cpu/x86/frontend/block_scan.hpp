@@ -8,6 +8,7 @@
 #include "cpu/translator/cache/block.hpp"
 #include "cpu/x86/decoder/instruction.hpp"
 #include "cpu/x86/frontend/frame.hpp"
+#include "cpu/x86/frontend/loop_plan.hpp"
 #include "cpu/x86/system/context.hpp"
 #include "description/tuning.hpp"
 
@@ -65,6 +66,7 @@ struct ScannedInstruction {
     static constexpr std::uint8_t kNoGroup = 0xff;
     std::uint8_t base_group = kNoGroup; // of BlockScan::bases, whose range it accesses at …
     std::int32_t base_offset = 0;
+    LoopAccess loop_access{}; // of BlockScan::loop
 };
 
 /// Stack accesses whose distance from each other is known and small: one check serves all.
@@ -88,9 +90,10 @@ struct CodeBytes {
 
 struct BlockScan {
     static constexpr std::size_t kMaxInstructions = 64;
+    static constexpr std::size_t kMaxTurn = 128; // instructions of one turn of a loop
     static constexpr std::size_t kMaxGroups = 16;
     static constexpr std::size_t kMaxBases = 16;
-    std::array<ScannedInstruction, kMaxInstructions> list;
+    std::array<ScannedInstruction, kMaxTurn> list;
     std::size_t count = 0;
     std::array<std::uint8_t, 1024> bytes; // a copy: the guest may change its own meanwhile
     std::array<StackGroup, kMaxGroups> groups{};
@@ -104,6 +107,7 @@ struct BlockScan {
     std::uint16_t end_offset = 0; // page offset behind the last instruction
     std::uint32_t mode = 0;
     description::Tuning tuning;
+    LoopPlan loop; // active: the instructions are one turn of it, in the order of execution
 };
 
 /// Behind it an instruction may reach into the next page: not a place to jump to.
@@ -147,6 +151,9 @@ constexpr bool makes_all_flags(const Instruction& in) {
 
 /// The host may raise a signal where the guest would have an exception.
 bool may_signal(const Instruction& in);
+
+/// Fills dead_count and dead_writes.
+void find_dead_flags(BlockScan& scan);
 
 /// `mode` is that of the block's key. The scan has at least one instruction.
 void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset,

@@ -44,6 +44,9 @@ void BlockTranslator::translate(NewBlock& out) {
     const bool interprets = scan_.list[scan_.count - 1].treatment == Treatment::Interpret;
     counted_ = static_cast<std::uint8_t>(scan_.count - (interprets ? 1 : 0));
     emit_entries(out);
+    loop_entry_ = out.native_poll_entry;
+    if (scan_.loop.active)
+        emit_loop_start();
     for (std::size_t i = 0; i < scan_.count && !ended_; ++i) {
         const ScannedInstruction& at = scan_.list[i];
         settle_slots(at);

@@ -33,6 +33,8 @@ public:
 
     /// Fills everything of `out` but key. The result is void when the assembler is full().
     void translate(translator::NewBlock& out);
+    /// The loop could not be translated as one.
+    bool failed() const { return scan_.loop.active && !closed_; }
 
 private:
     using Assembler = translator::Assembler;
@@ -97,6 +99,16 @@ private:
     // --- emit_group.cpp ---
     Mem group_access(const ScannedInstruction& at, bool write);
     void check_base_group(const ScannedInstruction& at, bool write, bool writable);
+
+    // --- emit_loop.cpp ---
+    void emit_loop_start();
+    void emit_loop_group(std::size_t number);
+    void emit_loop_address(const LoopGroup& group);
+    void emit_loop_host(const LoopGroup& group, std::size_t number);
+    void emit_loop_turns(const LoopGroup& group);
+    void emit_loop_limit();
+    Mem loop_access(const ScannedInstruction& at, bool single);
+    void emit_loop_end(const ScannedInstruction& at);
 
     // --- of a word, which has 4 or 8 bytes ---
     void load_word(HostReg to, const Mem& from);
@@ -251,6 +263,9 @@ private:
     std::size_t body_bytes_ = 0; // of the guest instruction that was emitted last, ending at
     const std::uint8_t* body_end_ = nullptr;
     bool ended_ = false;
+    const std::uint8_t* loop_entry_ = nullptr; // polls, flags in the register
+    const std::uint8_t* turn_begin_ = nullptr;
+    bool closed_ = false; // the loop
     bool x87_page_noted_ = false; // the page of FIP, by an earlier instruction of this block
     const bool counting_;
     const bool code32_;

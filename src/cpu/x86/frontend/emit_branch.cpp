@@ -75,6 +75,10 @@ void BlockTranslator::emit_jump(const ScannedInstruction& at) { link_jump(at, ta
 
 void BlockTranslator::emit_conditional(const ScannedInstruction& at) {
     restore_flags();
+    if (scan_.loop.active && at.index + 1u == scan_.count) {
+        emit_loop_end(at);
+        return;
+    }
     const auto condition = static_cast<Condition>(at.in.condition());
     const std::int64_t target = target_of(at);
     const std::uint8_t left = counting_ ? static_cast<std::uint8_t>(left_before(at) - 1) : 0;

@@ -112,8 +112,9 @@ void BlockTranslator::keep_flags_across(const ScannedInstruction& at) {
         return;
     if (at.treatment == Treatment::Generic && makes_all_flags(at.in))
         return; // its own check comes before that
-    const bool clobbers = at.treatment != Treatment::Lea &&
-                          (at.treatment != Treatment::Generic || at.in.has_memory());
+    const bool checks = at.in.has_memory() && at.loop_access.group == LoopAccess::kNone;
+    const bool clobbers =
+        at.treatment != Treatment::Lea && (at.treatment != Treatment::Generic || checks);
     if (clobbers && at.treatment == Treatment::Generic && !needs_flags(at.in) &&
         !may_signal(at.in) && dead_from(scan_, at.index + 1u)) {
         dying_ = true;

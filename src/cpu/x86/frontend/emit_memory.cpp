@@ -139,6 +139,8 @@ void BlockTranslator::add_base32(const ScannedInstruction& at) {
 
 Mem BlockTranslator::access(const ScannedInstruction& at, std::uint32_t size, bool write,
                             bool single) {
+    if (at.loop_access.group != LoopAccess::kNone)
+        return loop_access(at, single);
     if (at.stack)
         return cached_stack(at, at.stack_offset, size, write, single);
     if (at.base_group != ScannedInstruction::kNoGroup)

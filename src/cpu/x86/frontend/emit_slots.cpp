@@ -163,6 +163,7 @@ bool BlockTranslator::read_soon(const ScannedInstruction& at, unsigned reg) cons
         if (!names_scratch(next) || next.treatment == Treatment::Push)
             return false;
         if (next.in.has_memory() && next.treatment == Treatment::Generic &&
+            next.loop_access.group == LoopAccess::kNone &&
             (next.stack ? !group_checked_.at(next.stack_group)
                         : next.base_group == ScannedInstruction::kNoGroup ||
                               !group_states_.at(next.base_group).found))

@@ -17,6 +17,7 @@
 #include "cpu/x86/decoder/decoder.hpp"
 #include "cpu/x86/disassembler/disassembler.hpp"
 #include "cpu/x86/frontend/block_translator.hpp"
+#include "cpu/x86/frontend/loop_scan.hpp"
 #include "cpu/x86/system/system.hpp"
 #include "description/cpu_model.hpp"
 
@@ -27,6 +28,7 @@ struct Golden {
     const char* what;
     std::vector<std::uint8_t> code;
     std::uint32_t mode = mode::kUser;
+    bool loop = false; // as a loop without checks
 };
 
 constexpr std::uint16_t kAt = 0x100; // in the page
@@ -94,6 +96,15 @@ const std::vector<Golden>& goldens() {
         {"kernel: stac", {0x0f, 0x01, 0xcb}, 0},
         {"kernel: cli, sti", {0xfa, 0xfb}, 0},
         {"kernel: per-CPU data", {0x65, 0x48, 0x8b, 0x05, 0x00, 0x01, 0x00, 0x00}, 0},
+        {"a hot loop: a sum",
+         {0x48, 0x03, 0x10, 0x48, 0x83, 0xc0, 0x08, 0x48, 0x39, 0xc8, 0x75, 0xf4},
+         mode::kUser,
+         true},
+        {"a hot loop whose loads may raise exceptions",
+         {0xf3, 0x0f, 0x10, 0x02, 0xf3, 0x0f, 0x59, 0x04, 0x9f, 0x48, 0x83,
+          0xc2, 0x04, 0xf3, 0x0f, 0x58, 0xc8, 0x48, 0x39, 0xf2, 0x75, 0xea},
+         mode::kUser,
+         true},
     };
     return list;
 }
@@ -116,6 +127,11 @@ std::string guest_text(const Golden& golden) {
     return text;
 }
 
+class NoBlocks final : public BlockFinder {
+public:
+    bool exists(std::uint16_t) const override { return false; }
+};
+
 /// The first instruction of an exit.
 bool leaves(const Instruction& in) {
     return in.op == Op::Mov && in.operands[1].kind == OperandKind::Immediate &&
@@ -131,8 +147,12 @@ std::string host_text(const Golden& golden) {
     guest.resize(64, 0xf4);
     static BlockScan scan;
     const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
-    scan_block(scan, {reinterpret_cast<const std::byte*>(guest.data()), 64, nullptr}, kAt,
-               golden.mode | mode::kSse | mode::kAvx, features, {});
+    const CodeBytes bytes_of{reinterpret_cast<const std::byte*>(guest.data()), 64, nullptr};
+    const std::uint32_t bits = golden.mode | mode::kSse | mode::kAvx;
+    if (golden.loop)
+        REQUIRE(scan_loop(scan, bytes_of, kAt, bits, features, {}, NoBlocks{}));
+    else
+        scan_block(scan, bytes_of, kAt, bits, features, {});
     static std::array<std::uint8_t, 65536> memory;
     auto* const exec = reinterpret_cast<std::uint8_t*>(kHostAt);
     translator::Assembler assembler{memory.data(), exec, memory.size()};

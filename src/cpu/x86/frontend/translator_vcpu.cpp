@@ -133,6 +133,14 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
     void link(const Site& site, std::uint64_t address, translator::Block& target) override {
         world.link(site, address, target);
     }
+    bool find_loop(const translator::Block& head, const std::byte* host,
+                   LoopCounter& counter) override {
+        return world.find_loop(head, host, system.features, counter);
+    }
+    translator::Block* make_loop(translator::Block& head, std::uint64_t rip,
+                                 const std::byte* host) override {
+        return world.make_loop(head, rip, host, system.features);
+    }
     bool has_event() override { return wiring.interrupts->has_event(); }
     void safepoint() override { world.rendezvous().safepoint(*this); }
     void request_safepoint() noexcept override { dispatcher.request_safepoint(); }
@@ -222,6 +230,7 @@ VcpuStats TranslatorVcpu::stats() const {
         const auto stops = parts_->world.rendezvous().counts();
         stats.stops = stops.stops;
         stats.stop_waiting_ns = stops.waited_ns;
+        stats.loops = cache.loops_made();
     }
     const auto& events = parts_->system.events;
     stats.exceptions = events.exceptions();

@@ -7,6 +7,7 @@
 
 #include "base/verify.hpp"
 #include "cpu/x86/frontend/block_translator.hpp"
+#include "cpu/x86/frontend/loop_scan.hpp"
 
 namespace doppel::cpu::x86::frontend {
 
@@ -17,6 +18,25 @@ using memory::GuestMemory;
 namespace {
 
 constexpr std::uint64_t kPageOffset = 0xfff;
+
+thread_local BlockScan t_scan;
+
+/// The blocks of one page and mode.
+class BlocksOfPage final : public BlockFinder {
+public:
+    BlocksOfPage(const CodeCache& cache, const BlockKey& one) : cache_{cache}, key_{one} {
+        key_.gpa &= ~kPageOffset;
+    }
+    bool exists(std::uint16_t page_offset) const override {
+        BlockKey key = key_;
+        key.gpa |= page_offset;
+        return cache_.find(key) != nullptr;
+    }
+
+private:
+    const CodeCache& cache_;
+    BlockKey key_;
+};
 
 /// nullptr: there is none for flags that are neither in the slot nor in the register.
 const std::uint8_t* link_entry(const Site& at, const Block& target) {
@@ -145,22 +165,59 @@ Block* World::translate(Caller& caller, const BlockKey& key, std::uint64_t rip,
 /// Into the jitdump.
 void World::note(const Block& block, std::uint64_t rip) {
     const char* const ring = (block.key.mode & mode::kUser) != 0 ? "user" : "kernel";
-    const char* const variant = (block.key.mode & mode::kEachChecked) != 0 ? ":each-checked" : "";
+    const char* const variant = block.loop                                   ? ":loop"
+                                : (block.key.mode & mode::kEachChecked) != 0 ? ":each-checked"
+                                                                             : "";
     jit_dump_->add(fmt::format("{}:{:x}{}", ring, rip, variant), {block.begin, block.host_bytes});
 }
 
 Block* World::make_block(const BlockKey& key, std::uint64_t rip, const std::byte* host,
                          const std::byte* second, const FeatureSet& features) {
     const auto offset = static_cast<std::uint16_t>(key.gpa & kPageOffset);
-    static thread_local BlockScan scan;
-    scan_block(scan, {host, 4096u - offset, second}, offset, key.mode, features, tuning_);
+    scan_block(t_scan, {host, 4096u - offset, second}, offset, key.mode, features, tuning_);
+    return emit_block(key, rip);
+}
+
+bool World::scan_head(const Block& head, const std::byte* host, const FeatureSet& features) {
+    const auto offset = static_cast<std::uint16_t>(head.key.gpa & kPageOffset);
+    return !head.dead && head.key.second_page == 0 &&
+           scan_loop(t_scan, {host, 4096u - offset, nullptr}, offset, head.key.mode, features,
+                     tuning_, BlocksOfPage{*cache_, head.key});
+}
+
+bool World::find_loop(const Block& head, const std::byte* host, const FeatureSet& features,
+                      LoopCounter& counter) {
+    const base::MutexLock lock{cache_->mutex()};
+    if (!scan_head(head, host, features))
+        return false;
+    counter = {.reg = t_scan.loop.counter, .step = t_scan.loop.step};
+    return true;
+}
+
+Block* World::make_loop(Block& head, std::uint64_t rip, const std::byte* host,
+                        const FeatureSet& features) {
+    const base::MutexLock lock{cache_->mutex()};
+    if (cache_->nearly_full() || !scan_head(head, host, features))
+        return nullptr;
+    Block* const loop = emit_block(head.key, rip);
+    if (loop != nullptr)
+        cache_->retire(head);
+    return loop;
+}
+
+/// Of what was scanned last. nullptr: it cannot be translated as a loop.
+Block* World::emit_block(const BlockKey& key, std::uint64_t rip) {
     std::uint8_t* const exec = cache_->free_begin();
     Assembler assembler{cache_->memory().writable(exec), exec, cache_->free_bytes()};
     static thread_local NewBlock made;
     made = {};
     made.key = key;
-    BlockTranslator{assembler, stubs_, scan}.translate(made);
+    made.loop = t_scan.loop.active;
+    BlockTranslator translator{assembler, stubs_, t_scan};
+    translator.translate(made);
     DOPPEL_VERIFY(!assembler.full(), "a block fits in the room that nearly_full() leaves");
+    if (translator.failed())
+        return nullptr;
     if (spoil_ != nullptr)
         spoil_(cache_->memory().writable(exec),
                cache_->memory().writable(const_cast<std::uint8_t*>(made.end)));

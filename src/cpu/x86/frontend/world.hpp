@@ -50,6 +50,11 @@ public:
                                  const translator::BlockKey& key, std::uint64_t rip,
                                  const std::byte* host, const std::byte* second,
                                  const FeatureSet& features);
+    /// See ColdPath.
+    bool find_loop(const translator::Block& head, const std::byte* host, const FeatureSet& features,
+                   LoopCounter& counter);
+    translator::Block* make_loop(translator::Block& head, std::uint64_t rip, const std::byte* host,
+                                 const FeatureSet& features);
     void link(const Site& site, std::uint64_t site_address, translator::Block& target);
 
     // --- any thread ---
@@ -67,6 +72,9 @@ private:
     translator::Block* make_block(const translator::BlockKey& key, std::uint64_t rip,
                                   const std::byte* host, const std::byte* second,
                                   const FeatureSet& features);
+    bool scan_head(const translator::Block& head, const std::byte* host,
+                   const FeatureSet& features);
+    translator::Block* emit_block(const translator::BlockKey& key, std::uint64_t rip);
     void note(const translator::Block& block, std::uint64_t rip);
 
     memory::GuestMemory& memory_;

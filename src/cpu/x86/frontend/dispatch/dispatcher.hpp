@@ -9,6 +9,7 @@
 #include "cpu/translator/cache/code_cache.hpp"
 #include "cpu/translator/mmu/tlb_set.hpp"
 #include "cpu/vcpu.hpp"
+#include "cpu/x86/frontend/dispatch/loop_profile.hpp"
 #include "cpu/x86/frontend/dispatch/vector_state.hpp"
 #include "cpu/x86/frontend/frame.hpp"
 #include "cpu/x86/frontend/stubs.hpp"
@@ -28,6 +29,13 @@ public:
                                          const std::byte* host, const std::byte* second) = 0;
     /// Lets the unlinked jump at `site` lead to `target` from now on.
     virtual void link(const Site& site, std::uint64_t site_address, translator::Block& target) = 0;
+    /// Whether `head` begins a loop that could be translated as one; if so, its counter. `host` are
+    /// the bytes at its beginning.
+    virtual bool find_loop(const translator::Block& head, const std::byte* host,
+                           LoopCounter& counter) = 0;
+    /// Translates it so, in the place of `head`. nullptr: it stays as it is.
+    virtual translator::Block* make_loop(translator::Block& head, std::uint64_t rip,
+                                         const std::byte* host) = 0;
     virtual bool has_event() = 0;
     /// Another thread wants all vCPUs to stand still: returns when it is done.
     virtual void safepoint() = 0;
@@ -85,6 +93,8 @@ public:
     void set_tuning(const description::Tuning& tuning) {
         link_ = tuning.links;
         cache_branches_ = tuning.branches;
+        loops_ = tuning.loops && tuning.loop_threshold != 0;
+        loop_profile_.set_threshold(tuning.loop_threshold);
     }
     /// Before the first run(): blocks count what they execute, and run() returns at the limit.
     void set_meter(InstructionMeter* meter) { meter_ = meter; }
@@ -157,6 +167,7 @@ private:
     bool serve_group_miss(const Site& at, Result& result, bool& leave);
     bool enter_variant(bool& leave, Result& result);
     bool serve_link(Result& result, bool& leave);
+    bool visit_loop(translator::Block*& head, const std::byte* host);
     bool serve_branch(Exit why, Result& result, bool& leave);
     bool serve_host_fault(Result& result, bool& leave);
     bool may_keep_writing(const RamView::State& state) const;
@@ -186,6 +197,8 @@ private:
     std::uint32_t variant_ = 0;                // of the next block, while observed
     bool unlinked_ = false;
     bool link_ = true, cache_branches_ = true; // see Tuning
+    bool loops_ = true;                        // likewise
+    LoopProfile loop_profile_;
     std::uint64_t block_limit_ = 0;
     std::atomic<bool> kicked_{false};
     std::atomic<bool> safepoint_{false};

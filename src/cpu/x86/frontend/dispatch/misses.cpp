@@ -231,16 +231,37 @@ bool Dispatcher::serve_link(Result& result, bool& leave) {
     bool fault = false;
     const std::uint64_t resets = cache_.resets();
     CodePage page;
-    Block* const target =
-        find_block(cx_.state.rip, to_variant ? mode::kEachChecked : 0, page, fault);
+    Block* target = find_block(cx_.state.rip, to_variant ? mode::kEachChecked : 0, page, fault);
     if (target == nullptr)
         return false; // run() will see the same and deal with it
-    if (link_ && target->key.second_page == 0 && cache_.resets() == resets) {
+    const bool waits = (at.bits & Site::kBackward) != 0 && loops_ && !target->loop && !to_variant &&
+                       visit_loop(target, page.host + (cx_.state.rip & kPageOffset));
+    if (link_ && !waits && target->key.second_page == 0 && cache_.resets() == resets) {
         vectors_.store();
         cold_.link(at, site_address(), *target);
     }
     frame_.header.resume_r13 = cx_.state.rip;
     return resume_block(target->far_entry());
+}
+
+/// A jump back to `head`, which may be replaced. True: it stays unlinked, to be counted.
+bool Dispatcher::visit_loop(Block*& head, const std::byte* host) {
+    using enum LoopProfile::Verdict;
+    auto verdict = loop_profile_.visit(head->key, cx_.state.gpr);
+    if (verdict == Unknown) {
+        LoopCounter counter;
+        vectors_.store();
+        if (!cold_.find_loop(*head, host, counter))
+            return false;
+        loop_profile_.begin(head->key, counter);
+        verdict = loop_profile_.visit(head->key, cx_.state.gpr);
+    }
+    if (verdict != Hot)
+        return verdict == Wait;
+    vectors_.store();
+    if (Block* const loop = cold_.make_loop(*head, cx_.state.rip, host); loop != nullptr)
+        head = loop;
+    return false;
 }
 
 bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
