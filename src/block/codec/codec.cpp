@@ -28,14 +28,16 @@ using Inflater = std::unique_ptr<libdeflate_decompressor, Calls<libdeflate_free_
 using ZstdOut = std::unique_ptr<ZSTD_CCtx, Calls<ZSTD_freeCCtx>>;
 using ZstdIn = std::unique_ptr<ZSTD_DCtx, Calls<ZSTD_freeDCtx>>;
 
-std::size_t igzip(std::span<const std::byte> data, std::span<std::byte> out) {
+/// `wrapper`: IGZIP_DEFLATE or IGZIP_ZLIB.
+std::size_t igzip(std::span<const std::byte> data, std::span<std::byte> out,
+                  std::uint16_t wrapper) {
     static thread_local std::vector<std::uint8_t> workspace(ISAL_DEF_LVL1_DEFAULT);
     static thread_local auto stream = std::make_unique<isal_zstream>();
     isal_deflate_stateless_init(stream.get());
     stream->level = 1;
     stream->level_buf = workspace.data();
     stream->level_buf_size = static_cast<std::uint32_t>(workspace.size());
-    stream->gzip_flag = IGZIP_DEFLATE;
+    stream->gzip_flag = wrapper;
     stream->end_of_stream = 1;
     stream->flush = NO_FLUSH;
     stream->next_in = reinterpret_cast<std::uint8_t*>(const_cast<std::byte*>(data.data()));
@@ -66,12 +68,22 @@ std::vector<std::byte> deflate(std::span<const std::byte> data, std::size_t limi
     const auto out = scratch(limit);
     std::size_t size = 0;
     if (effort == Effort::Fast) {
-        size = igzip(data, out);
+        size = igzip(data, out, IGZIP_DEFLATE);
     } else {
         static thread_local const Deflater deflater{libdeflate_alloc_compressor(kBestDeflate)};
         size = libdeflate_deflate_compress(deflater.get(), data.data(), data.size(), out.data(),
                                            out.size());
     }
+    return result(out, size);
+}
+
+std::vector<std::byte> zlib(std::span<const std::byte> data, Effort effort) {
+    static thread_local const Deflater deflater{libdeflate_alloc_compressor(kBestDeflate)};
+    const auto out = scratch(libdeflate_zlib_compress_bound(deflater.get(), data.size()) + 1);
+    std::size_t size = effort == Effort::Fast ? igzip(data, out, IGZIP_ZLIB) : 0;
+    if (size == 0) // igzip gives up where the output would not fit
+        size = libdeflate_zlib_compress(deflater.get(), data.data(), data.size(), out.data(),
+                                        out.size());
     return result(out, size);
 }
 
@@ -93,6 +105,16 @@ base::Result<void> inflate(std::span<const std::byte> stream, std::span<std::byt
     if (result != LIBDEFLATE_SUCCESS || produced != out.size())
         return base::fail(Errc::Corrupt, "a compressed cluster (zlib) is damaged");
     return {};
+}
+
+base::Result<std::size_t> unzlib(std::span<const std::byte> stream, std::span<std::byte> out) {
+    static thread_local const Inflater inflater{libdeflate_alloc_decompressor()};
+    std::size_t produced = 0;
+    const auto done = libdeflate_zlib_decompress(inflater.get(), stream.data(), stream.size(),
+                                                 out.data(), out.size(), &produced);
+    if (done != LIBDEFLATE_SUCCESS)
+        return base::fail(Errc::Corrupt, "a compressed cluster (zlib) is damaged");
+    return produced;
 }
 
 base::Result<void> unzstd(std::span<const std::byte> stream, std::span<std::byte> out) {
