@@ -27,6 +27,9 @@ struct ImageOptions {
     /// that owns a raw disk could have written such a header, and make us read the host's files.
     bool trust_probe = true;
     unsigned depth = 0; // of this image in its chain
+    /// Behind the names of the image's parts: those of a new one that is not published yet.
+    std::string part_suffix;
+    std::string disk; // of an archive that holds several; empty: the only one
 };
 
 /// How a format opens the other files that its image names.
@@ -40,6 +43,11 @@ public:
     /// An extent or data file beside the image. Only names inside the image's folder are followed.
     virtual Result<std::unique_ptr<Node>>
     open_part(const std::string& written, const std::string& image, const ImageOptions& like) = 0;
+    /// A new, empty part beside the image that is being created.
+    virtual Result<std::unique_ptr<Node>> create_part(const std::string& name) {
+        return base::fail(Errc::Unsupported,
+                          "this image would be several files, here there can be one: " + name);
+    }
 };
 
 struct OpenRequest {
@@ -65,6 +73,7 @@ struct CreateRequest {
     std::uint64_t size_bytes = 0;
     OptionValues options;
     ImageOpener* opener = nullptr;
+    std::string published_name = {}; // of the file, where it has another until it is complete
 };
 
 struct DiskUse {

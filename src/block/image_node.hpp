@@ -22,7 +22,16 @@ struct BitmapInfo {
     bool recording = false;    // flag "auto": marks every write
     bool inconsistent = false; // flag "in-use": was not stored at the last close
 };
-using FactValue = std::variant<bool, std::uint64_t, std::string, std::vector<BitmapInfo>>;
+/// A file that holds a part of the disk.
+struct ExtentInfo {
+    std::uint64_t size_bytes = 0; // of the part
+    std::string file;
+    std::uint64_t cluster_bytes = 0; // 0: none
+    std::string format;
+    bool compressed = false;
+};
+using FactValue = std::variant<bool, std::uint64_t, std::string, std::vector<BitmapInfo>,
+                               std::vector<ExtentInfo>>;
 using Facts = std::vector<std::pair<std::string, FactValue>>;
 
 struct ImageInfo {
@@ -97,11 +106,13 @@ struct CompressedPiece {
     std::uint64_t bytes = 0; // may pass the end of the stream, never the cluster's share
 };
 
-enum class CompressionKind : std::uint8_t { None, Deflate, Zstd };
+enum class CompressionKind : std::uint8_t { None, Deflate, Zstd, Zlib };
 
 class ImageNode : public Node {
 public:
     virtual ImageInfo info() const { return {}; }
+    /// Whether other files are named in it that were opened along with it.
+    virtual bool names_files() { return backing() != nullptr; }
 
     // Internal snapshots.
     virtual Task<std::vector<SnapshotInfo>> list_snapshots() {
@@ -133,6 +144,8 @@ public:
     /// write() is the only way.
     virtual Task<std::vector<Placement>> place(std::uint64_t offset, std::uint64_t length);
     virtual CompressionKind compression() const { return CompressionKind::None; }
+    /// Written once, in ascending order, by nothing but write_compressed().
+    virtual bool is_stream() const { return false; }
     /// Stores one cluster that the caller has compressed as compression() says.
     virtual Task<void> write_compressed(std::uint64_t offset, std::vector<std::byte> bytes);
     /// Where the compressed cluster at `offset` (of an Extent that says Compressed) lies.

@@ -67,8 +67,6 @@ Result<Plan> plan_of(Session& session) {
     }
     DOPPEL_TRY_VOID(
         block::OptionReader(plan.format->options, plan.options).check_names(plan.format->name));
-    if (arguments.has("best") && !arguments.has("c"))
-        return base::fail(Errc::InvalidArgument, "--best wants -c");
     if (arguments.has("target-is-zero") && !arguments.has("n"))
         return base::fail(Errc::InvalidArgument, "--target-is-zero wants -n");
     plan.copy.compress = arguments.has("c");
@@ -91,9 +89,11 @@ Result<Plan> plan_of(Session& session) {
 
 /// Copies into an image that is there, and closes it.
 Result<void> fill(Session& session, block::Node& source, const std::string& path,
-                  const std::string& format, Plan& plan) {
+                  const std::string& part_suffix, Plan& plan) {
+    const std::string format{plan.format->name};
     block::ImageOptions options;
     options.format = format;
+    options.part_suffix = part_suffix;
     options.access = block::Access::ReadWrite;
     options.cache = DOPPEL_TRY(block::parse_cache_mode(session.arguments.get("t", "unsafe")));
     auto target =
@@ -101,6 +101,10 @@ Result<void> fill(Session& session, block::Node& source, const std::string& path
     if (target.node->size() < source.size())
         return base::fail(Errc::NoSpace, fmt::format("the target has {} bytes, the source {}",
                                                      target.node->size(), source.size()));
+    if (target.node->is_stream()) // by nature
+        plan.copy.compress = true;
+    if (session.arguments.has("best") && !plan.copy.compress)
+        return base::fail(Errc::InvalidArgument, "--best wants -c");
     if (plan.copy.compress && target.node->compression() == block::CompressionKind::None)
         return base::fail(Errc::Unsupported, fmt::format("format {} cannot be compressed", format));
     Progress progress{progress_of(session.arguments), source.size()};
@@ -114,14 +118,14 @@ Result<void> fill(Session& session, block::Node& source, const std::string& path
 Result<void> convert_to_new(Session& session, block::Node& source, const std::string& path,
                             Plan& plan) {
     auto file = DOPPEL_TRY(NewFile::prepare(session, path));
-    DOPPEL_TRY_VOID(create_image(session, *plan.format, file.path(), source.size(), plan.options));
+    DOPPEL_TRY_VOID(create_image(session, *plan.format, file, source.size(), plan.options));
     // A backing file decides what the target shows before it is written.
     const bool preallocated =
         plan.options.contains("preallocation") && plan.options["preallocation"] != "off";
     plan.copy.target_is_zero = !plan.options.contains("backing_file") && !file.is_device();
     plan.copy.skip_unallocated = plan.options.contains("backing_file");
     plan.copy.bulk = !preallocated;
-    DOPPEL_TRY_VOID(fill(session, source, file.path(), std::string{plan.format->name}, plan));
+    DOPPEL_TRY_VOID(fill(session, source, file.path(), file.part_suffix(), plan));
     return file.publish();
 }
 
@@ -131,7 +135,7 @@ Result<void> convert_into(Session& session, block::Node& source, const std::stri
         return base::fail(Errc::InvalidArgument, "-n writes into an image as it is: no -o, -B");
     plan.copy.target_is_zero = session.arguments.has("target-is-zero");
     plan.copy.bulk = false;
-    return fill(session, source, path, std::string{plan.format->name}, plan);
+    return fill(session, source, path, {}, plan);
 }
 
 Result<int> run(Session& session) {

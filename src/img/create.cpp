@@ -84,7 +84,7 @@ Result<int> run(Session& session) {
     const auto size = DOPPEL_TRY(wanted_size(session, options, path));
     options.erase("size");
     auto file = DOPPEL_TRY(NewFile::prepare(session, path));
-    DOPPEL_TRY_VOID(create_image(session, *format, file.path(), size, options));
+    DOPPEL_TRY_VOID(create_image(session, *format, file, size, options));
     DOPPEL_TRY_VOID(file.publish());
     if (!arguments.has("q")) {
         fmt::print("Formatting '{}', fmt={} size={}", path, format->name, size);

@@ -88,9 +88,10 @@ Result<int> run(Session& session) {
                             ? size - begin
                             : operands.count * operands.block_bytes;
     auto file = DOPPEL_TRY(NewFile::prepare(session, operands.output));
-    DOPPEL_TRY_VOID(create_image(session, *format, file.path(), length, {}));
+    DOPPEL_TRY_VOID(create_image(session, *format, file, length, {}));
     block::ImageOptions options;
     options.format = std::string{format->name};
+    options.part_suffix = file.part_suffix();
     options.access = block::Access::ReadWrite;
     auto output =
         DOPPEL_TRY(session.context.wait(block::open_image(session.context, file.path(), options)));

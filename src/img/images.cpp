@@ -120,7 +120,7 @@ namespace {
 
 class Opener final : public block::ImageOpener {
 public:
-    explicit Opener(block::IoContext& context) : context_{context} {}
+    Opener(Session& session, NewFile& file) : session_{session}, file_{file} {}
     block::Task<std::unique_ptr<block::Node>>
     open_backing(std::string written, std::string, std::string, block::ImageOptions) override {
         return block::ready<std::unique_ptr<block::Node>>(
@@ -131,18 +131,23 @@ public:
                                                    const block::ImageOptions&) override {
         // The user has named this file himself, a moment ago.
         return block::FileNode::open(
-            context_, backing_path(written, image),
+            session_.context, backing_path(written, image),
             {block::Access::ReadWrite, block::CacheMode::Unsafe, block::Sharing::Locked});
+    }
+    Result<std::unique_ptr<block::Node>> create_part(const std::string& name) override {
+        return file_.create_part(session_, name);
     }
 
 private:
-    block::IoContext& context_;
+    Session& session_;
+    NewFile& file_;
 };
 
 } // namespace
 
-Result<void> create_image(Session& session, const block::Format& format, const std::string& path,
+Result<void> create_image(Session& session, const block::Format& format, NewFile& target,
                           std::uint64_t size_bytes, const block::OptionValues& options) {
+    const auto& path = target.path();
     if (format.create == nullptr)
         return base::fail(Errc::Unsupported,
                           fmt::format("format {} can be read, not created", format.name));
@@ -152,9 +157,9 @@ Result<void> create_image(Session& session, const block::Format& format, const s
             session.context, path, {block::Access::ReadWrite, {}, block::Sharing::Locked})));
     else
         file = DOPPEL_TRY(block::FileNode::create(session.context, path, block::CacheMode::Unsafe));
-    Opener opener{session.context};
-    return session.context.wait(
-        format.create({&session.context, std::move(file), size_bytes, options, &opener}));
+    Opener opener{session, target};
+    return session.context.wait(format.create(
+        {&session.context, std::move(file), size_bytes, options, &opener, target.final_name()}));
 }
 
 NewFile::NewFile(std::string temporary, std::string final_name)
@@ -164,11 +169,15 @@ NewFile::NewFile(std::string temporary, std::string final_name)
 }
 
 NewFile::NewFile(NewFile&& other) noexcept
-    : temporary_{std::exchange(other.temporary_, {})}, final_{std::exchange(other.final_, {})} {}
+    : temporary_{std::exchange(other.temporary_, {})}, final_{std::exchange(other.final_, {})},
+      parts_{std::exchange(other.parts_, {})} {}
 
 NewFile::~NewFile() {
-    if (!temporary_.empty() && !is_device())
+    if (!temporary_.empty() && !is_device()) {
         ::unlink(temporary_.c_str());
+        for (const auto& part : parts_)
+            ::unlink((part + part_suffix()).c_str());
+    }
     unfinished[0] = '\0';
 }
 
@@ -193,10 +202,31 @@ Result<NewFile> NewFile::prepare(Session& session, const std::string& path) {
     return NewFile{temporary, real};
 }
 
+Result<std::unique_ptr<block::Node>> NewFile::create_part(Session& session,
+                                                          const std::string& name) {
+    if (is_device())
+        return base::fail(Errc::Unsupported,
+                          fmt::format("'{}' cannot hold an image of several files", final_));
+    const auto path = backing_path(name, final_);
+    if (::access(path.c_str(), F_OK) == 0) // refuses one in use
+        DOPPEL_TRY(block::FileNode::open(
+            session.context, path,
+            {block::Access::ReadWrite, block::CacheMode::WriteBack, block::Sharing::Locked}));
+    parts_.push_back(path);
+    return DOPPEL_TRY(
+        block::FileNode::create(session.context, path + part_suffix(), block::CacheMode::Unsafe));
+}
+
 Result<void> NewFile::publish() {
+    if (!parts_.empty() && ::unlink(final_.c_str()) != 0 && errno != ENOENT)
+        return base::fail_errno(errno, fmt::format("remove '{}'", final_));
+    for (const auto& part : parts_)
+        if (::rename((part + part_suffix()).c_str(), part.c_str()) != 0)
+            return base::fail_errno(errno, fmt::format("rename a part to '{}'", part));
     if (!is_device() && ::rename(temporary_.c_str(), final_.c_str()) != 0)
         return base::fail_errno(errno, fmt::format("rename '{}' to '{}'", temporary_, final_));
     temporary_.clear();
+    parts_.clear();
     return {};
 }
 

@@ -36,12 +36,9 @@ Result<void> close_image(Session& session, block::Node& node);
 /// "-o a=b,c=d", several times; ",," stands for a comma in a value.
 Result<block::OptionValues> parse_options(const std::vector<std::string>& texts);
 
-/// Creates an image at `path`, which must not be in use.
-Result<void> create_image(Session& session, const block::Format& format, const std::string& path,
-                          std::uint64_t size_bytes, const block::OptionValues& options);
-
 /// A file that appears under its name when it is complete: until then it has another, and it goes
-/// away when it does not become complete, be it by Ctrl-C.
+/// away when it does not become complete, be it by Ctrl-C. An image of several files brings its
+/// parts along.
 class NewFile {
 public:
     /// Error: somebody uses the file that is to be replaced, or the place cannot be written.
@@ -53,14 +50,25 @@ public:
     /// Where to write: a name beside the final one; the device or the export itself if it is one.
     const std::string& path() const noexcept { return temporary_; }
     bool is_device() const noexcept { return temporary_ == final_; }
-    /// The file is complete.
+    const std::string& final_name() const noexcept { return final_; }
+    /// What its parts have behind their names until then.
+    std::string part_suffix() const { return temporary_.substr(final_.size()); }
+    /// A new, empty part in the same folder. Error: somebody uses the one that is to be replaced.
+    Result<std::unique_ptr<block::Node>> create_part(Session& session, const std::string& name);
+    /// The file is complete. Parts get their names before the file that names them, and an old one
+    /// that names them is gone first.
     Result<void> publish();
 
 private:
     NewFile(std::string temporary, std::string final_name);
     std::string temporary_;
     std::string final_;
+    std::vector<std::string> parts_; // final names
 };
+
+/// Creates an image in a file that was prepared for it.
+Result<void> create_image(Session& session, const block::Format& format, NewFile& file,
+                          std::uint64_t size_bytes, const block::OptionValues& options);
 
 /// Set by SIGINT, SIGTERM and SIGHUP from the first call on.
 const bool* interrupted();

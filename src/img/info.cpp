@@ -45,6 +45,22 @@ void print_bitmaps_json(Json& json, const std::vector<block::BitmapInfo>& bitmap
     json.end_array();
 }
 
+void print_extents_json(Json& json, const std::vector<block::ExtentInfo>& extents) {
+    json.begin_array("extents");
+    for (const auto& extent : extents) {
+        json.begin_object();
+        if (extent.compressed)
+            json.flag("compressed", true);
+        json.number("virtual-size", extent.size_bytes);
+        json.text("filename", extent.file);
+        if (extent.cluster_bytes != 0)
+            json.number("cluster-size", extent.cluster_bytes);
+        json.text("format", extent.format);
+        json.end_object();
+    }
+    json.end_array();
+}
+
 void print_facts_json(Json& json, const Fact& fact) {
     if (fact.info.facts.empty())
         return;
@@ -58,6 +74,8 @@ void print_facts_json(Json& json, const Fact& fact) {
             json.number(key, *number);
         else if (const auto* text = std::get_if<std::string>(&value))
             json.text(key, *text);
+        else if (const auto* extents = std::get_if<std::vector<block::ExtentInfo>>(&value))
+            print_extents_json(json, *extents);
         else
             print_bitmaps_json(json, std::get<std::vector<block::BitmapInfo>>(value));
     }
@@ -102,6 +120,11 @@ void print_fact_line(const std::string& key, const block::FactValue& value) {
         fmt::print("    {}: {}\n", name, *number);
     else if (const auto* text = std::get_if<std::string>(&value))
         fmt::print("    {}: {}\n", name, *text);
+    else if (const auto* extents = std::get_if<std::vector<block::ExtentInfo>>(&value))
+        for (const auto& extent : *extents)
+            fmt::print("    extent: {}{}{}, {}{}\n", extent.file, extent.format.empty() ? "" : " ",
+                       extent.format, human_size(extent.size_bytes),
+                       extent.compressed ? ", compressed" : "");
     else
         for (const auto& bitmap : std::get<std::vector<block::BitmapInfo>>(value))
             fmt::print("    bitmap: {}, granularity {}{}{}\n", bitmap.name,

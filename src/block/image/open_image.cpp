@@ -132,12 +132,11 @@ Task<OpenedImage> open_image(IoContext& context, std::string path, ImageOptions 
     Opener opener{context};
     OpenRequest request{&context, std::move(file), options, &opener};
     DOPPEL_AWAIT(node, format->open(std::move(request)));
-    const bool refers = node->backing() != nullptr;
+    const bool refers = node->names_files();
     if (image.probed && !options.trust_probe && refers)
         co_return base::fail(
             Errc::PermissionDenied,
-            fmt::format("'{}' was taken for {} and names a backing file of its own", path,
-                        format->name),
+            fmt::format("'{}' was taken for {} and names files of its own", path, format->name),
             "Its format must be named where it is referred to: a guest could have written that "
             "header.");
     image.node = std::move(node);
