@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <deque>
 #include <list>
+#include <map>
+#include <utility>
 
 #include "block/io/io_context.hpp"
 
@@ -59,6 +61,43 @@ private:
     IoContext* context_;
     bool locked_ = false;
     std::deque<std::coroutine_handle<>> waiters_;
+};
+
+/// Coroutines that pass one after the other in the order of their numbers, from 0.
+class Turns {
+public:
+    explicit Turns(IoContext& context) : context_{&context} {}
+
+    struct Wait {
+        Turns* turns;
+        std::uint64_t number;
+        bool await_ready() const noexcept { return turns->over_ || turns->next_ == number; }
+        void await_suspend(std::coroutine_handle<> waiter) const {
+            turns->waiters_.emplace(number, waiter);
+        }
+        /// False: there are no turns any more.
+        bool await_resume() const noexcept { return !turns->over_; }
+    };
+    /// auto wait = turns.turn(…); const bool mine = co_await wait;
+    Wait turn(std::uint64_t number) noexcept { return {this, number}; }
+    /// Of whoever has the turn.
+    void pass() {
+        const auto waiter = waiters_.extract(++next_);
+        if (!waiter.empty())
+            context_->resume_later(waiter.mapped());
+    }
+    /// Nobody gets a turn any more, those that wait learn it.
+    void end() {
+        over_ = true;
+        for (const auto& [number, waiter] : std::exchange(waiters_, {}))
+            context_->resume_later(waiter);
+    }
+
+private:
+    IoContext* context_;
+    std::uint64_t next_ = 0;
+    bool over_ = false;
+    std::map<std::uint64_t, std::coroutine_handle<>> waiters_;
 };
 
 /// Ranges of bytes, held shared (many) or exclusive (alone).

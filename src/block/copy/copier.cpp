@@ -45,7 +45,8 @@ Copier::Copier(IoContext& context, Node& source, ImageNode& target, CopyOptions 
       size_{std::min(source.size(), target.size())},
       can_place_{options_.bulk && plain_descriptor(target.file()) >= 0},
       can_move_{options_.unseen && can_place_ && !options_.compress && !options_.salvage},
-      finding_{context}, writing_{context} {}
+      ordered_{options_.compress && target.is_stream()}, turns_{context}, finding_{context},
+      writing_{context} {}
 
 /// A source without any holes may be full of zeroes nevertheless.
 bool Copier::source_knows_holes() const {
@@ -127,6 +128,7 @@ Task<Copier::Batch> Copier::next_batch() {
             break;
         }
         bytes += chunk->length;
+        chunk->number = found_++;
         batch.push_back(*chunk);
         if (!chunk->unseen)
             break;
@@ -174,7 +176,7 @@ Task<void> Copier::read_chunk(const Chunk& chunk, Work& work) {
 void Copier::look_at(const Chunk& chunk, Work& work) const {
     const auto grain = unit();
     const auto units = (chunk.length + grain - 1) / grain;
-    const bool zstd = target_.compression() == CompressionKind::Zstd;
+    const auto kind = target_.compression();
     work.zero.assign(units, false);
     work.packed.assign(options_.compress ? units : 0, {});
     for (std::uint64_t i = 0; i < units; ++i) {
@@ -189,8 +191,10 @@ void Copier::look_at(const Chunk& chunk, Work& work) const {
             padded.resize(grain);
             whole = padded;
         }
-        work.packed[i] = zstd ? codec::zstd(whole, grain, options_.effort)
-                              : codec::deflate(whole, grain, options_.effort);
+        work.packed[i] = kind == CompressionKind::Zlib ? codec::zlib(whole, options_.effort)
+                         : kind == CompressionKind::Zstd
+                             ? codec::zstd(whole, grain, options_.effort)
+                             : codec::deflate(whole, grain, options_.effort);
     }
 }
 
@@ -292,10 +296,22 @@ Task<void> Copier::move_batch(const Batch& batch) {
 
 Task<void> Copier::copy_chunk(const Chunk& chunk, Work& work) {
     DOPPEL_AWAIT_VOID(read_chunk(chunk, work));
-    if (options_.compress)
+    if (ordered_)
+        DOPPEL_AWAIT_VOID(store_in_turn(chunk, work));
+    else if (options_.compress)
         DOPPEL_AWAIT_VOID(store_compressed(chunk, work));
     else
         DOPPEL_AWAIT_VOID(store(chunk, work));
+    co_return {};
+}
+
+Task<void> Copier::store_in_turn(const Chunk& chunk, Work& work) {
+    auto wait = turns_.turn(chunk.number);
+    const bool mine = co_await wait;
+    if (!mine)
+        co_return {}; // another lane has failed, and says why
+    DOPPEL_AWAIT_VOID(store_compressed(chunk, work));
+    turns_.pass();
     co_return {};
 }
 
@@ -316,7 +332,19 @@ Task<void> Copier::pace(std::uint64_t bytes) {
     co_return {};
 }
 
+/// What ends one lane ends all.
 Task<void> Copier::lane() {
+    auto task = copy_batches();
+    auto outcome = co_await task;
+    if (!outcome) {
+        next_ = size_;
+        held_.reset();
+        turns_.end();
+    }
+    co_return outcome;
+}
+
+Task<void> Copier::copy_batches() {
     Work work;
     while (true) {
         DOPPEL_AWAIT(batch, next_batch());
@@ -326,13 +354,10 @@ Task<void> Copier::lane() {
             DOPPEL_AWAIT_VOID(pace(chunk.length));
         if (options_.stop != nullptr && *options_.stop)
             co_return base::fail(Errc::Interrupted, "interrupted");
-        auto task = batch[0].unseen ? move_batch(batch) : copy_chunk(batch[0], work);
-        auto copied = co_await task;
-        if (!copied) {
-            next_ = size_; // the other lanes end, too
-            held_.reset();
-            co_return copied;
-        }
+        if (batch[0].unseen)
+            DOPPEL_AWAIT_VOID(move_batch(batch));
+        else
+            DOPPEL_AWAIT_VOID(copy_chunk(batch[0], work));
         for (const auto& chunk : batch)
             done(chunk.length);
     }

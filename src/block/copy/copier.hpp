@@ -44,9 +44,10 @@ private:
     struct Chunk {
         std::uint64_t offset = 0;
         std::uint64_t length = 0;
-        Extent extent;       // of the chunk's beginning, for plain reads
-        bool plain = false;  // lies in one piece in a file that can be read past the nodes
-        bool unseen = false; // and is moved without a look at it
+        Extent extent;            // of the chunk's beginning, for plain reads
+        bool plain = false;       // lies in one piece in a file that can be read past the nodes
+        bool unseen = false;      // and is moved without a look at it
+        std::uint64_t number = 0; // in the order of the source
     };
     using Batch = std::vector<Chunk>; // one chunk to look at, or several to move
     struct Work;                      // what a worker does to a chunk
@@ -56,6 +57,8 @@ private:
     Task<Batch> next_batch();
     Task<void> try_sharing();
     Task<void> lane();
+    Task<void> copy_batches();
+    Task<void> store_in_turn(const Chunk& chunk, Work& work);
     Task<void> pace(std::uint64_t bytes);
     Task<void> move_batch(const Batch& batch);
     Task<void> copy_chunk(const Chunk& chunk, Work& work);
@@ -82,6 +85,9 @@ private:
     bool shares_ = false;            // sharing has worked: there is nothing to be gained by looking
     std::uint64_t unseen_bytes_ = 0; // how much may be moved before the next sample
     std::chrono::steady_clock::time_point due_; // when the rate allows the next chunk
+    bool ordered_;                              // the target takes chunks in their order only
+    std::uint64_t found_ = 0;                   // chunks
+    Turns turns_;
     AsyncMutex finding_;
     AsyncMutex writing_; // one at a time writes: the kernel lets no more into one file
 };
