@@ -11,13 +11,14 @@
 #include "block/raw/raw_node.hpp"
 #include "block/vdi/vdi_node.hpp"
 #include "block/vhdx/vhdx_node.hpp"
+#include "block/vmdk/vmdk_node.hpp"
 #include "block/vpc/vpc_node.hpp"
 
 namespace doppel::block {
 
 std::span<const Format* const> formats() {
-    static const std::array kAll{&raw::format(),  &qcow2::format(), &vdi::format(),
-                                 &vhdx::format(), &vpc::format(),   &qed::format()};
+    static const std::array kAll{&raw::format(), &qcow2::format(), &vdi::format(), &vhdx::format(),
+                                 &vpc::format(), &vmdk::format(),  &qed::format()};
     return kAll;
 }
 
