@@ -107,8 +107,38 @@ std::optional<MemoryMapEntry> ram_at(const BootRequest& request, std::uint64_t a
     return std::nullopt;
 }
 
-Result<std::uint64_t> choose_kernel_address(const Header& header, const BootRequest& request) {
-    const auto need = std::max<std::uint64_t>(header.init_size, header.payload_bytes);
+/// What the kernel occupies before it can read the memory map.
+std::uint64_t kernel_bytes(const Header& header) {
+    return std::max<std::uint64_t>(header.init_size, header.payload_bytes);
+}
+
+/// Names the memory that would do: what lies below the kernel, it, and the initial ramdisk.
+std::unexpected<base::Error> no_room(const Header& header, const BootRequest& request,
+                                     const GuestMemory& memory) {
+    constexpr std::uint64_t kMib = 1 << 20;
+    const auto floor = std::max(header.preferred, kKernelFloor);
+    const std::uint64_t bytes = kernel_bytes(header) + request.initrd.size();
+    const std::string what =
+        request.initrd.empty() ? "the kernel needs" : "the kernel and its initial ramdisk need";
+    const std::uint64_t needed = base::align_up(floor + bytes, kMib);
+    const std::uint64_t given = base::align_up(memory.size_bytes(), kMib); // a PC has a hole
+    if (floor >= kLimit32 || needed <= given)
+        return base::fail(Errc::OutOfRange,
+                          fmt::format("{} {} MiB of memory in one piece from {:#x} on, which "
+                                      "the VM does not have",
+                                      what, base::align_up(bytes, kMib) / kMib, floor),
+                          "give the VM more memory, or another kernel");
+    return base::fail(
+        Errc::OutOfRange,
+        fmt::format("{} {} MiB of memory, the VM has {} MiB", what, needed / kMib, given / kMib),
+        fmt::format("give it --memory {}M or more", needed / kMib));
+}
+
+/// A relocatable kernel runs where it is loaded, but never below the address it prefers
+/// ("x86/boot", field init_size).
+std::optional<std::uint64_t> choose_kernel_address(const Header& header,
+                                                   const BootRequest& request) {
+    const auto need = kernel_bytes(header);
     const auto fits = [&](std::uint64_t at) {
         const auto ram = ram_at(request, at);
         return at >= kKernelFloor && ram && need <= ram->size - (at - ram->base) &&
@@ -116,37 +146,25 @@ Result<std::uint64_t> choose_kernel_address(const Header& header, const BootRequ
     };
     if (fits(header.preferred))
         return header.preferred;
-    if (header.relocatable) {
-        for (const auto& entry : request.map) {
-            const auto at = base::align_up(std::max(entry.base, kKernelFloor), header.alignment);
-            if (entry.type == MemoryMapEntry::Type::Ram && fits(at))
-                return at;
-        }
+    for (const auto& entry : request.map) {
+        const auto at = base::align_up(std::max({entry.base, kKernelFloor, header.preferred}),
+                                       header.alignment);
+        if (header.relocatable && entry.type == MemoryMapEntry::Type::Ram && fits(at))
+            return at;
     }
-    return base::fail(Errc::OutOfRange,
-                      fmt::format("the kernel needs {} MiB of memory in one piece, which the VM "
-                                  "does not have",
-                                  (need + (header.preferred & 0xffffffff)) >> 20),
-                      "give the VM more memory");
+    return std::nullopt;
 }
 
 /// As high as the kernel allows, so that it stays out of the way of decompression.
-Result<std::uint64_t> choose_initrd_address(const Header& header, const BootRequest& request,
-                                            std::uint64_t kernel_end) {
+std::optional<std::uint64_t> choose_initrd_address(const Header& header, const BootRequest& request,
+                                                   std::uint64_t kernel_end) {
     const auto ram = ram_at(request, kernel_end - 1);
     const auto size = request.initrd.size();
     auto limit = ram ? ram->base + ram->size : 0;
     if (!header.above_4g)
         limit = std::min<std::uint64_t>(limit, header.initrd_max + 1);
     const auto at = limit >= size ? base::align_down(limit - size, memory::kPageBytes) : 0;
-    if (at < kernel_end)
-        return base::fail(
-            Errc::OutOfRange,
-            fmt::format("the initial ramdisk of {} bytes does not fit into the VM's memory beside "
-                        "the kernel",
-                        size),
-            "give the VM more memory");
-    return at;
+    return at < kernel_end ? std::nullopt : std::optional{at};
 }
 
 void fill_e820(std::span<std::byte> zero_page, std::span<const MemoryMapEntry> map) {
@@ -191,11 +209,17 @@ Result<BootState> load_linux_bzimage(GuestMemory& memory, const BootRequest& req
         return base::fail(Errc::InvalidArgument,
                           fmt::format("the kernel command line has {} bytes, this kernel takes {}",
                                       request.command_line.size(), header.cmdline_max));
-    const auto at = DOPPEL_TRY(choose_kernel_address(header, request));
-    const auto kernel_end = at + std::max<std::uint64_t>(header.init_size, header.payload_bytes);
+    const auto place = choose_kernel_address(header, request);
+    if (!place)
+        return no_room(header, request, memory);
+    const std::uint64_t at = *place;
     std::uint64_t initrd = 0;
-    if (!request.initrd.empty())
-        initrd = DOPPEL_TRY(choose_initrd_address(header, request, kernel_end));
+    if (!request.initrd.empty()) {
+        const auto found = choose_initrd_address(header, request, at + kernel_bytes(header));
+        if (!found)
+            return no_room(header, request, memory);
+        initrd = *found;
+    }
 
     std::array<std::byte, memory::kPageBytes> zero_page{};
     fill_zero_page(zero_page, request, initrd);

@@ -69,13 +69,36 @@ TEST_CASE_FIXTURE(Vm, "a kernel that limits the ramdisk's address gets it below"
 }
 
 TEST_CASE_FIXTURE(Vm, "a relocatable kernel goes elsewhere when its place is not RAM") {
-    const auto state = load(bzimage().put<std::uint64_t>(0x258, 0x100000000));
+    constexpr std::uint64_t kHoleEnd = 0x1300000; // it needs 4 MiB from 0x1000000 on
+    const auto ram = map[2];
+    map[1] = {0x100000, 0x1100000 - 0x100000, MemoryMapEntry::Type::Ram};
+    map[2] = {kHoleEnd, kRam - kHoleEnd, MemoryMapEntry::Type::Ram};
+    const auto state = load(bzimage());
     REQUIRE(state);
-    CHECK(state->rip == 0x200000 + 0x200); // first multiple of its alignment above 1 MiB
+    CHECK(state->rip == 0x1400000 + 0x200); // first multiple of its alignment behind the hole
+    map[2] = ram;
     CHECK(error_of(bzimage().put<std::uint64_t>(0x258, 0x100000000).put<std::uint8_t>(0x234, 0)) ==
           Errc::OutOfRange);
     CHECK(error_of(bzimage().put<std::uint64_t>(0x258, ~0ull).put<std::uint8_t>(0x234, 0)) ==
           Errc::OutOfRange);
+}
+
+TEST_CASE_FIXTURE(Vm,
+                  "a relocatable kernel is not loaded below its place, where it would not run") {
+    // 64 MiB do not hold 52 MiB from 16 MiB on; from 2 MiB on they would.
+    const auto state = load(bzimage().put<std::uint32_t>(0x260, 52 << 20));
+    REQUIRE(!state);
+    CHECK(state.error().message().find("the kernel needs 68 MiB of memory, the VM has 64 MiB") !=
+          std::string::npos);
+    CHECK(state.error().message().find("--memory 68M") != std::string::npos);
+    CHECK(load(bzimage().put<std::uint32_t>(0x260, 48 << 20)));
+    initrd.assign(5000, std::byte{1});
+    const auto both = load(bzimage().put<std::uint32_t>(0x260, 48 << 20));
+    REQUIRE(!both);
+    CHECK(both.error().message().find(
+              "the kernel and its initial ramdisk need 65 MiB of memory, the VM has 64 MiB") !=
+          std::string::npos);
+    CHECK(error_of(bzimage().put<std::uint64_t>(0x258, 0x100000000)) == Errc::OutOfRange);
 }
 
 TEST_CASE_FIXTURE(Vm, "what does not fit into memory is refused") {
