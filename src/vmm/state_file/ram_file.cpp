@@ -10,7 +10,6 @@
 
 #include "base/bytes.hpp"
 #include "base/verify.hpp"
-#include "memory/guest_ranges.hpp"
 
 namespace doppel::vmm {
 
@@ -77,21 +76,14 @@ std::uint64_t next(int fd, int whence, std::uint64_t offset, std::uint64_t end) 
     return std::min(static_cast<std::uint64_t>(found), end);
 }
 
-/// Straight into RAM, whose regions are `ram`.
-Result<void> read_stretch(memory::GuestMemory& memory, std::span<const memory::GuestRange> ram,
-                          int fd, std::uint64_t file_offset, std::uint64_t offset,
-                          std::uint64_t length) {
-    using memory::PinnedBuffer;
-    auto buffer = PinnedBuffer::pin(memory, memory::slice(ram, offset, length),
-                                    PinnedBuffer::Access::KernelWrites);
-    DOPPEL_VERIFY(buffer.has_value(), "inside RAM");
-    for (const auto& piece : buffer->pieces()) {
-        const std::span bytes{static_cast<std::byte*>(piece.iov_base), piece.iov_len};
-        DOPPEL_TRY_VOID(read_fully(fd, file_offset + offset, bytes));
-        offset += bytes.size();
-    }
-    buffer->complete();
-    return {};
+/// Into RAM that was never written: zeros need no page there, even if the file has lost its holes.
+Result<void> read_stretch(memory::GuestMemory& memory, int fd, std::uint64_t file_offset,
+                          std::uint64_t offset, std::span<std::byte> buffer) {
+    DOPPEL_TRY_VOID(read_fully(fd, file_offset + offset, buffer));
+    return by_runs(buffer, [&](std::size_t at, std::span<const std::byte> run, bool zero) {
+        DOPPEL_VERIFY(zero || memory.write_linear(offset + at, run), "inside RAM");
+        return Result<void>{};
+    });
 }
 
 } // namespace
@@ -160,9 +152,7 @@ Result<void> RamWriter::punch(std::uint64_t offset, std::span<const std::byte> z
 }
 
 Result<void> read_ram(memory::GuestMemory& memory, int fd, std::uint64_t file_offset) {
-    std::vector<memory::GuestRange> ram;
-    for (const auto& region : memory.regions())
-        ram.push_back({region.base, region.size_bytes});
+    std::vector<std::byte> buffer(kChunkBytes);
     const auto size = memory.size_bytes();
     for (std::uint64_t offset = 0; offset < size;) {
         const auto found = next(fd, SEEK_DATA, file_offset + offset, file_offset + size);
@@ -172,8 +162,10 @@ Result<void> read_ram(memory::GuestMemory& memory, int fd, std::uint64_t file_of
         const auto hole = next(fd, SEEK_HOLE, file_offset + begin, file_offset + size);
         const auto end = std::max(base::align_down(hole - file_offset + kPageBytes - 1, kPageBytes),
                                   begin + kPageBytes);
-        DOPPEL_TRY_VOID(read_stretch(memory, ram, fd, file_offset, begin, end - begin));
-        offset = end;
+        const auto length = std::min(end - begin, kChunkBytes);
+        DOPPEL_TRY_VOID(
+            read_stretch(memory, fd, file_offset, begin, std::span{buffer}.first(length)));
+        offset = begin + length;
     }
     return {};
 }

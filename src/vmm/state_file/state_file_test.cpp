@@ -132,6 +132,27 @@ TEST_CASE_FIXTURE(Rig, "zero pages take no room in the file") {
     CHECK(static_cast<std::uint64_t>(info.st_size) > kPages * kPageBytes);
 }
 
+TEST_CASE_FIXTURE(Rig, "a copy that has lost its holes takes no more RAM than the file itself") {
+    const auto allocated = [](const memory::GuestMemory& ram) {
+        struct stat info{};
+        REQUIRE(::fstat(ram.fd(), &info) == 0);
+        return info.st_blocks;
+    };
+    auto from_holes = make_memory();
+    REQUIRE(StateFile::open(path).value().load_ram(*from_holes));
+    {
+        const base::UniqueFd fd{::open(path.c_str(), O_RDWR)};
+        std::vector<std::byte> all(fs::file_size(path));
+        REQUIRE(::pread(fd.get(), all.data(), all.size(), 0) == std::ssize(all));
+        REQUIRE(::pwrite(fd.get(), all.data(), all.size(), 0) == std::ssize(all));
+    }
+    auto from_copy = make_memory();
+    REQUIRE(StateFile::open(path).value().load_ram(*from_copy));
+    CHECK(allocated(*from_copy) == allocated(*from_holes));
+    CHECK(static_cast<std::uint64_t>(allocated(*from_copy)) * 512 < kPages * kPageBytes / 2);
+    CHECK(contents(*from_copy) == contents(*memory)); // last: looking makes pages
+}
+
 TEST_CASE_FIXTURE(Rig, "rounds of a dirty log bring the file up to date, pages gone zero too") {
     auto writer = StateFileWriter::create(path).value();
     auto ram = writer.ram(*memory);
