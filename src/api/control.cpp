@@ -29,6 +29,7 @@ template <typename Visit> void members(Visit&& visit, VmStatus& m) {
     visit("memory_bytes", m.memory_bytes);
     visit("pid", m.pid);
     visit("vm_time_ns", m.vm_time_ns);
+    visit("forwards", m.forwards);
 }
 template <typename Visit> void members(Visit&& visit, VmStatistics& m) { visit("text", m.text); }
 template <typename Visit> void members(Visit&& visit, SaveRequest& m) {
@@ -63,11 +64,26 @@ bool take(const json::value& from, std::uint64_t& to) {
         to = value;
     return !error;
 }
+bool take(const json::value& from, std::vector<std::string>& to) {
+    const auto* list = from.if_array();
+    if (list == nullptr)
+        return false;
+    to.clear();
+    for (const auto& element : *list)
+        if (!take(element, to.emplace_back()))
+            return false;
+    return true;
+}
+
+void put(json::value& to, const std::vector<std::string>& list) {
+    to = json::array(list.begin(), list.end());
+}
+template <typename T> void put(json::value& to, const T& value) { to = value; }
 
 template <typename T> std::string encode(const T& message) {
     json::object object;
     auto copy = message;
-    members([&](const char* name, const auto& member) { object[name] = member; }, copy);
+    members([&](const char* name, const auto& member) { put(object[name], member); }, copy);
     return json::serialize(object) + "\n";
 }
 

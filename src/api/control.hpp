@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.hpp"
 
@@ -31,6 +32,8 @@ struct VmStatus {
     std::uint64_t memory_bytes = 0;
     std::uint64_t pid = 0;
     std::uint64_t vm_time_ns = 0; // stands still while paused
+    /// Host ports that lead into the guest, of all its networks, as description::format_forward().
+    std::vector<std::string> forwards;
 };
 
 struct VmStatistics {

@@ -73,6 +73,11 @@ TEST_CASE("messages come back as they went; what is missing, unknown or mistyped
     CHECK(copy->id == 7);
     CHECK(copy->total_bytes == 1ull << 40);
     CHECK(copy->error == job.error);
+    VmStatus status;
+    status.forwards = {"tcp:127.0.0.1:2222:22", "udp:0.0.0.0:53:53"};
+    const auto same = from_json<VmStatus>(to_json(status));
+    REQUIRE(same);
+    CHECK(same->forwards == status.forwards);
     const auto refused = [](std::string_view text) {
         const auto result = from_json<SaveRequest>(text);
         return result ? std::string{"accepted"} : result.error().message();

@@ -502,6 +502,9 @@ std::optional<api::Job> Vm::job(std::uint64_t id) const {
 
 api::VmStatus Vm::status() const {
     const auto& vm = *impl_;
+    std::vector<std::string> forwards;
+    for (const auto& net : vm.description.nets)
+        forwards.insert(forwards.end(), net.forwards.begin(), net.forwards.end());
     return {.name = vm.description.name,
             .state = vm.is_saving() ? "saving"
                      : vm.is_paused ? "paused"
@@ -512,7 +515,8 @@ api::VmStatus Vm::status() const {
             .cpus = vm.description.cpus,
             .memory_bytes = vm.description.memory_bytes,
             .pid = static_cast<std::uint64_t>(::getpid()),
-            .vm_time_ns = vm.inputs->timers().clock().now_ns()};
+            .vm_time_ns = vm.inputs->timers().clock().now_ns(),
+            .forwards = std::move(forwards)};
 }
 base::EventLoop& Vm::loop() { return *impl_->loop; }
 

@@ -21,6 +21,7 @@ import tempfile
 import time
 import unittest
 
+from debian_guest import free_port
 from terminal import Terminal
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
@@ -148,9 +149,12 @@ class Rounds(Guest):
 
 class Control(Guest):
     def test_a_vm_is_listed_paused_and_stopped(self):
-        with self.boot(cpus=1) as console:
+        forward = f"tcp:127.0.0.1:{free_port()}:22"
+        with self.boot("--net", f"user,forward={forward}", cpus=1) as console:
             console.expect(PROMPT, BOOT_SECONDS)
-            self.assertRegex(self.doppel("ls"), r"\nvm +running +1 +128M")
+            self.assertRegex(self.doppel("ls"), rf"\nvm +running +1 +128M .* {forward}\n")
+            self.assertIn(f"forwards: {forward}\n", self.doppel("status", "vm"))
+            self.assertEqual(self.status()["forwards"], [forward])
             self.doppel("pause", "vm")
             first = self.status()
             time.sleep(0.3)

@@ -13,6 +13,7 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
+#include <fmt/format.h> // join
 
 #include "api/control.hpp"
 #include "api/control_client.hpp"
@@ -55,17 +56,21 @@ Result<api::VmStatus> status_of(const std::string& name) {
 
 // --- ls, status -------------------------------------------------------------------------------
 
+std::string forwards_of(const api::VmStatus& status) {
+    return status.forwards.empty() ? "-" : fmt::format("{}", fmt::join(status.forwards, ","));
+}
+
 Result<void> list() {
     const auto names = DOPPEL_TRY(api::control_names());
-    fmt::print("{:<20} {:<8} {:>4} {:>7} {:<12} {}\n", "NAME", "STATE", "CPUS", "MEMORY", "ENGINE",
-               "PID");
+    fmt::print("{:<20} {:<8} {:>4} {:>7} {:<12} {:>7} {}\n", "NAME", "STATE", "CPUS", "MEMORY",
+               "ENGINE", "PID", "FORWARDS");
     for (const auto& name : names) {
         const auto status = status_of(name);
         if (!status) // it has ended meanwhile
             continue;
-        fmt::print("{:<20} {:<8} {:>4} {:>7} {:<12} {}\n", status->name, status->state,
+        fmt::print("{:<20} {:<8} {:>4} {:>7} {:<12} {:>7} {}\n", status->name, status->state,
                    status->cpus, description::format_size(status->memory_bytes), status->engine,
-                   status->pid);
+                   status->pid, forwards_of(*status));
     }
     return {};
 }
@@ -80,9 +85,11 @@ Result<void> show_status(const std::string& name, bool as_json) {
     const auto status = DOPPEL_TRY(api::from_json<api::VmStatus>(body));
     const auto counters = DOPPEL_TRY(client.get("/v1/vm/stats"));
     const auto statistics = DOPPEL_TRY(api::from_json<api::VmStatistics>(counters));
-    fmt::print("name: {}\nstate: {}\nboard: {}\nCPU model: {}\nmemory: {}\npid: {}\n{}",
+    fmt::print("name: {}\nstate: {}\nboard: {}\nCPU model: {}\nmemory: {}\npid: {}\n"
+               "forwards: {}\n{}",
                status.name, status.state, status.board, status.cpu_model,
-               description::format_size(status.memory_bytes), status.pid, statistics.text);
+               description::format_size(status.memory_bytes), status.pid, forwards_of(status),
+               statistics.text);
     return {};
 }
 
