@@ -131,9 +131,9 @@ struct Vm::Impl final : machine::PowerSink, SaveJob::Source {
     Result<void> open_consoles(base::UniqueFd inherited);
     Result<void> create_vcpus();
     Result<void> load();
-    void set_clocks(std::uint64_t after_ns);
-    Result<void> restore();
-    void go_on();
+    void set_clocks(const SavedClocks& then, std::uint64_t after_ns);
+    Result<void> restore(StateFile& from);
+    void go_on(const SavedClocks& then);
     std::vector<cpu::x86::Vcpu*> engines();
     Result<api::Job> save(const api::SaveRequest& request);
 
@@ -214,7 +214,7 @@ Result<void> Vm::Impl::build(Inherited inherited) {
     DOPPEL_TRY_VOID(open_consoles(std::move(inherited.console)));
     inputs = Inputs::create(description.time, *console.backend);
     if (saved)
-        set_clocks(0); // before the chips learn the TSC's frequency
+        set_clocks(saved->vm().clocks, 0); // before the chips learn the TSC's frequency
     const machine::PcHost host{
         inputs->timers(), inputs->calendar(), inputs->tsc(), inputs->console(), *this, model,
         inputs->meter(),  inputs->entropy()};
@@ -224,19 +224,19 @@ Result<void> Vm::Impl::build(Inherited inherited) {
         host));
     engine = DOPPEL_TRY(create_engine(description, board->memory()));
     DOPPEL_TRY_VOID(create_vcpus());
-    return saved ? restore() : load();
+    return saved ? restore(*saved) : load();
 }
 
 /// One of them at most has the terminal.
 Result<void> Vm::Impl::open_consoles(base::UniqueFd inherited) {
     const auto& other = description.virtio_console;
     const bool is_other = other.present && other.console.kind == description::ConsoleKind::Stdio;
+    base::UniqueFd for_other, for_main;
+    (is_other ? for_other : for_main) = std::move(inherited);
     if (other.present)
         virtio_console =
-            DOPPEL_TRY(open_console("virtio console", other.console, *loop,
-                                    is_other ? std::move(inherited) : base::UniqueFd{}));
-    console = DOPPEL_TRY(open_console("console", description.console, *loop,
-                                      is_other ? base::UniqueFd{} : std::move(inherited)));
+            DOPPEL_TRY(open_console("virtio console", other.console, *loop, std::move(for_other)));
+    console = DOPPEL_TRY(open_console("console", description.console, *loop, std::move(for_main)));
     return {};
 }
 
@@ -290,20 +290,18 @@ Result<void> Vm::Impl::load() {
 
 // --- saved and restored -----------------------------------------------------------------------
 
-/// All clocks show what they did when the VM was saved, or what they would show `after_ns`; they
-/// stand still.
-void Vm::Impl::set_clocks(std::uint64_t after_ns) {
-    const auto& clocks = saved->vm().clocks;
-    const auto ticks = static_cast<Wide>(after_ns) * clocks.tsc_hz / 1'000'000'000;
-    inputs->set_clocks(clocks.vm_time_ns + after_ns, clocks.tsc + static_cast<std::uint64_t>(ticks),
-                       clocks.tsc_hz);
+/// All clocks show what they did `then`, or what they would show `after_ns`; they stand still.
+void Vm::Impl::set_clocks(const SavedClocks& then, std::uint64_t after_ns) {
+    const auto ticks = static_cast<Wide>(after_ns) * then.tsc_hz / 1'000'000'000;
+    inputs->set_clocks(then.vm_time_ns + after_ns, then.tsc + static_cast<std::uint64_t>(ticks),
+                       then.tsc_hz);
 }
 
-Result<void> Vm::Impl::restore() {
+Result<void> Vm::Impl::restore(StateFile& from) {
     pause(); // as it was when it was saved; nothing runs yet
-    DOPPEL_TRY_VOID(io->check_disks(saved->vm().disks));
-    DOPPEL_TRY_VOID(saved->load_ram(board->memory()));
-    auto loaded = load_board(saved->vm(), model, *board, engines());
+    DOPPEL_TRY_VOID(io->check_disks(from.vm().disks));
+    DOPPEL_TRY_VOID(from.load_ram(board->memory()));
+    auto loaded = load_board(from.vm(), model, *board, engines());
     if (!loaded)
         return std::unexpected(std::move(loaded).error().with_context("the saved state"));
     return {};
@@ -312,21 +310,20 @@ Result<void> Vm::Impl::restore() {
 /// A guest whose time has jumped by more than this is told, so that its watchdogs do not bite.
 constexpr std::uint64_t kJumpNs = 1'000'000'000;
 
-void Vm::Impl::go_on() {
+void Vm::Impl::go_on(const SavedClocks& then) {
     const auto now = inputs->calendar().now();
-    const auto& then = saved->vm().clocks;
     const auto gap = (now.seconds - static_cast<std::int64_t>(then.wall_seconds)) * 1'000'000'000 +
                      (std::int64_t{now.nanoseconds} - std::int64_t{then.wall_nanoseconds});
     const bool catches_up = restore_clock == RestoreClock::CatchUp && gap > 0;
     const auto passed = catches_up ? static_cast<std::uint64_t>(gap) : 0;
-    set_clocks(passed);
+    set_clocks(then, passed);
     board->loaded(passed > kJumpNs ? machine::Pc::Time::Jumped : machine::Pc::Time::WentOn);
-    saved.reset();
     resume();
 }
 
 std::vector<cpu::x86::Vcpu*> Vm::Impl::engines() {
     std::vector<cpu::x86::Vcpu*> all;
+    all.reserve(vcpus.size());
     for (auto& vcpu : vcpus)
         all.push_back(&vcpu->vcpu());
     return all;
@@ -456,9 +453,10 @@ Outcome Vm::run() {
         [[maybe_unused]] const auto told = ::write(vm.started.get(), name.data(), name.size());
         vm.started.reset();
     }
-    if (vm.saved)
-        vm.go_on();
-    else
+    if (vm.saved) {
+        vm.go_on(vm.saved->vm().clocks);
+        vm.saved.reset();
+    } else
         for (auto& vcpu : vm.vcpus)
             vcpu->resume();
     vm.loop->run();
