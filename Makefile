@@ -39,13 +39,13 @@ run: build ## boot Debian's kernel to a shell, in this terminal
 
 test: build ## the fast tests; T=name runs those whose name contains it
 	@tools/install-packages build run test
-	@tools/guest-assets kernel busybox i386 virtio debian stress third-party
+	@tools/guest-assets kernel busybox i386 virtio patch debian stress third-party
 	@cmake --build $(release) -j $(JOBS)
 	@tools/run-tests $(release) '$(T)' -LE full -j $(JOBS)
 
 test-full: build ## all tests: the slow ones and the linters too
 	@tools/install-packages build run test lint fuzz
-	@tools/guest-assets kernel busybox i386 virtio debian stress third-party
+	@tools/guest-assets kernel busybox i386 virtio patch debian stress third-party
 	@cmake --build $(release) -j $(JOBS)
 	@tools/run-tests $(release) '$(T)' -j $(JOBS)
 
