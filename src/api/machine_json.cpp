@@ -178,6 +178,7 @@ template <typename Visit> void members(Visit& visit, description::Tuning& tuning
 template <typename Visit> void members(Visit& visit, description::Translation& translation) {
     visit("tuning", translation.tuning);
     visit("jit_dump", translation.jit_dump);
+    visit("chaos", translation.chaos);
 }
 template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("board", machine.board);

@@ -20,6 +20,7 @@ Machine unusual() {
     m.engine = description::Engine::Translator;
     m.time = description::TimeMode::Virtual;
     m.translation.tuning.groups = false;
+    m.translation.chaos = UINT64_MAX;
     m.translation.jit_dump = "/tmp/dumps";
     m.boot = {.kernel = "/k/vmlinuz",
               .initrd = "/k/initrd",
@@ -90,6 +91,7 @@ TEST_CASE("a description survives the way through JSON, whatever its members hol
         CHECK(back->reboot == machine.reboot);
         CHECK(back->checking == machine.checking);
         CHECK(back->translation.tuning.groups == machine.translation.tuning.groups);
+        CHECK(back->translation.chaos == machine.translation.chaos);
         CHECK(back->translation.tuning.flags == machine.translation.tuning.flags);
         CHECK(back->translation.jit_dump == machine.translation.jit_dump);
         CHECK(back->stats == machine.stats);

@@ -93,7 +93,8 @@ inline constexpr std::uint64_t kMaxMemoryBytes = 1ull << 40;
 /// The translator, for those who work on it.
 struct Translation {
     Tuning tuning;
-    std::string jit_dump; // directory for a jitdump file of Linux perf
+    std::string jit_dump;    // directory for a jitdump file of Linux perf
+    std::uint64_t chaos = 0; // seed of disturbances, to test the translator; 0: none
 };
 
 struct Machine {

@@ -111,6 +111,9 @@ Engine choose(const Machine& machine) {
     return Engine::Kvm;
 }
 
+/// So little that it is full, and emptied, often.
+constexpr std::uint64_t kChaoticCodeBytes = 2 << 20;
+
 } // namespace
 
 Result<std::unique_ptr<EngineFactory>> create_engine(const Machine& machine,
@@ -120,9 +123,12 @@ Result<std::unique_ptr<EngineFactory>> create_engine(const Machine& machine,
         return std::make_unique<InterpreterFactory>(machine.cpus);
     if (engine == Engine::Kvm)
         return create_kvm(machine, memory);
-    const cpu::x86::TranslatorOptions options{.tuning = machine.translation.tuning,
-                                              .jit_dump = machine.translation.jit_dump,
-                                              .check = machine.checking};
+    cpu::x86::TranslatorOptions options{.tuning = machine.translation.tuning,
+                                        .jit_dump = machine.translation.jit_dump,
+                                        .check = machine.checking};
+    options.chaos = machine.translation.chaos;
+    if (options.chaos != 0)
+        options.code_bytes = kChaoticCodeBytes;
     auto shared = DOPPEL_TRY(cpu::x86::TranslatorMachine::create(memory, options));
     return std::make_unique<TranslatorFactory>(std::move(shared), machine.cpus);
 }

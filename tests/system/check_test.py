@@ -35,11 +35,11 @@ def cpu_seconds(pid):
         return float("inf")
 
 
-def boot(build, seconds):
+def boot(build, seconds, more):
     """Boots under --check for about `seconds` of CPU time; (exit status, all output)."""
     with tempfile.TemporaryFile() as log:
         vm = subprocess.Popen(
-            [build / "bin" / "doppel", "run", "--check", "--stats", "--memory", "256M",
+            [build / "bin" / "doppel", "run", "--check", "--stats", "--memory", "256M", *more,
              "--kernel", ASSETS / "vmlinuz", "--initrd", ASSETS / "initrd-busybox.cpio.gz",
              "--append", "console=ttyS0 earlyprintk=ttyS0 doppel.run=poweroff"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
@@ -68,12 +68,12 @@ GUESTS = ("cpuid_msr debug fpu gates gates32 interrupts paging paging32 pcid res
           "storm syscall tasks triple_fault v86").split()
 
 
-def check_guests(build):
+def check_guests(build, more):
     """Faults, rings, page tables, interrupts, code that changes: each guest ends as it should."""
     for name in GUESTS:
         done = subprocess.run(
             [build / "bin" / "doppel", "run", "--check", "--kernel", build / "guest" / name,
-             "--debug-exit", "--memory", "16M"],
+             "--debug-exit", "--memory", "16M", *more],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         output = done.stdout.decode(errors="replace")
         blocks = checked(output)
@@ -90,13 +90,15 @@ def main():
     parser.add_argument("--blocks", type=int, default=0)
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--guests", action="store_true")
+    parser.add_argument("--translator", default="", help="as doppel run has it")
     options = parser.parse_args()
+    more = ["--translator", options.translator] if options.translator else []
     if options.guests:
-        check_guests(options.build)
+        check_guests(options.build, more)
         return
     seconds = WHOLE_SECONDS if options.whole else STRETCH_SECONDS
     while True:
-        status, output = boot(options.build, seconds)
+        status, output = boot(options.build, seconds, more)
         if complaint(output):
             sys.exit(f"the engines differ:\n{complaint(output)}")
         if options.whole and (status != 0 or "reboot: Power down" not in output):

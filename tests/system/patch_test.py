@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Code that changes under those who run it, on four vCPUs: a program that writes code for other CPUs
-and knows what every call must return (assets/programs/jit), and meanwhile a kernel that loads
+"""Code that changes under those who run it, on four vCPUs: a program that writes code for other
+CPUs and knows what every call must return (assets/programs/jit), and meanwhile a kernel that loads
 modules, switches its function tracer, probes and static keys (assets/rootfs/scripts/patch).
 
     tests/system/patch_test.py --build DIR [--engine NAME] [--translator OPTIONS] [--seconds N]

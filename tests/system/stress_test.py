@@ -3,7 +3,8 @@
 """stress-ng in a ramdisk: fork, vm, signal, futex, mmap, switch, pipe, sock, timer and cpu (all
 methods), which verify what they computed; and no kernel that complains.
 
-    tests/system/stress_test.py --build DIR [--engine NAME] [--seconds N] [--cpus N]…
+    tests/system/stress_test.py --build DIR [--engine NAME] [--translator OPTIONS] [--seconds N]
+                                [--cpus N]…
 """
 
 import argparse
@@ -34,6 +35,8 @@ def run(options, cpus):
                "--cpus", str(cpus), "--memory", "1G", "--console", "stdio",
                "--kernel", ASSETS / "vmlinuz", "--initrd", ASSETS / "initrd-stress.cpio.gz",
                "--append", append]
+    if options.translator:
+        command += ["--translator", options.translator]
     try:
         result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True,
                                 timeout=3 * options.seconds + 240, check=False)
@@ -53,6 +56,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--build", type=pathlib.Path, default=SOURCE / "build" / "release")
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--translator", default="")
     parser.add_argument("--seconds", type=int, default=45)
     parser.add_argument("--cpus", type=int, nargs="+", default=[2, 4])
     options = parser.parse_args()

@@ -5,6 +5,8 @@ instruction: same console output, same exit code, same number of instructions.
 
     tests/system/virtual_time_test.py --build DIR            the guests of tests/guest, and a boot
     tests/system/virtual_time_test.py --build DIR --engines  that boot on both engines (slow)
+    tests/system/virtual_time_test.py --build DIR --chaos SEED [--guests]
+                        the translator disturbed: as if it were not (--guests: no boot)
 """
 
 import argparse
@@ -19,10 +21,11 @@ TIMEOUT_SECONDS = 900
 
 
 def run(build, engine, arguments):
-    """(exit code, console output, instructions) of one run."""
+    """(exit code, console output, instructions) of one run. ENGINE may be translator:OPTIONS."""
+    engine, _, options = engine.partition(":")
     done = subprocess.run(
         [build / "bin" / "doppel", "run", "--time", "virtual", "--stats", "--engine", engine,
-         *arguments],
+         *(["--translator", options] if options else []), *arguments],
         stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
     count = re.search(rb"^instructions executed: (\d+)$", done.stderr, re.M)
     if count is None:
@@ -57,23 +60,31 @@ def compare(name, first, second):
     return False
 
 
+def pairs_to_compare(options):
+    """[(name, the two engines, arguments)]"""
+    build = options.build
+    if options.engines:
+        return [("boot, both engines", ("translator", "interpreter"), boot_arguments())]
+    first = f"translator:chaos={options.chaos}" if options.chaos else "translator"
+    guests = sorted((SOURCE / "tests" / "guest").glob("*/*.S"))
+    pairs = [(guest.stem, (first, "interpreter"), guest_arguments(guest, build))
+             for guest in guests if guest.parent.name != "lib"]
+    if not options.guests:
+        pairs += [(f"boot, {cpus} CPUs, twice", (first, "translator"),
+                   [*boot_arguments(), "--cpus", str(cpus)]) for cpus in (1, 2)]
+    return pairs
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=pathlib.Path, required=True)
     parser.add_argument("--engines", action="store_true")
+    parser.add_argument("--chaos", type=int, default=0)
+    parser.add_argument("--guests", action="store_true")
     options = parser.parse_args()
-    build = options.build
-    if options.engines:
-        pairs = [("boot, both engines", ("translator", "interpreter"), boot_arguments())]
-    else:
-        guests = sorted((SOURCE / "tests" / "guest").glob("*/*.S"))
-        pairs = [(guest.stem, ("translator", "interpreter"), guest_arguments(guest, build))
-                 for guest in guests if guest.parent.name != "lib"]
-        pairs += [(f"boot, {cpus} CPUs, twice", ("translator", "translator"),
-                   [*boot_arguments(), "--cpus", str(cpus)]) for cpus in (1, 2)]
-    same = [compare(name, *(run(build, engine, arguments) for engine in engines))
-            for name, engines, arguments in pairs]
+    same = [compare(name, *(run(options.build, engine, arguments) for engine in engines))
+            for name, engines, arguments in pairs_to_compare(options)]
     sys.exit(0 if all(same) else 1)
 
 

@@ -168,6 +168,15 @@ Result<std::uint32_t> parse_threshold(const std::string& value) {
     return jumps;
 }
 
+Result<std::uint64_t> parse_seed(std::string_view value) {
+    std::uint64_t seed = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), seed);
+    if (error != std::errc{} || end != value.data() + value.size() || seed == 0)
+        return base::fail(Errc::InvalidArgument, fmt::format("'chaos={}' names no seed", value),
+                          "give a number from 1 to 18446744073709551615");
+    return seed;
+}
+
 } // namespace
 
 Result<description::Translation> parse_translation(const std::string& text) {
@@ -187,9 +196,12 @@ Result<description::Translation> parse_translation(const std::string& text) {
             translation.jit_dump = value;
         else if (key == "loop-threshold")
             translation.tuning.loop_threshold = DOPPEL_TRY(parse_threshold(value));
+        else if (key == "chaos")
+            translation.chaos = DOPPEL_TRY(parse_seed(value));
         else
-            return base::fail(Errc::InvalidArgument, fmt::format("'{}' is unknown", part),
-                              fmt::format("use {}loop-threshold=JUMPS, jitdump=DIRECTORY", names));
+            return base::fail(
+                Errc::InvalidArgument, fmt::format("'{}' is unknown", part),
+                fmt::format("use {}loop-threshold=JUMPS, chaos=SEED, jitdump=DIRECTORY", names));
     }
     return translation;
 }

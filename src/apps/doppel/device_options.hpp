@@ -17,7 +17,7 @@ base::Result<void> check_disk(const description::Disk& disk);
 /// "user,forward=tcp:2222:22"; nothing for "none". Errors: InvalidArgument naming the key or value.
 base::Result<std::optional<description::Net>> parse_net(const std::string& text);
 
-/// "no-groups,no-flags,jitdump=DIR". Errors: InvalidArgument naming the part.
+/// "no-groups,no-flags,chaos=7,jitdump=DIR". Errors: InvalidArgument naming the part.
 base::Result<description::Translation> parse_translation(const std::string& text);
 
 } // namespace doppel::cli

@@ -111,6 +111,9 @@ TEST_CASE("run: optimizations can be left out one by one") {
     CHECK(run({"--translator", "loop-threshold=1"})->translation.tuning.loop_threshold == 1);
     for (const auto* bad : {"loop-threshold=0", "loop-threshold=", "loop-threshold=1x"})
         CHECK(refused({"--translator", bad}).find("is not a number above 0") != std::string::npos);
+    CHECK(run({"--translator", "chaos=7"})->translation.chaos == 7);
+    for (const char* const bad : {"chaos", "chaos=", "chaos=0", "chaos=-1", "chaos=7x"})
+        CHECK(refused({"--translator", bad}).find("give a number from 1") != std::string::npos);
     CHECK(refused({"--translator", "jitdump="}).starts_with("--translator: 'jitdump='"));
 }
 

@@ -92,16 +92,20 @@ void CodeCache::link(std::uint8_t* place, const std::uint8_t* unlinked, Block& t
     memory_->patch32(place, static_cast<std::uint32_t>(entry - (place + 4)));
 }
 
-void CodeCache::kill(Block& block) {
-    if (std::exchange(block.dead, true))
-        return;
-    table_[block.table_slot].store(kTombstone, std::memory_order_release);
+void CodeCache::unlink(Block& block) {
     for (std::uint32_t number = std::exchange(block.incoming, Block::kNone);
          number != Block::kNone;) {
         Link& link = links_[number];
         memory_->patch32(code_at(link.place), link.unlinked - (link.place + 4));
         number = std::exchange(link.next, std::exchange(free_links_, number));
     }
+}
+
+void CodeCache::kill(Block& block) {
+    if (std::exchange(block.dead, true))
+        return;
+    table_[block.table_slot].store(kTombstone, std::memory_order_release);
+    unlink(block);
     // jmp stale_entry; the first instruction of a far entry is 7 bytes, byte 7 begins the next.
     std::uint8_t* const far_entry = code_at(offset_of(block.far_entry()));
     std::uint64_t code = 0;

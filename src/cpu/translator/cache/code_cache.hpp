@@ -77,6 +77,12 @@ public:
     /// Drops all blocks of a guest page. Returns whether there were any.
     bool invalidate_page(std::uint64_t gpa_page);
     bool page_has_code(std::uint64_t gpa_page) const;
+    /// Puts all jumps into the block back to "ask".
+    void unlink(Block& block);
+    /// For tests: any block, dead or not; nullptr when there is none.
+    Block* any_block(std::uint64_t random) {
+        return blocks_.size() == 0 ? nullptr : &blocks_[random % blocks_.size()];
+    }
     /// A block was made from a byte of [gpa, gpa + length), which lies in one page.
     bool overlaps(std::uint64_t gpa, std::uint64_t length_bytes) const;
     /// Drops everything; no vCPU is in translated code. Calls `page` for each page that had blocks.

@@ -2,6 +2,7 @@
 #pragma once
 /// Two vCPUs of the same kind of machine, one on each engine, for tests: identity-mapped, no
 /// devices.
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -43,6 +44,14 @@ inline constexpr std::uint64_t kDataBytes = 0x4000;
 /// Page tables: where random addresses, small ones above all, rarely lead.
 inline constexpr std::uint64_t kTablesAt = 0x600000;
 
+/// DOPPEL_CHAOS=SEED in the environment: all tests run with the translator disturbed.
+inline TranslatorOptions environment_options() {
+    TranslatorOptions options;
+    const char* const chaos = std::getenv("DOPPEL_CHAOS");
+    options.chaos = chaos == nullptr ? 0 : std::strtoull(chaos, nullptr, 0);
+    return options;
+}
+
 /// What the code of a test is.
 enum class Code { Long64, Compatibility32, Protected32 };
 
@@ -52,7 +61,7 @@ public:
 
     /// With a `meter` instructions are counted, and its limit ends run().
     explicit TestMachine(Kind kind, InstructionMeter* meter = nullptr,
-                         TranslatorOptions options = {}) {
+                         TranslatorOptions options = environment_options()) {
         const memory::RamRegion region{{0}, kRamBytes};
         memory_ = std::move(*memory::GuestMemory::create({&region, 1}));
         model_ = *description::find_cpu_model("x86-64-v3");

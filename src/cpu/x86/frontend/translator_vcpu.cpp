@@ -111,6 +111,7 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
             dispatcher.set_observer(&checker);
         dispatcher.set_meter(wires.meter);
         dispatcher.set_tuning(options.tuning);
+        dispatcher.set_chaos(options.chaos, wires.index);
         if (options.block_limit != 0)
             dispatcher.set_block_limit(options.block_limit);
         frame.header.shared_branches = reinterpret_cast<std::uint64_t>(tlbs.shared_branches());
@@ -143,6 +144,9 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
     }
     bool has_event() override { return wiring.interrupts->has_event(); }
     void safepoint() override { world.rendezvous().safepoint(*this); }
+    void disturb(Chaos::Act act, std::uint64_t random) override {
+        world.disturb(*this, act, random);
+    }
     void request_safepoint() noexcept override { dispatcher.request_safepoint(); }
 
     /// For people who look for what is slow, or wrong.

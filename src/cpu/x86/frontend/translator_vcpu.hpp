@@ -21,6 +21,7 @@ struct TranslatorOptions {
     bool check = false;
     std::uint64_t code_bytes = std::uint64_t{32} << 20; // size of the code cache
     // --- for tests ---
+    std::uint64_t chaos = 0;       // seed of frontend::Chaos, 0: none
     std::uint64_t block_limit = 0; // unlinked blocks after which run() returns
     /// Spoils the host code of each new block: does the checking mode notice?
     void (*spoil)(std::uint8_t* begin, std::uint8_t* end) = nullptr;

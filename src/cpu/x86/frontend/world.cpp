@@ -130,10 +130,10 @@ void World::make_code_page(Caller& caller, std::uint64_t gpa_page) {
     rendezvous_.exclusive(caller, vcpus, take_permission);
 }
 
-void World::drop_all_code(Caller& caller) {
-    rendezvous_.exclusive(caller, [this] {
+void World::drop_all_code(Caller& caller, DropWhen when) {
+    rendezvous_.exclusive(caller, [this, when] {
         const base::MutexLock lock{cache_->mutex()};
-        if (!cache_->nearly_full())
+        if (when == DropWhen::NearlyFull && !cache_->nearly_full())
             return; // somebody else was faster
         cache_->reset([this](std::uint64_t page) { memory_.set_code_page({page}, false); });
         const std::scoped_lock among{mutex_};
@@ -148,7 +148,7 @@ Block* World::translate(Caller& caller, const BlockKey& key, std::uint64_t rip,
     const std::uint64_t page = key.gpa & ~kPageOffset;
     for (;;) {
         if (cache_->nearly_full())
-            drop_all_code(caller);
+            drop_all_code(caller, DropWhen::NearlyFull);
         make_code_page(caller, page);
         if (second != nullptr)
             make_code_page(caller, key.second_page);
@@ -235,6 +235,23 @@ void World::link(const Site& site, std::uint64_t site_address, Block& target) {
         return;
     if (const std::uint8_t* const entry = link_entry(site, target); entry != nullptr)
         cache_->link(behind + site.relative, behind - Stubs::kExitBytes, target, entry);
+}
+
+void World::disturb(Caller& caller, Chaos::Act act, std::uint64_t random) {
+    if (act == Chaos::Act::DropCode)
+        return drop_all_code(caller, DropWhen::Always);
+    if (act == Chaos::Act::Safepoint)
+        return rendezvous_.exclusive(caller, [] {});
+    const base::MutexLock lock{cache_->mutex()};
+    Block* const block = cache_->any_block(random);
+    if (block == nullptr)
+        return;
+    if (act == Chaos::Act::Unlink)
+        return cache_->unlink(*block);
+    const std::uint64_t page = block->key.gpa & ~kPageOffset;
+    cache_->invalidate_page(page);
+    if (random >> 63 != 0)
+        memory_.set_code_page({page}, false);
 }
 
 void World::on_code_write(Gpa gpa, std::uint64_t length_bytes, Moment moment) noexcept {

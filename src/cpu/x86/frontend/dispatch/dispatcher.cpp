@@ -151,6 +151,21 @@ void Dispatcher::apply_changes() {
         service_ = true;
 }
 
+/// Between two blocks.
+void Dispatcher::disturb() {
+    const Chaos::Act act = chaos_.act();
+    switch (act) {
+    case Chaos::Act::None: return;
+    case Chaos::Act::FlushTlb: tlbs_.flush_all(); return;
+    case Chaos::Act::FlushNonGlobal: tlbs_.flush_non_global(); return;
+    case Chaos::Act::DropWrites: tlbs_.drop_all_writes(); return;
+    case Chaos::Act::DropBranches: tlbs_.flush_branches(); return;
+    case Chaos::Act::Events: service_ = true; return;
+    case Chaos::Act::Poll: break; // below: it is for the next block
+    default: vectors_.store(); cold_.disturb(act, chaos_.next());
+    }
+}
+
 /// Between two blocks: pause, kick, events. False: run() returns `result`.
 bool Dispatcher::attend(Result& result) {
     if (frame_.header.attention.load(std::memory_order_relaxed) != calm()) {
@@ -261,7 +276,14 @@ Exit Dispatcher::enter(const std::uint8_t* at) {
     frame_.header.tsc_offset = host_tsc_offset_ + state.tsc_offset;
     vectors_.load();
     ++entries_;
-    const std::uint64_t granted = meter_ == nullptr ? 0 : meter_->left() - suspended_;
+    std::uint64_t granted = meter_ == nullptr ? 0 : meter_->left() - suspended_;
+    if (chaos_.enabled()) {
+        const std::uint64_t most = chaos_.budget(granted);
+        curtailed_ = most < granted;
+        granted = most;
+        if (chaos_.goes_around())
+            notify();
+    }
     frame_.budget = granted;
     const Exit why = stubs_.enter(&state);
     tlbs_.set_current(
@@ -354,6 +376,8 @@ Dispatcher::Result Dispatcher::run() {
             result = Result::Limit;
             break;
         }
+        if (chaos_.enabled())
+            disturb();
         if (!attend(result))
             break;
         if (!translatable_ || !step_free(cx_) || near_limit_) {

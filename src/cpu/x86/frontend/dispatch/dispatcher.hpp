@@ -9,6 +9,7 @@
 #include "cpu/translator/cache/code_cache.hpp"
 #include "cpu/translator/mmu/tlb_set.hpp"
 #include "cpu/vcpu.hpp"
+#include "cpu/x86/frontend/dispatch/chaos.hpp"
 #include "cpu/x86/frontend/dispatch/loop_profile.hpp"
 #include "cpu/x86/frontend/dispatch/vector_state.hpp"
 #include "cpu/x86/frontend/frame.hpp"
@@ -39,6 +40,8 @@ public:
     virtual bool has_event() = 0;
     /// Another thread wants all vCPUs to stand still: returns when it is done.
     virtual void safepoint() = 0;
+    /// What an act of Chaos asks of the code cache or the other vCPUs.
+    virtual void disturb(Chaos::Act act, std::uint64_t random) = 0;
 
 protected:
     ~ColdPath() = default;
@@ -96,6 +99,8 @@ public:
         loops_ = tuning.loops && tuning.loop_threshold != 0;
         loop_profile_.set_threshold(tuning.loop_threshold);
     }
+    /// Before the first run(); 0: none.
+    void set_chaos(std::uint64_t seed, unsigned vcpu) { chaos_.seed(seed, vcpu); }
     /// Before the first run(): blocks count what they execute, and run() returns at the limit.
     void set_meter(InstructionMeter* meter) { meter_ = meter; }
     void set_tsc(bool host_tsc, std::uint64_t host_offset) {
@@ -128,6 +133,7 @@ private:
     std::uint64_t site_rip(const Site& at) const { return frame_.header.page_va + at.page_offset; }
 
     bool attend(Result& result);
+    void disturb();
     void apply_changes();
     void update_mode();
     void update_fast_calls();
@@ -199,6 +205,8 @@ private:
     bool link_ = true, cache_branches_ = true; // see Tuning
     bool loops_ = true;                        // likewise
     LoopProfile loop_profile_;
+    Chaos chaos_;
+    bool curtailed_ = false; // by chaos: translated code was given less than is left
     std::uint64_t block_limit_ = 0;
     std::atomic<bool> kicked_{false};
     std::atomic<bool> safepoint_{false};

@@ -236,10 +236,13 @@ bool Dispatcher::serve_link(Result& result, bool& leave) {
         return false; // run() will see the same and deal with it
     const bool waits = (at.bits & Site::kBackward) != 0 && loops_ && !target->loop && !to_variant &&
                        visit_loop(target, page.host + (cx_.state.rip & kPageOffset));
-    if (link_ && !waits && target->key.second_page == 0 && cache_.resets() == resets) {
+    const bool refused = chaos_.enabled() && !chaos_.may_link();
+    if (link_ && !waits && !refused && target->key.second_page == 0 && cache_.resets() == resets) {
         vectors_.store();
         cold_.link(at, site_address(), *target);
     }
+    if (!to_variant && chaos_.enabled() && chaos_.goes_around())
+        return false;
     frame_.header.resume_r13 = cx_.state.rip;
     return resume_block(target->far_entry());
 }
@@ -279,7 +282,7 @@ bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
     }
     if (why == Exit::Stale)
         tlbs_.drop_branch(target);
-    if (unlinked_) {
+    if (unlinked_ || (chaos_.enabled() && chaos_.goes_around())) {
         cx_.state.rip = target;
         return false;
     }
@@ -310,7 +313,7 @@ bool Dispatcher::serve(Exit why, Result& result, bool& leave) {
     case Exit::HostFault: return serve_host_fault(result, leave);
     case Exit::Budget:
         cx_.state.rip = site_rip(site());
-        near_limit_ = true;
+        near_limit_ = !curtailed_;
         return false;
     default: break;
     }
