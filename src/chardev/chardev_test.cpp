@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -121,7 +122,7 @@ TEST_CASE("a burst of single bytes is one write") {
     auto backend = std::move(FdBackend::create(*loop, base::UniqueFd{ends[0]})).value();
     for (const char c : std::string_view{"a console says this"})
         backend->write(bytes_of({&c, 1}));
-    loop->post([&] { loop->stop(); });
+    REQUIRE(loop->add(theirs.get(), EPOLLIN, [&](std::uint32_t) { loop->stop(); }));
     loop->run();
     char buffer[64];
     CHECK(::recv(theirs.get(), buffer, sizeof buffer, MSG_DONTWAIT) == 19);

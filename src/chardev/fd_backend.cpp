@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,17 +19,25 @@ using base::Result;
 namespace {
 
 constexpr std::size_t kQueueLimit = 1u << 20; // bytes
+constexpr std::size_t kBurst = 4096;          // bytes that do not wait for the timer
+constexpr long kMomentNs = 500'000;
 constexpr std::chrono::seconds kPatience{1};
 
 } // namespace
 
-FdBackend::FdBackend(base::EventLoop& loop, base::UniqueFd fd) : loop_{loop}, fd_{std::move(fd)} {}
+FdBackend::FdBackend(base::EventLoop& loop, base::UniqueFd fd, base::UniqueFd timer)
+    : loop_{loop}, fd_{std::move(fd)}, timer_{std::move(timer)} {}
 
 Result<std::unique_ptr<FdBackend>> FdBackend::create(base::EventLoop& loop, base::UniqueFd fd) {
     const int flags = ::fcntl(fd.get(), F_GETFL);
     if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0)
         return base::fail_errno(errno, "prepare the console's descriptor");
-    auto backend = std::unique_ptr<FdBackend>{new FdBackend{loop, std::move(fd)}};
+    base::UniqueFd timer{::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)};
+    if (!timer)
+        return base::fail_errno(errno, "make a timer for the console");
+    auto backend = std::unique_ptr<FdBackend>{new FdBackend{loop, std::move(fd), std::move(timer)}};
+    DOPPEL_TRY_VOID(loop.add(backend->timer_.get(), EPOLLIN,
+                             [self = backend.get()](std::uint32_t) { self->on_timer(); }));
     backend->interest_ = EPOLLIN;
     DOPPEL_TRY_VOID(
         loop.add(backend->fd_.get(), backend->interest_,
@@ -38,6 +47,7 @@ Result<std::unique_ptr<FdBackend>> FdBackend::create(base::EventLoop& loop, base
 
 FdBackend::~FdBackend() {
     *alive_ = false;
+    loop_.remove(timer_.get());
     if (!gone_)
         loop_.remove(fd_.get());
 }
@@ -71,10 +81,20 @@ void FdBackend::write(std::span<const std::byte> bytes) noexcept {
     if (gone_ || queue_.size() >= kQueueLimit)
         return;
     stuck_ = false;
-    const bool first = queue_.empty();
+    const std::size_t before = queue_.size();
     queue_.insert(queue_.end(), bytes.begin(), bytes.end());
-    if (first) // a serial port writes byte by byte: those that follow at once go with this one
+    if (before < kBurst && queue_.size() >= kBurst) {
         post(&FdBackend::flush);
+    } else if (before == 0) { // a serial port writes byte by byte: others follow at once
+        constexpr itimerspec kMoment{{}, {0, kMomentNs}};
+        ::timerfd_settime(timer_.get(), 0, &kMoment, nullptr);
+    }
+}
+
+void FdBackend::on_timer() {
+    std::uint64_t times = 0;
+    [[maybe_unused]] const auto taken = ::read(timer_.get(), &times, sizeof times);
+    flush();
 }
 
 void FdBackend::send_queued() {
