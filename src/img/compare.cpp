@@ -27,6 +27,7 @@ constexpr std::array kFlags{
     Flag{"p", "", "show progress even when stderr is no terminal"},
     Flag{"q", "", "say nothing"},
     Flag{"U", "", "do not lock", "force-share"},
+    Flag{"disk", "NAME", "of a package as the first image: which of its disks"},
     Flag{"image-opts", "", "the names are lists: driver=qcow2,file.filename=FILE"},
 };
 
@@ -108,6 +109,7 @@ Result<int> run(Session& session) {
     auto flags = open_flags(arguments, block::Access::ReadOnly);
     auto first = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     flags.format = arguments.get("F");
+    flags.disk.clear();
     auto second = DOPPEL_TRY(open_named(session, arguments.positional()[1], flags));
     const bool quiet = arguments.has("q");
     const auto common = std::min(first.node->size(), second.node->size());

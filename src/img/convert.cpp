@@ -35,6 +35,7 @@ constexpr std::array kFlags{
     Flag{"q", "", "say nothing"},
     Flag{"U", "", "do not lock the source", "force-share"},
     Flag{"salvage", "", "replace what cannot be read by zeroes"},
+    Flag{"disk", "NAME", "of a package with several disks: which"},
     Flag{"image-opts", "", "the source's name is a list: driver=qcow2,file.filename=FILE"},
 };
 

@@ -16,6 +16,7 @@ constexpr std::array kFlags{
     Flag{"f", "FORMAT", "format of the input [found out]"},
     Flag{"O", "FORMAT", "format of the output [raw]"},
     Flag{"U", "", "do not lock the input", "force-share"},
+    Flag{"disk", "NAME", "of a package with several disks: which"},
     Flag{"image-opts", "", "if= is a list: driver=qcow2,file.filename=FILE"},
 };
 

@@ -46,17 +46,20 @@ const bool* interrupted() {
 Result<ImageName> parse_image_name(const std::string& text, bool as_options,
                                    const std::string& format) {
     if (!as_options)
-        return ImageName{text, format};
+        return ImageName{text, format, {}};
     const auto values = DOPPEL_TRY(parse_options({text}));
-    ImageName name{{}, format};
+    ImageName name{{}, format, {}};
     for (const auto& [key, value] : values) {
         if (key == "driver")
             name.format = value;
         else if (key == "file.filename" || key == "filename")
             name.path = value;
+        else if (key == "disk")
+            name.disk = value;
         else if (key != "file.driver" || (value != "file" && value != "host_device"))
-            return bad(fmt::format("--image-opts: '{}={}' is unknown", key, value),
-                       "Known are driver, file.driver (file, host_device) and file.filename.");
+            return bad(
+                fmt::format("--image-opts: '{}={}' is unknown", key, value),
+                "Known are driver, file.driver (file, host_device), file.filename and disk.");
     }
     if (name.path.empty())
         return bad(fmt::format("--image-opts: '{}' names no file", text), "Give file.filename.");
@@ -70,6 +73,7 @@ OpenFlags open_flags(const Arguments& arguments, block::Access access) {
     flags.format = arguments.get("f");
     flags.access = access;
     flags.shared = arguments.has("U");
+    flags.disk = arguments.get("disk");
     flags.cache = arguments.get("t", arguments.get("T", "writeback"));
     return flags;
 }
@@ -80,6 +84,7 @@ Result<block::OpenedImage> open_named(Session& session, const std::string& text,
         DOPPEL_TRY(parse_image_name(text, session.arguments.has("image-opts"), flags.format));
     block::ImageOptions options;
     options.format = name.format;
+    options.disk = name.disk.empty() ? flags.disk : name.disk;
     options.access = flags.access;
     options.cache = DOPPEL_TRY(block::parse_cache_mode(flags.cache));
     options.sharing = flags.shared ? block::Sharing::Forced : block::Sharing::Locked;
@@ -87,7 +92,12 @@ Result<block::OpenedImage> open_named(Session& session, const std::string& text,
     options.repair_later = flags.repair_later;
     // A name that says raw and a content that says otherwise: a guest may have written it.
     options.trust_probe = !name.path.ends_with(".raw");
-    return session.context.wait(block::open_image(session.context, name.path, options));
+    auto image =
+        DOPPEL_TRY(session.context.wait(block::open_image(session.context, name.path, options)));
+    if (!options.disk.empty() && image.format->name != "ova")
+        return bad(fmt::format("'{}' is no package of disks: --disk {} says nothing", name.path,
+                               options.disk));
+    return image;
 }
 
 Result<void> close_image(Session& session, block::Node& node) {

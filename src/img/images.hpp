@@ -14,6 +14,7 @@ namespace doppel::img {
 struct ImageName {
     std::string path;
     std::string format;
+    std::string disk; // of a package
 };
 Result<ImageName> parse_image_name(const std::string& text, bool as_options,
                                    const std::string& format);
@@ -25,6 +26,7 @@ struct OpenFlags {
     std::string cache = "writeback";
     bool backing = true;
     bool repair_later = false;
+    std::string disk; // of a package
 };
 /// The flags that every command shares: -f, -U, --image-opts, -t or -T.
 OpenFlags open_flags(const Arguments& arguments, block::Access access);

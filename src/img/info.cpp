@@ -18,6 +18,7 @@ constexpr std::array kFlags{
     Flag{"U", "", "do not lock: look at an image that is in use", "force-share"},
     Flag{"backing-chain", "", "all images of the chain, the top first"},
     Flag{"output", "human|json", "form of the output"},
+    Flag{"disk", "NAME", "of a package with several disks: which"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 
@@ -45,8 +46,9 @@ void print_bitmaps_json(Json& json, const std::vector<block::BitmapInfo>& bitmap
     json.end_array();
 }
 
-void print_extents_json(Json& json, const std::vector<block::ExtentInfo>& extents) {
-    json.begin_array("extents");
+void print_extents_json(Json& json, const std::string& key,
+                        const std::vector<block::ExtentInfo>& extents) {
+    json.begin_array(key);
     for (const auto& extent : extents) {
         json.begin_object();
         if (extent.compressed)
@@ -75,7 +77,7 @@ void print_facts_json(Json& json, const Fact& fact) {
         else if (const auto* text = std::get_if<std::string>(&value))
             json.text(key, *text);
         else if (const auto* extents = std::get_if<std::vector<block::ExtentInfo>>(&value))
-            print_extents_json(json, *extents);
+            print_extents_json(json, key, *extents);
         else
             print_bitmaps_json(json, std::get<std::vector<block::BitmapInfo>>(value));
     }
@@ -122,9 +124,9 @@ void print_fact_line(const std::string& key, const block::FactValue& value) {
         fmt::print("    {}: {}\n", name, *text);
     else if (const auto* extents = std::get_if<std::vector<block::ExtentInfo>>(&value))
         for (const auto& extent : *extents)
-            fmt::print("    extent: {}{}{}, {}{}\n", extent.file, extent.format.empty() ? "" : " ",
-                       extent.format, human_size(extent.size_bytes),
-                       extent.compressed ? ", compressed" : "");
+            fmt::print("    {}: {}{}{}, {}{}\n", name.substr(0, name.size() - 1), extent.file,
+                       extent.format.empty() ? "" : " ", extent.format,
+                       human_size(extent.size_bytes), extent.compressed ? ", compressed" : "");
     else
         for (const auto& bitmap : std::get<std::vector<block::BitmapInfo>>(value))
             fmt::print("    bitmap: {}, granularity {}{}{}\n", bitmap.name,
@@ -166,7 +168,7 @@ void print_human(const Fact& fact) {
         print_fact_line(key, value);
 }
 
-Result<Fact> look_at(Session& session, const std::string& path, OpenFlags flags) {
+Result<Fact> look_at(Session& session, const std::string& path, const OpenFlags& flags) {
     Fact fact;
     fact.path = path;
     fact.image = DOPPEL_TRY(open_named(session, path, flags));

@@ -17,6 +17,7 @@ constexpr std::array kFlags{
     Flag{"l", "SIZE", "how much to show [all]", "max-length"},
     Flag{"U", "", "do not lock", "force-share"},
     Flag{"output", "human|json", "form of the output"},
+    Flag{"disk", "NAME", "of a package with several disks: which"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 
