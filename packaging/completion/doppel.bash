@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # bash completion of doppel(1)
 
-_doppel_img_formats="raw qcow2 vdi vhdx vpc vmdk parallels ova qed"
+_doppel_img_formats="raw qcow2 vdi vhdx vpc vmdk luks parallels ova qed"
 _doppel_img_commands="create info check convert compare map measure resize
     rebase commit snapshot amend bitmap dd bench serve"
 

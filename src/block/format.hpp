@@ -10,6 +10,7 @@
 #include "block/file/file_node.hpp"
 #include "block/image_node.hpp"
 #include "block/io/io_context.hpp"
+#include "block/secret.hpp"
 
 namespace doppel::block {
 
@@ -30,6 +31,12 @@ struct ImageOptions {
     /// Behind the names of the image's parts: those of a new one that is not published yet.
     std::string part_suffix;
     std::string disk; // of an archive that holds several; empty: the only one
+    /// How this image is opened, names known to the format ("encrypt.key-secret"); with "backing."
+    /// in front, how the one behind it is.
+    OptionValues driver;
+    const SecretSource* secrets = nullptr; // outlives the node
+    /// An encrypted image must be unlocked; else it may be looked at without its data.
+    bool unlock = true;
 };
 
 /// How a format opens the other files that its image names.
@@ -74,6 +81,7 @@ struct CreateRequest {
     OptionValues options;
     ImageOpener* opener = nullptr;
     std::string published_name = {}; // of the file, where it has another until it is complete
+    const SecretSource* secrets = nullptr;
 };
 
 struct DiskUse {
@@ -96,6 +104,8 @@ struct Format {
     std::span<const OptionSpec> options;
     /// Null: cannot be told.
     Result<SpaceNeed> (*measure)(const DiskUse& use, const OptionValues& options) = nullptr;
+    /// Of ImageOptions::driver.
+    std::span<const OptionSpec> open_options = {};
 };
 
 } // namespace doppel::block

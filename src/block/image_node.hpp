@@ -30,8 +30,27 @@ struct ExtentInfo {
     std::string format;
     bool compressed = false;
 };
+struct KeySlotInfo {
+    bool active = false;
+    std::uint64_t rounds = 0;
+    std::uint64_t key_offset = 0;
+    std::uint64_t stripes = 0;
+};
+/// LUKS, in QEMU's words.
+struct EncryptionInfo {
+    std::string cipher; // "aes-256"
+    std::string cipher_mode;
+    std::string iv_algorithm;
+    std::string iv_hash; // empty: none
+    std::string hash;
+    std::string uuid;
+    std::uint64_t payload_offset = 0;
+    std::uint64_t master_key_rounds = 0;
+    std::vector<KeySlotInfo> slots;
+};
 using FactValue = std::variant<bool, std::uint64_t, std::string, std::vector<BitmapInfo>,
-                               std::vector<ExtentInfo>>;
+                               std::vector<ExtentInfo>, EncryptionInfo>;
+/// Encryption stands for facts of its own, or without a name for all the format's.
 using Facts = std::vector<std::pair<std::string, FactValue>>;
 
 struct ImageInfo {
@@ -140,6 +159,10 @@ public:
     // Bulk writing of a new image that nobody else uses (block/copy). The range is of whole
     // clusters (the last may pass the end) that hold nothing yet.
 
+    /// Whether a new image reads as zeroes.
+    virtual bool starts_as_zeroes() const { return true; }
+    /// Whether file() holds the disk's bytes as they are: not compressed or encrypted as a whole.
+    virtual bool plain_data() const { return true; }
     /// Allocates the range; the caller then writes the data to file() himself. Error Unsupported:
     /// write() is the only way.
     virtual Task<std::vector<Placement>> place(std::uint64_t offset, std::uint64_t length);

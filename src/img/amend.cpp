@@ -14,18 +14,23 @@ constexpr std::array kAmendFlags{
     Flag{"o", "NAME=VALUE,…", "what to change"},
     Flag{"f", "FORMAT", "format of the image [found out]"},
     Flag{"t", "MODE", "cache mode [writeback]"},
+    Flag{"force", "", "replace a passphrase, or remove the last one"},
     Flag{"q", "", "say nothing"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 
 Result<int> amend(Session& session) {
     const auto& arguments = session.arguments;
     DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE"));
-    const auto options = DOPPEL_TRY(parse_options(arguments.all("o")));
+    auto options = DOPPEL_TRY(parse_options(arguments.all("o")));
     if (options.empty())
         return base::fail(Errc::InvalidArgument, "nothing to change", "Give -o NAME=VALUE.");
-    auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0],
-                                       open_flags(arguments, block::Access::ReadWrite)));
+    auto flags = open_flags(arguments, block::Access::ReadWrite);
+    flags.unlock = false; // a new passphrase wants it, an old one to be removed does not
+    auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
+    if (arguments.has("force"))
+        options[image.format->name == "luks" ? "force" : "encrypt.force"] = "on";
     DOPPEL_TRY_VOID(session.context.wait(image.node->amend(options)));
     DOPPEL_TRY_VOID(close_image(session, *image.node));
     return 0;
@@ -42,6 +47,7 @@ constexpr std::array kBitmapFlags{
     Flag{"F", "FORMAT", "its format [found out]"},
     Flag{"g", "SIZE", "with --add: bytes per bit [64k]"},
     Flag{"f", "FORMAT", "format of the image [found out]"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 
@@ -92,6 +98,7 @@ Result<int> bitmap(Session& session) {
     if (arguments.has("g") && !arguments.has("add"))
         return base::fail(Errc::InvalidArgument, "-g wants --add");
     auto flags = open_flags(arguments, block::Access::ReadWrite);
+    flags.unlock = false; // its data is not looked at
     flags.backing = false;
     auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     auto* store = image.node->bitmaps();

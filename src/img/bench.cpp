@@ -28,6 +28,7 @@ constexpr std::array kFlags{
     Flag{"f", "FORMAT", "format of the image [found out]"},
     Flag{"q", "", "say nothing"},
     Flag{"U", "", "do not lock", "force-share"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 

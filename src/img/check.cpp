@@ -22,6 +22,7 @@ constexpr std::array kFlags{
     Flag{"q", "", "say nothing but what is wrong"},
     Flag{"U", "", "do not lock", "force-share"},
     Flag{"output", "human|json", "form of the output"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 
@@ -116,6 +117,7 @@ Result<int> run(Session& session) {
         open_flags(arguments, how.empty() ? block::Access::ReadOnly : block::Access::ReadWrite);
     flags.backing = false;
     flags.repair_later = true;
+    flags.unlock = false; // its data is not looked at
     auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     const bool human = arguments.get("output", "human") == "human";
     auto checked = how.empty()

@@ -79,6 +79,9 @@ int run_command(std::string_view program, const Command& command,
         fmt::print(stderr, "{}: {}; see '{} --help'\n", name, arguments.error().message(), name);
         return command.error_code;
     }
+    const auto objects = Objects::parse(*arguments);
+    if (!objects)
+        return complain(name, objects.error(), command.error_code);
     if (arguments->has("fork")) {
         const auto parent = go_to_background();
         if (!parent)
@@ -92,7 +95,7 @@ int run_command(std::string_view program, const Command& command,
     const auto context = block::IoContext::create(**loop);
     if (!context)
         return complain(name, context.error(), command.error_code);
-    Session session{**context, *arguments};
+    Session session{**context, *arguments, *objects};
     const auto code = command.run(session);
     return code ? *code : complain(name, code.error(), command.error_code);
 }

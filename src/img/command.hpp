@@ -6,6 +6,7 @@
 
 #include "block/io/io_context.hpp"
 #include "img/arguments.hpp"
+#include "img/objects.hpp"
 
 namespace doppel::img {
 
@@ -14,6 +15,7 @@ constexpr int kFailed = 1; // qemu-img's code for every error that has none of i
 struct Session {
     block::IoContext& context;
     const Arguments& arguments;
+    const Objects& objects;
 };
 
 struct Command {

@@ -28,6 +28,7 @@ constexpr std::array kFlags{
     Flag{"q", "", "say nothing"},
     Flag{"U", "", "do not lock", "force-share"},
     Flag{"disk", "NAME", "of a package as the first image: which of its disks"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the names are lists: driver=qcow2,file.filename=FILE"},
 };
 

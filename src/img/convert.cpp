@@ -23,6 +23,7 @@ constexpr std::array kFlags{
     Flag{"F", "FORMAT", "format of that backing file"},
     Flag{"l", "NAME", "convert this internal snapshot of the source"},
     Flag{"n", "", "write into a target that exists"},
+    Flag{"target-image-opts", "", "with -n: the target's name is a list like that of --image-opts"},
     Flag{"target-is-zero", "", "with -n: the target reads as zeroes"},
     Flag{"S", "SIZE", "runs of zeroes this long become holes; 0: write everything [4k]"},
     Flag{"m", "N", "pieces under way at once, 1 to 64"},
@@ -36,6 +37,7 @@ constexpr std::array kFlags{
     Flag{"U", "", "do not lock the source", "force-share"},
     Flag{"salvage", "", "replace what cannot be read by zeroes"},
     Flag{"disk", "NAME", "of a package with several disks: which"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the source's name is a list: driver=qcow2,file.filename=FILE"},
 };
 
@@ -68,6 +70,8 @@ Result<Plan> plan_of(Session& session) {
     }
     DOPPEL_TRY_VOID(
         block::OptionReader(plan.format->options, plan.options).check_names(plan.format->name));
+    if (arguments.has("target-image-opts") && !arguments.has("n"))
+        return base::fail(Errc::InvalidArgument, "--target-image-opts wants -n");
     if (arguments.has("target-is-zero") && !arguments.has("n"))
         return base::fail(Errc::InvalidArgument, "--target-is-zero wants -n");
     plan.copy.compress = arguments.has("c");
@@ -89,16 +93,14 @@ Result<Plan> plan_of(Session& session) {
 }
 
 /// Copies into an image that is there, and closes it.
-Result<void> fill(Session& session, block::Node& source, const std::string& path,
+Result<void> fill(Session& session, block::Node& source, const ImageName& name,
                   const std::string& part_suffix, Plan& plan) {
-    const std::string format{plan.format->name};
-    block::ImageOptions options;
-    options.format = format;
-    options.part_suffix = part_suffix;
-    options.access = block::Access::ReadWrite;
-    options.cache = DOPPEL_TRY(block::parse_cache_mode(session.arguments.get("t", "unsafe")));
-    auto target =
-        DOPPEL_TRY(session.context.wait(block::open_image(session.context, path, options)));
+    OpenFlags flags;
+    flags.access = block::Access::ReadWrite;
+    flags.cache = session.arguments.get("t", "unsafe");
+    flags.part_suffix = part_suffix;
+    auto target = DOPPEL_TRY(open_named(session, name, flags));
+    plan.copy.target_is_zero = plan.copy.target_is_zero && target.node->starts_as_zeroes();
     if (target.node->size() < source.size())
         return base::fail(Errc::NoSpace, fmt::format("the target has {} bytes, the source {}",
                                                      target.node->size(), source.size()));
@@ -107,7 +109,8 @@ Result<void> fill(Session& session, block::Node& source, const std::string& path
     if (session.arguments.has("best") && !plan.copy.compress)
         return base::fail(Errc::InvalidArgument, "--best wants -c");
     if (plan.copy.compress && target.node->compression() == block::CompressionKind::None)
-        return base::fail(Errc::Unsupported, fmt::format("format {} cannot be compressed", format));
+        return base::fail(Errc::Unsupported,
+                          fmt::format("{} cannot be compressed", target.node->name()));
     Progress progress{progress_of(session.arguments), source.size()};
     plan.copy.progress = [&](std::uint64_t bytes) { progress.add(bytes); };
     block::Copier copier{session.context, source, *target.node, plan.copy};
@@ -126,7 +129,11 @@ Result<void> convert_to_new(Session& session, block::Node& source, const std::st
     plan.copy.target_is_zero = !plan.options.contains("backing_file") && !file.is_device();
     plan.copy.skip_unallocated = plan.options.contains("backing_file");
     plan.copy.bulk = !preallocated;
-    DOPPEL_TRY_VOID(fill(session, source, file.path(), file.part_suffix(), plan));
+    ImageName name{file.path(), std::string{plan.format->name}, {}, {}};
+    for (const auto& option : plan.format->open_options) // what it was encrypted with
+        if (const auto given = plan.options.find(option.name); given != plan.options.end())
+            name.options.insert(*given);
+    DOPPEL_TRY_VOID(fill(session, source, name, file.part_suffix(), plan));
     return file.publish();
 }
 
@@ -136,7 +143,9 @@ Result<void> convert_into(Session& session, block::Node& source, const std::stri
         return base::fail(Errc::InvalidArgument, "-n writes into an image as it is: no -o, -B");
     plan.copy.target_is_zero = session.arguments.has("target-is-zero");
     plan.copy.bulk = false;
-    return fill(session, source, path, {}, plan);
+    const auto name = DOPPEL_TRY(parse_image_name(path, session.arguments.has("target-image-opts"),
+                                                  std::string{plan.format->name}));
+    return fill(session, source, name, {}, plan);
 }
 
 Result<int> run(Session& session) {

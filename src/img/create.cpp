@@ -16,6 +16,7 @@ constexpr std::array kFlags{
     Flag{"b", "FILE", "backing file: shows where the new image is empty", "backing"},
     Flag{"F", "FORMAT", "format of the backing file", "backing-format"},
     Flag{"o", "NAME=VALUE,…", "the format's options, see below; '-o help' lists them"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"q", "", "say nothing"},
     Flag{"u", "", "do not look at the backing file; a size must be given"},
 };
@@ -25,6 +26,7 @@ Result<std::uint64_t> backing_size(Session& session, const std::string& written,
                                    const std::string& format, const std::string& image) {
     block::ImageOptions options;
     options.format = format;
+    options.unlock = false; // its size is wanted
     auto opened = session.context.wait(
         block::open_image(session.context, backing_path(written, image), options));
     if (!opened)

@@ -17,6 +17,7 @@ constexpr std::array kFlags{
     Flag{"O", "FORMAT", "format of the output [raw]"},
     Flag{"U", "", "do not lock the input", "force-share"},
     Flag{"disk", "NAME", "of a package with several disks: which"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "if= is a list: driver=qcow2,file.filename=FILE"},
 };
 

@@ -12,13 +12,14 @@
 
 #include <fmt/core.h>
 
+#include "block/filter/copy_on_read_node.hpp"
+#include "block/filter/dirty_bitmap_node.hpp"
+#include "block/filter/throttle_node.hpp"
+#include "block/option_reader.hpp"
+
 namespace doppel::img {
 
 namespace {
-
-std::unexpected<Error> bad(std::string text, std::string hint = {}) {
-    return base::fail(Errc::InvalidArgument, std::move(text), std::move(hint));
-}
 
 bool stop_requested = false;    // read by the loop's thread between chunks
 char unfinished[PATH_MAX] = ""; // removed by the signal handler of a second signal
@@ -43,31 +44,6 @@ const bool* interrupted() {
     return &stop_requested;
 }
 
-Result<ImageName> parse_image_name(const std::string& text, bool as_options,
-                                   const std::string& format) {
-    if (!as_options)
-        return ImageName{text, format, {}};
-    const auto values = DOPPEL_TRY(parse_options({text}));
-    ImageName name{{}, format, {}};
-    for (const auto& [key, value] : values) {
-        if (key == "driver")
-            name.format = value;
-        else if (key == "file.filename" || key == "filename")
-            name.path = value;
-        else if (key == "disk")
-            name.disk = value;
-        else if (key != "file.driver" || (value != "file" && value != "host_device"))
-            return bad(
-                fmt::format("--image-opts: '{}={}' is unknown", key, value),
-                "Known are driver, file.driver (file, host_device), file.filename and disk.");
-    }
-    if (name.path.empty())
-        return bad(fmt::format("--image-opts: '{}' names no file", text), "Give file.filename.");
-    if (name.format == "file" || name.format == "host_device")
-        name.format = "raw";
-    return name;
-}
-
 OpenFlags open_flags(const Arguments& arguments, block::Access access) {
     OpenFlags flags;
     flags.format = arguments.get("f");
@@ -78,13 +54,52 @@ OpenFlags open_flags(const Arguments& arguments, block::Access access) {
     return flags;
 }
 
+namespace {
+
+Result<std::unique_ptr<block::ImageNode>> put_in_front(Session& session, const FilterName& filter,
+                                                       std::unique_ptr<block::ImageNode> below) {
+    constexpr std::array kThrottle{
+        block::OptionSpec{"throttle-group", block::OptionKind::Text, "", ""}};
+    constexpr std::array kBitmap{
+        block::OptionSpec{"bitmap", block::OptionKind::Text, "changes", ""},
+        block::OptionSpec{"granularity", block::OptionKind::Size, "64k", ""}};
+    const std::span<const block::OptionSpec> specs =
+        filter.driver == "throttle"       ? std::span<const block::OptionSpec>{kThrottle}
+        : filter.driver == "dirty-bitmap" ? std::span<const block::OptionSpec>{kBitmap}
+                                          : std::span<const block::OptionSpec>{};
+    const block::OptionReader options{specs, filter.options};
+    DOPPEL_TRY_VOID(options.check_names(filter.driver));
+    if (filter.driver == "throttle") {
+        auto* group = DOPPEL_TRY(session.objects.throttle_group(options.text("throttle-group")));
+        return std::make_unique<block::filter::ThrottleNode>(session.context, std::move(below),
+                                                             *group);
+    }
+    if (filter.driver == "dirty-bitmap")
+        return block::filter::DirtyBitmapNode::create(std::move(below), options.text("bitmap"),
+                                                      DOPPEL_TRY(options.size("granularity")));
+    return block::filter::CopyOnReadNode::create(session.context, std::move(below));
+}
+
+} // namespace
+
 Result<block::OpenedImage> open_named(Session& session, const std::string& text,
                                       const OpenFlags& flags) {
     const auto name =
         DOPPEL_TRY(parse_image_name(text, session.arguments.has("image-opts"), flags.format));
+    return open_named(session, name, flags);
+}
+
+Result<block::OpenedImage> open_named(Session& session, const ImageName& name,
+                                      const OpenFlags& flags) {
     block::ImageOptions options;
+    options.driver = name.options;
+    options.secrets = &session.objects;
+    options.unlock = flags.unlock;
+    options.part_suffix = flags.part_suffix;
     options.format = name.format;
-    options.disk = name.disk.empty() ? flags.disk : name.disk;
+    options.disk = flags.disk;
+    if (const auto disk = options.driver.extract("disk"); !disk.empty())
+        options.disk = disk.mapped();
     options.access = flags.access;
     options.cache = DOPPEL_TRY(block::parse_cache_mode(flags.cache));
     options.sharing = flags.shared ? block::Sharing::Forced : block::Sharing::Locked;
@@ -95,35 +110,16 @@ Result<block::OpenedImage> open_named(Session& session, const std::string& text,
     auto image =
         DOPPEL_TRY(session.context.wait(block::open_image(session.context, name.path, options)));
     if (!options.disk.empty() && image.format->name != "ova")
-        return bad(fmt::format("'{}' is no package of disks: --disk {} says nothing", name.path,
-                               options.disk));
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("'{}' is no package of disks: --disk {} says nothing",
+                                      name.path, options.disk));
+    for (auto filter = name.filters.rbegin(); filter != name.filters.rend(); ++filter)
+        image.node = DOPPEL_TRY(put_in_front(session, *filter, std::move(image.node)));
     return image;
 }
 
 Result<void> close_image(Session& session, block::Node& node) {
     return session.context.wait(node.close());
-}
-
-Result<block::OptionValues> parse_options(const std::vector<std::string>& texts) {
-    block::OptionValues values;
-    for (const auto& text : texts) {
-        std::string item;
-        for (std::size_t i = 0; i <= text.size(); ++i) {
-            if (i < text.size() &&
-                (text[i] != ',' || (i + 1 < text.size() && text[i + 1] == ','))) {
-                item += text[i];
-                i += text[i] == ',';
-                continue;
-            }
-            if (item.empty())
-                continue;
-            const auto equals = item.find('=');
-            values[item.substr(0, equals)] =
-                equals == std::string::npos ? "on" : item.substr(equals + 1);
-            item.clear();
-        }
-    }
-    return values;
 }
 
 namespace {
@@ -168,8 +164,9 @@ Result<void> create_image(Session& session, const block::Format& format, NewFile
     else
         file = DOPPEL_TRY(block::FileNode::create(session.context, path, block::CacheMode::Unsafe));
     Opener opener{session, target};
-    return session.context.wait(format.create(
-        {&session.context, std::move(file), size_bytes, options, &opener, target.final_name()}));
+    return session.context.wait(
+        format.create({&session.context, std::move(file), size_bytes, options, &opener,
+                       target.final_name(), &session.objects}));
 }
 
 NewFile::NewFile(std::string temporary, std::string final_name)

@@ -7,17 +7,9 @@
 
 #include "block/image/open_image.hpp"
 #include "img/command.hpp"
+#include "img/image_name.hpp"
 
 namespace doppel::img {
-
-/// An image on the command line: a path, or with --image-opts "driver=qcow2,file.filename=PATH".
-struct ImageName {
-    std::string path;
-    std::string format;
-    std::string disk; // of a package
-};
-Result<ImageName> parse_image_name(const std::string& text, bool as_options,
-                                   const std::string& format);
 
 struct OpenFlags {
     std::string format;
@@ -26,17 +18,18 @@ struct OpenFlags {
     std::string cache = "writeback";
     bool backing = true;
     bool repair_later = false;
-    std::string disk; // of a package
+    std::string disk;        // of a package
+    std::string part_suffix; // see block::ImageOptions
+    bool unlock = true;      // an encrypted image needs its passphrase
 };
 /// The flags that every command shares: -f, -U, --image-opts, -t or -T.
 OpenFlags open_flags(const Arguments& arguments, block::Access access);
 Result<block::OpenedImage> open_named(Session& session, const std::string& text,
                                       const OpenFlags& flags);
+Result<block::OpenedImage> open_named(Session& session, const ImageName& name,
+                                      const OpenFlags& flags);
 /// Closes an image that was written to; the error if that fails.
 Result<void> close_image(Session& session, block::Node& node);
-
-/// "-o a=b,c=d", several times; ",," stands for a comma in a value.
-Result<block::OptionValues> parse_options(const std::vector<std::string>& texts);
 
 /// A file that appears under its name when it is complete: until then it has another, and it goes
 /// away when it does not become complete, be it by Ctrl-C. An image of several files brings its

@@ -19,6 +19,7 @@ constexpr std::array kFlags{
     Flag{"backing-chain", "", "all images of the chain, the top first"},
     Flag{"output", "human|json", "form of the output"},
     Flag{"disk", "NAME", "of a package with several disks: which"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 
@@ -63,6 +64,41 @@ void print_extents_json(Json& json, const std::string& key,
     json.end_array();
 }
 
+void print_slots_json(Json& json, const std::vector<block::KeySlotInfo>& slots) {
+    json.begin_array("slots");
+    for (const auto& slot : slots) {
+        json.begin_object();
+        json.flag("active", slot.active);
+        if (slot.active)
+            json.number("iters", slot.rounds);
+        json.number("key-offset", slot.key_offset);
+        if (slot.active)
+            json.number("stripes", slot.stripes);
+        json.end_object();
+    }
+    json.end_array();
+}
+
+/// With a name, a member of the format's facts; else all of them.
+void print_encryption_json(Json& json, const std::string& key, const block::EncryptionInfo& info) {
+    if (!key.empty()) {
+        json.begin_object(key);
+        json.text("format", "luks");
+    }
+    json.text("cipher-alg", info.cipher);
+    json.text("cipher-mode", info.cipher_mode);
+    json.text("ivgen-alg", info.iv_algorithm);
+    if (!info.iv_hash.empty())
+        json.text("ivgen-hash-alg", info.iv_hash);
+    json.text("hash-alg", info.hash);
+    json.number("payload-offset", info.payload_offset);
+    json.number("master-key-iters", info.master_key_rounds);
+    json.text("uuid", info.uuid);
+    print_slots_json(json, info.slots);
+    if (!key.empty())
+        json.end_object();
+}
+
 void print_facts_json(Json& json, const Fact& fact) {
     if (fact.info.facts.empty())
         return;
@@ -78,6 +114,8 @@ void print_facts_json(Json& json, const Fact& fact) {
             json.text(key, *text);
         else if (const auto* extents = std::get_if<std::vector<block::ExtentInfo>>(&value))
             print_extents_json(json, key, *extents);
+        else if (const auto* encryption = std::get_if<block::EncryptionInfo>(&value))
+            print_encryption_json(json, key, *encryption);
         else
             print_bitmaps_json(json, std::get<std::vector<block::BitmapInfo>>(value));
     }
@@ -112,6 +150,31 @@ void print_json(Json& json, const Fact& fact) {
     json.end_object();
 }
 
+void print_encryption(const std::string& key, const block::EncryptionInfo& info) {
+    const auto* indent = key.empty() ? "    " : "        ";
+    if (!key.empty())
+        fmt::print("    {}:\n{}format: luks\n", key, indent);
+    const auto line = [&](const char* name, const auto& value) {
+        fmt::print("{}{}: {}\n", indent, name, value);
+    };
+    line("cipher alg", info.cipher);
+    line("cipher mode", info.cipher_mode);
+    line("ivgen alg", info.iv_algorithm);
+    if (!info.iv_hash.empty())
+        line("ivgen hash alg", info.iv_hash);
+    line("hash alg", info.hash);
+    line("payload offset", info.payload_offset);
+    line("master key iters", info.master_key_rounds);
+    line("uuid", info.uuid);
+    fmt::print("{}slots:\n", indent);
+    for (std::size_t i = 0; i < info.slots.size(); ++i)
+        if (info.slots[i].active)
+            fmt::print("{}    [{}]: in use, {} iters, key offset {}\n", indent, i,
+                       info.slots[i].rounds, info.slots[i].key_offset);
+        else
+            fmt::print("{}    [{}]: free\n", indent, i);
+}
+
 void print_fact_line(const std::string& key, const block::FactValue& value) {
     std::string name = key;
     for (auto& c : name)
@@ -127,6 +190,8 @@ void print_fact_line(const std::string& key, const block::FactValue& value) {
             fmt::print("    {}: {}{}{}, {}{}\n", name.substr(0, name.size() - 1), extent.file,
                        extent.format.empty() ? "" : " ", extent.format,
                        human_size(extent.size_bytes), extent.compressed ? ", compressed" : "");
+    else if (const auto* encryption = std::get_if<block::EncryptionInfo>(&value))
+        print_encryption(key, *encryption);
     else
         for (const auto& bitmap : std::get<std::vector<block::BitmapInfo>>(value))
             fmt::print("    bitmap: {}, granularity {}{}{}\n", bitmap.name,
@@ -147,6 +212,8 @@ void print_human(const Fact& fact) {
                                                   static_cast<double>(node.size());
         fmt::print("disk size: {} ({:.0f} % of the virtual size)\n", human_size(*actual), share);
     }
+    if (fact.info.encrypted)
+        fmt::print("encrypted: yes\n");
     if (fact.info.cluster_bytes != 0)
         fmt::print("cluster_size: {}\n", fact.info.cluster_bytes);
     if (!fact.info.backing_file.empty()) {
@@ -186,6 +253,7 @@ Result<int> run(Session& session) {
         return base::fail(Errc::InvalidArgument, "--output is human or json");
     auto flags = open_flags(arguments, block::Access::ReadOnly);
     flags.backing = false; // nothing but the named file is opened
+    flags.unlock = false;  // its data is not looked at
     std::vector<Fact> chain;
     chain.push_back(DOPPEL_TRY(look_at(session, arguments.positional()[0], flags)));
     while (arguments.has("backing-chain") && !chain.back().info.backing_file.empty()) {

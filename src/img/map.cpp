@@ -18,6 +18,7 @@ constexpr std::array kFlags{
     Flag{"U", "", "do not lock", "force-share"},
     Flag{"output", "human|json", "form of the output"},
     Flag{"disk", "NAME", "of a package with several disks: which"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 
@@ -104,8 +105,9 @@ block::Task<void> map(block::Node& node, std::uint64_t begin, std::uint64_t end,
 Result<int> run(Session& session) {
     const auto& arguments = session.arguments;
     DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE"));
-    auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0],
-                                       open_flags(arguments, block::Access::ReadOnly)));
+    auto flags = open_flags(arguments, block::Access::ReadOnly);
+    flags.unlock = false; // its data is not looked at
+    auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     const auto size = image.node->size();
     const auto begin = std::min(size, DOPPEL_TRY(block::parse_size(arguments.get("s", "0"))));
     auto length = size - begin;

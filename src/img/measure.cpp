@@ -21,6 +21,7 @@ constexpr std::array kFlags{
     Flag{"l", "NAME", "measure this internal snapshot of FILE"},
     Flag{"U", "", "do not lock", "force-share"},
     Flag{"output", "human|json", "form of the output"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 
@@ -51,8 +52,9 @@ Result<block::SpaceNeed> measure(Session& session, const block::Format& format,
         return format.measure({size, 0}, options);
     }
     DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE, or --size SIZE"));
-    auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0],
-                                       open_flags(arguments, block::Access::ReadOnly)));
+    auto flags = open_flags(arguments, block::Access::ReadOnly);
+    flags.unlock = false; // its data is not looked at
+    auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     if (arguments.has("l"))
         DOPPEL_TRY_VOID(session.context.wait(image.node->view_snapshot(arguments.get("l"))));
     const block::OptionReader reader{format.options, options};

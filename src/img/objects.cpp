@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "img/objects.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <string_view>
 #include <vector>
 
 #include <fmt/core.h>
 
-#include "img/images.hpp"
+#include "base/unique_fd.hpp"
+#include "block/crypto/encoded_secret.hpp"
+#include "img/image_name.hpp"
 
 namespace doppel::img {
 
@@ -23,6 +30,8 @@ const std::vector<ObjectType>& types() {
     static const std::vector<ObjectType> kTypes{
         {"tls-creds-x509", {"id", "dir", "endpoint", "verify-peer"}},
         {"tls-creds-psk", {"id", "dir", "endpoint", "username"}},
+        {"throttle-group", {}}, // checked by what makes it
+        {"secret", {"id", "data", "file", "format", "keyid", "iv"}},
     };
     return kTypes;
 }
@@ -46,7 +55,8 @@ Result<Object> parse_object(const std::string& text) {
     if (comma != std::string::npos)
         object.values = DOPPEL_TRY(parse_options({text.substr(comma + 1)}));
     for (const auto& [name, value] : object.values)
-        if (std::ranges::find(type->properties, name) == type->properties.end())
+        if (!type->properties.empty() &&
+            std::ranges::find(type->properties, name) == type->properties.end())
             return bad(fmt::format("--object {}: there is no property '{}'", object.type, name));
     if (!object.values.contains("id"))
         return bad(fmt::format("--object {} has no id", object.type), "Add id=NAME.");
@@ -58,7 +68,90 @@ std::string value_of(const Object& object, std::string_view name, std::string st
     return found == object.values.end() ? std::move(standard) : found->second;
 }
 
+constexpr std::size_t kMaxSecret = 64u << 10;
+
+/// The file's bytes as they are: a line's end at their end belongs to them, as it does for QEMU.
+Result<block::Secret> read_secret(const std::string& path) {
+    const base::UniqueFd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+    if (!fd)
+        return base::fail_errno(errno, fmt::format("open '{}'", path));
+    block::Secret secret{kMaxSecret};
+    std::size_t size = 0;
+    while (size < kMaxSecret) {
+        const auto got = ::read(fd.get(), secret.span().data() + size, kMaxSecret - size);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return base::fail_errno(errno, fmt::format("read '{}'", path));
+        if (got == 0)
+            break;
+        size += static_cast<std::size_t>(got);
+    }
+    if (size == kMaxSecret)
+        return bad(fmt::format("'{}' is too long for a secret", path),
+                   fmt::format("At most {} bytes.", kMaxSecret - 1));
+    secret.shorten(size);
+    return secret;
+}
+
 } // namespace
+
+Result<block::Secret> Objects::secret(const std::string& id) const {
+    const auto found = secrets_.find(id);
+    if (found == secrets_.end())
+        return bad(fmt::format("there is no secret with the id '{}'", id),
+                   fmt::format("Define it: --object secret,id={},file=FILE.", id));
+    return block::Secret::of(found->second.span());
+}
+
+Result<block::filter::ThrottleGroup*> Objects::throttle_group(const std::string& id) const {
+    const auto found = groups_.find(id);
+    if (found == groups_.end())
+        return bad(fmt::format("there is no throttle group with the id '{}'", id),
+                   fmt::format("Define it: --object throttle-group,id={},iops-total=100.", id));
+    return found->second.get();
+}
+
+/// What there is behind the object, when it is more than its values.
+Result<void> Objects::make(const std::string& id, Object& object) {
+    if (object.type == "secret") {
+        DOPPEL_TRY_VOID(load_secret(id, object));
+        if (const auto data = object.values.extract("data"); !data.empty())
+            ::explicit_bzero(data.mapped().data(), data.mapped().size());
+    } else if (object.type == "throttle-group") {
+        block::OptionValues limits; // QEMU takes "limits.iops-total" and "x-iops-total"
+        for (const auto& [name, value] : object.values)
+            if (name != "id")
+                limits[name.starts_with("limits.") ? name.substr(7)
+                       : name.starts_with("x-")    ? name.substr(2)
+                                                   : name] = value;
+        groups_.emplace(id, DOPPEL_TRY(block::filter::ThrottleGroup::create(limits)));
+    }
+    return {};
+}
+
+Result<void> Objects::load_secret(const std::string& id, const Object& object) {
+    const auto form = value_of(object, "format", "raw");
+    if (form != "raw" && form != "base64")
+        return bad(fmt::format("format '{}' is unknown", form), "Use raw or base64.");
+    if (object.values.contains("data") == object.values.contains("file"))
+        return bad("it wants either data=… or file=FILE");
+    auto secret = object.values.contains("file") ? DOPPEL_TRY(read_secret(value_of(object, "file")))
+                                                 : block::Secret::of(value_of(object, "data"));
+    if (form == "base64")
+        secret = DOPPEL_TRY(block::crypto::decode_base64(secret.span()));
+    const auto key_id = value_of(object, "keyid");
+    if (!key_id.empty()) { // encrypted with another secret
+        const auto key = DOPPEL_TRY(this->secret(key_id));
+        const auto iv_text = value_of(object, "iv");
+        const auto iv = DOPPEL_TRY(
+            block::crypto::decode_base64(std::as_bytes(std::span{iv_text.data(), iv_text.size()})));
+        secret =
+            DOPPEL_TRY(block::crypto::decrypt_secret(key.span(), iv.span(), std::move(secret)));
+    }
+    secrets_.emplace(id, std::move(secret));
+    return {};
+}
 
 Result<Objects> Objects::parse(const Arguments& arguments) {
     Objects objects;
@@ -67,6 +160,10 @@ Result<Objects> Objects::parse(const Arguments& arguments) {
         const auto id = value_of(object, "id");
         if (!objects.by_id_.emplace(id, std::move(object)).second)
             return bad(fmt::format("--object: two objects have the id '{}'", id));
+        auto& kept = objects.by_id_.at(id);
+        if (auto made = objects.make(id, kept); !made)
+            return std::unexpected(std::move(made).error().with_context(
+                fmt::format("--object {} '{}'", kept.type, id)));
     }
     return objects;
 }

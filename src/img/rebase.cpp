@@ -24,6 +24,7 @@ constexpr std::array kRebaseFlags{
     Flag{"t", "MODE", "cache mode of the image [writeback]"},
     Flag{"p", "", "show progress even when stderr is no terminal"},
     Flag{"q", "", "say nothing"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 
@@ -34,6 +35,7 @@ constexpr std::array kCommitFlags{
     Flag{"t", "MODE", "cache mode [writeback]"},
     Flag{"p", "", "show progress even when stderr is no terminal"},
     Flag{"q", "", "say nothing"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 
@@ -76,7 +78,7 @@ Result<int> rebase(Session& session) {
                           "Add -F FORMAT.");
     const auto& path = arguments.positional()[0];
     auto flags = open_flags(arguments, block::Access::ReadWrite);
-    flags.backing = !arguments.has("u");
+    flags.backing = flags.unlock = !arguments.has("u");
     auto image = DOPPEL_TRY(open_named(session, path, flags));
     if (!arguments.has("u")) {
         block::OpenedImage base;
@@ -120,45 +122,42 @@ block::Task<void> write_down(block::Node& image, block::Node& target, std::uint3
 }
 
 struct Target {
-    std::string path;
-    std::string format;
-    std::string above; // the image that stands on it
-    std::string above_format;
+    ImageName image;
+    ImageName above;         // the image that stands on it
     std::uint32_t depth = 1; // images above it
 };
 
 /// The image of the chain that -b names, by its path or by how the chain writes it.
-Result<Target> find_target(Session& session, const std::string& path, const std::string& wanted) {
+Result<Target> find_target(Session& session, const ImageName& name, const std::string& wanted) {
     OpenFlags flags;
-    flags.format = session.arguments.get("f");
-    flags.backing = false;
-    Target target{path, {}, {}, {}, 0};
+    flags.backing = flags.unlock = false;
+    Target target{name, {}, 0};
     while (target.depth < block::kMaxChainDepth) {
-        auto image = DOPPEL_TRY(open_named(session, target.path, flags));
+        auto image = DOPPEL_TRY(open_named(session, target.image, flags));
         const auto info = image.node->info();
         if (info.backing_file.empty())
             break;
-        target.above = target.path;
-        target.above_format = image.format->name;
-        target.path = backing_path(info.backing_file, image.node->name());
-        target.format = flags.format = info.backing_format;
+        target.above = target.image;
+        target.above.format = image.format->name;
+        target.image = target.above.behind(backing_path(info.backing_file, image.node->name()),
+                                           info.backing_format);
         ++target.depth;
-        if (wanted.empty() || wanted == target.path || wanted == info.backing_file)
+        if (wanted.empty() || wanted == target.image.path || wanted == info.backing_file)
             return target;
     }
     return wanted.empty()
-               ? base::fail(Errc::InvalidArgument, fmt::format("'{}' has no backing file", path))
+               ? base::fail(Errc::InvalidArgument,
+                            fmt::format("'{}' has no backing file", name.path))
                : base::fail(Errc::InvalidArgument,
-                            fmt::format("'{}' is not in the chain of '{}'", wanted, path));
+                            fmt::format("'{}' is not in the chain of '{}'", wanted, name.path));
 }
 
 /// The image above a target that has changed: it stays the right one to stand on.
 Result<void> accept_target(Session& session, const Target& target, bool empty) {
     OpenFlags flags;
-    flags.format = target.above_format;
     flags.access = block::Access::ReadWrite;
     flags.cache = session.arguments.get("t", "writeback");
-    flags.backing = false;
+    flags.backing = flags.unlock = false;
     auto image = DOPPEL_TRY(open_named(session, target.above, flags));
     DOPPEL_TRY_VOID(session.context.wait(image.node->accept_backing()));
     if (empty)
@@ -169,19 +168,14 @@ Result<void> accept_target(Session& session, const Target& target, bool empty) {
 Result<int> commit(Session& session) {
     const auto& arguments = session.arguments;
     DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE"));
-    const auto path =
-        DOPPEL_TRY(parse_image_name(arguments.positional()[0], arguments.has("image-opts"), {}))
-            .path;
-    const auto found = DOPPEL_TRY(find_target(session, path, arguments.get("b")));
+    const auto name = DOPPEL_TRY(parse_image_name(arguments.positional()[0],
+                                                  arguments.has("image-opts"), arguments.get("f")));
+    const auto found = DOPPEL_TRY(find_target(session, name, arguments.get("b")));
     // The chain below is open twice here: we hold the target for writing, and read the chain
     // without locks of our own.
-    block::ImageOptions options;
-    options.format = found.format;
-    options.access = block::Access::ReadWrite;
-    options.cache = DOPPEL_TRY(block::parse_cache_mode(arguments.get("t", "writeback")));
-    auto target =
-        DOPPEL_TRY(session.context.wait(block::open_image(session.context, found.path, options)));
-    auto flags = open_flags(arguments, block::Access::ReadOnly);
+    auto flags = open_flags(arguments, block::Access::ReadWrite);
+    auto target = DOPPEL_TRY(open_named(session, found.image, flags));
+    flags.access = block::Access::ReadOnly;
     flags.shared = true;
     {
         auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));

@@ -14,6 +14,7 @@ constexpr std::array kFlags{
     Flag{"f", "FORMAT", "format of the image [found out]"},
     Flag{"shrink", "", "allow a smaller size; what lies behind the new end is lost"},
     Flag{"q", "", "say nothing"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 
@@ -35,8 +36,9 @@ Result<std::uint64_t> new_size(const std::string& text, std::uint64_t old) {
 Result<int> run(Session& session) {
     const auto& arguments = session.arguments;
     DOPPEL_TRY_VOID(arguments.expect(2, 2, "FILE [+|-]SIZE"));
-    auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0],
-                                       open_flags(arguments, block::Access::ReadWrite)));
+    auto flags = open_flags(arguments, block::Access::ReadWrite);
+    flags.unlock = false; // some formats need no more than their tables
+    auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     auto& node = *image.node;
     const auto size = DOPPEL_TRY(new_size(arguments.positional()[1], node.size()));
     if (size < node.size() && !arguments.has("shrink"))

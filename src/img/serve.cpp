@@ -18,7 +18,6 @@
 #include "block/nbd/server.hpp"
 #include "img/background.hpp"
 #include "img/images.hpp"
-#include "img/objects.hpp"
 
 namespace doppel::img {
 
@@ -40,7 +39,7 @@ constexpr std::array kFlags{
     Flag{"cache", "MODE", "cache mode [writeback]"},
     Flag{"U", "", "do not lock; with -r", "force-share"},
     Flag{"tls-creds", "ID", "clients must use TLS with this object's credentials"},
-    Flag{"object", "TYPE,id=ID,…", "tls-creds-x509 or -psk, with dir=FOLDER,endpoint=server"},
+    Flag{"object", "TYPE,id=ID,…", "credentials for TLS (endpoint=server), a secret"},
     Flag{"pid-file", "FILE", "write the process's number there once it listens"},
     Flag{"fork", "", "return once it listens, and go on in the background"},
     Flag{"handshake-limit", "SECONDS", "for a client to choose an export; 0: any time [10]"},
@@ -193,7 +192,6 @@ Result<int> run(Session& session) {
     // and mapped anew each time.
     ::mallopt(M_MMAP_THRESHOLD, kKeptBytes);
     ::mallopt(M_TRIM_THRESHOLD, kKeptBytes);
-    const auto objects = DOPPEL_TRY(Objects::parse(arguments));
     block::nbd::ServerOptions options;
     options.max_clients = DOPPEL_TRY(parse_limit("-e", arguments.get("e", "16")));
     options.handshake_limit = std::chrono::seconds{
@@ -201,8 +199,8 @@ Result<int> run(Session& session) {
     options.warn = [](const std::string& text) { fmt::print(stderr, "serve: {}\n", text); };
     std::unique_ptr<block::nbd::TlsCredentials> tls;
     if (arguments.has("tls-creds")) {
-        const auto wanted =
-            DOPPEL_TRY(objects.tls(arguments.get("tls-creds"), block::nbd::TlsRole::Server));
+        const auto wanted = DOPPEL_TRY(
+            session.objects.tls(arguments.get("tls-creds"), block::nbd::TlsRole::Server));
         tls = DOPPEL_TRY(block::nbd::TlsCredentials::load(wanted));
         options.tls = tls.get();
     }

@@ -20,6 +20,7 @@ constexpr std::array kFlags{
     Flag{"f", "FORMAT", "format of the image [found out]"},
     Flag{"q", "", "say nothing"},
     Flag{"U", "", "do not lock (with -l)", "force-share"},
+    Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
 };
 
@@ -42,6 +43,7 @@ Result<int> run(Session& session) {
     const bool list = arguments.has("l") || actions == 0;
     auto flags = open_flags(arguments, list ? block::Access::ReadOnly : block::Access::ReadWrite);
     flags.backing = false;
+    flags.unlock = false; // its data is not looked at
     auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     auto& node = *image.node;
     if (list) {

@@ -43,7 +43,7 @@ struct Copier::Work {
 Copier::Copier(IoContext& context, Node& source, ImageNode& target, CopyOptions options)
     : context_{context}, source_{source}, target_{target}, options_{std::move(options)},
       size_{std::min(source.size(), target.size())},
-      can_place_{options_.bulk && plain_descriptor(target.file()) >= 0},
+      can_place_{options_.bulk && target.plain_data() && plain_descriptor(target.file()) >= 0},
       can_move_{options_.unseen && can_place_ && !options_.compress && !options_.salvage},
       ordered_{options_.compress && target.is_stream()}, turns_{context}, finding_{context},
       writing_{context} {}

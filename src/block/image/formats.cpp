@@ -7,6 +7,7 @@
 #include <fmt/core.h>
 
 #include "block/image/ova_format.hpp"
+#include "block/luks/luks_node.hpp"
 #include "block/parallels/parallels_node.hpp"
 #include "block/qcow2/qcow2_node.hpp"
 #include "block/qed/qed_node.hpp"
@@ -19,9 +20,9 @@
 namespace doppel::block {
 
 std::span<const Format* const> formats() {
-    static const std::array kAll{&raw::format(),       &qcow2::format(), &vdi::format(),
-                                 &vhdx::format(),      &vpc::format(),   &vmdk::format(),
-                                 &parallels::format(), &qed::format(),   &ova_format()};
+    static const std::array kAll{
+        &raw::format(),  &qcow2::format(), &vdi::format(),       &vhdx::format(), &vpc::format(),
+        &vmdk::format(), &luks::format(),  &parallels::format(), &qed::format(),  &ova_format()};
     return kAll;
 }
 

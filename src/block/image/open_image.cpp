@@ -12,6 +12,7 @@
 
 #include "block/aligned_memory.hpp"
 #include "block/nbd/client_node.hpp"
+#include "block/option_reader.hpp"
 #include "block/raw/raw_node.hpp"
 
 namespace doppel::block {
@@ -69,6 +70,9 @@ public:
         options.trust_probe = false;
         options.repair_later = false;
         ++options.depth;
+        options.driver = options_behind(like.driver, "backing.");
+        if (const auto driver = options.driver.extract("driver"); !driver.empty())
+            options.format = driver.mapped();
         auto task = open_image(context_, resolve(written, image), options);
         auto opened = co_await task;
         if (!opened)
@@ -100,11 +104,26 @@ Task<const Format*> settle_format(Node& file, ImageOptions options) {
     co_return &probe_format(head.span(), file.size());
 }
 
+/// What is for the backing file is checked there.
+Result<void> check_open_options(const Format& format, const ImageOptions& options) {
+    auto own = options.driver;
+    std::erase_if(own, [](const auto& one) { return one.first.starts_with("backing."); });
+    return OptionReader{format.open_options, own}.check_names(format.name);
+}
+
 bool looks_like_format(std::span<const std::byte> sector) {
     return probe_format(sector, 1u << 30).name != "raw";
 }
 
 } // namespace
+
+OptionValues options_behind(const OptionValues& values, std::string_view prefix) {
+    OptionValues behind;
+    for (const auto& [name, value] : values)
+        if (name.starts_with(prefix))
+            behind.emplace(name.substr(prefix.size()), value);
+    return behind;
+}
 
 bool is_network_name(const std::string& name) { return nbd::is_url(name); }
 
@@ -122,6 +141,7 @@ Task<OpenedImage> open_image(IoContext& context, std::string path, ImageOptions 
     DOPPEL_AWAIT(file,
                  open_protocol(context, path, {options.access, options.cache, options.sharing}));
     DOPPEL_AWAIT(format, settle_format(*file, options));
+    DOPPEL_CO_TRY_VOID(check_open_options(*format, options));
     OpenedImage image;
     image.format = format;
     image.probed = options.format.empty();

@@ -14,6 +14,9 @@ Task<std::unique_ptr<Node>> open_protocol(IoContext& context, std::string name,
 /// Whether open_protocol would connect to a server.
 bool is_network_name(const std::string& name);
 
+/// Those options whose names begin with `prefix`, without it.
+OptionValues options_behind(const OptionValues& values, std::string_view prefix);
+
 struct OpenedImage {
     std::unique_ptr<ImageNode> node;
     const Format* format = nullptr;

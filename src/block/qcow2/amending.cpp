@@ -29,6 +29,16 @@ Task<void> Qcow2Node::change_backing(std::string file, std::string backing_forma
 
 /// To version 2: nothing may be left that it cannot express.
 Task<void> Qcow2Node::amend(OptionValues values) {
+    OptionValues keys;
+    for (const auto& [name, value] : values)
+        if (crypto::is_encrypt_option(name))
+            keys.emplace(name, value);
+    if (!keys.empty()) {
+        DOPPEL_AWAIT_VOID(change_keys(keys));
+        std::erase_if(values, [&](const auto& one) { return keys.contains(one.first); });
+        if (values.empty())
+            co_return {};
+    }
     const OptionReader options{create_options(), values};
     DOPPEL_CO_TRY_VOID(options.check_names("qcow2"));
     for (const auto& [name, value] : values)

@@ -57,6 +57,7 @@ bool Checker::count(const char* what, std::uint64_t offset, std::uint64_t bytes,
 
 Task<void> Checker::count_active() {
     count("the header", 0, node_.geometry_.cluster());
+    count("the LUKS header", node_.header_.crypto.offset, node_.header_.crypto.bytes);
     count("the L1 table", node_.header_.l1_offset, node_.l1_.size() * 8);
     for (std::size_t i = 0; i < node_.l1_.size(); ++i) {
         const auto table = node_.l1_[i] & kOffsetMask;

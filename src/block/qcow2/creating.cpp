@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// qcow2 as a row of the format table: probing, creating, amending.
+#include <algorithm>
 #include <array>
 #include <bit>
 
@@ -14,7 +15,7 @@ namespace doppel::block::qcow2 {
 
 namespace {
 
-constexpr std::array kOptions{
+constexpr std::array kPlainOptions{
     OptionSpec{"backing_file", OptionKind::Text, "", "image that shows where this one is empty"},
     OptionSpec{"backing_fmt", OptionKind::Text, "", "its format"},
     OptionSpec{"cluster_size", OptionKind::Size, "64k", "unit of allocation, 512 to 2M"},
@@ -22,12 +23,30 @@ constexpr std::array kOptions{
     OptionSpec{"compression_type", OptionKind::Text, "zlib", "zlib or zstd"},
     OptionSpec{"data_file", OptionKind::Text, "", "file that holds the data instead of the image"},
     OptionSpec{"data_file_raw", OptionKind::Switch, "off", "the data file is a valid raw image"},
+    OptionSpec{"encrypt.format", OptionKind::Text, "", "luks: encrypt the data"},
     OptionSpec{"extended_l2", OptionKind::Switch, "off", "track 32 parts of each cluster"},
     OptionSpec{"lazy_refcounts", OptionKind::Switch, "off",
                "write refcounts late; a crash costs a repair"},
     OptionSpec{"preallocation", OptionKind::Text, "off", "off, metadata, falloc or full"},
     OptionSpec{"refcount_bits", OptionKind::Number, "16", "width of a refcount, 1 to 64"},
     OptionSpec{"size", OptionKind::Size, "", "size of the virtual disk"},
+};
+
+/// With those of encryption.
+const std::vector<OptionSpec>& all_options() {
+    static const auto kAll = [] {
+        std::vector<OptionSpec> all{kPlainOptions.begin(), kPlainOptions.end()};
+        const auto more = crypto::encrypt_create_options();
+        all.insert(all.end(), more.begin(), more.end());
+        std::ranges::sort(all, {}, &OptionSpec::name);
+        return all;
+    }();
+    return kAll;
+}
+
+constexpr std::array kOpenOptions{
+    OptionSpec{"encrypt.format", OptionKind::Text, "", "luks"},
+    OptionSpec{"encrypt.key-secret", OptionKind::Text, "", "id of the secret with the passphrase"},
 };
 
 int probe(std::span<const std::byte> head, std::uint64_t) { return is_qcow2(head) ? 100 : 0; }
@@ -81,6 +100,27 @@ Result<void> read_features(Header& header, const OptionReader& options) {
     return {};
 }
 
+bool wants_encryption(const OptionReader& options) {
+    return !options.text("encrypt.format").empty();
+}
+
+Result<void> check_encryption(const Header& header, const OptionReader& options) {
+    if (!wants_encryption(options)) {
+        for (const auto& spec : crypto::encrypt_create_options())
+            if (options.given(spec.name))
+                return wrong(fmt::format("{} wants encrypt.format=luks", spec.name));
+        return {};
+    }
+    if (const auto form = options.text("encrypt.format"); form != "luks")
+        return wrong(fmt::format("encrypt.format '{}' is unknown", form), "Use luks.");
+    DOPPEL_TRY(crypto::read_luks_options(options, "encrypt."));
+    if (header.external_data())
+        return wrong("encryption and data_file exclude each other");
+    if (header.version < 3 && options.text("preallocation") != "off")
+        return wrong("preallocation of an encrypted image wants compat 1.1");
+    return {};
+}
+
 Result<Header> header_of(const OptionReader& options) {
     DOPPEL_TRY_VOID(options.check_names("qcow2"));
     Header header;
@@ -99,6 +139,7 @@ Result<Header> header_of(const OptionReader& options) {
         return wrong("compat 0.10 has 16 refcount bits, zlib, and neither lazy_refcounts, "
                      "extended_l2 nor data_file",
                      "Use compat 1.1.");
+    DOPPEL_TRY_VOID(check_encryption(header, options));
     const auto mode = options.text("preallocation");
     if (mode != "off" && mode != "metadata" && mode != "falloc" && mode != "full")
         return wrong(fmt::format("preallocation '{}' is unknown", mode),
@@ -145,8 +186,16 @@ Task<void> fill_preallocated(Node& file, const std::string& mode, std::uint64_t 
 }
 
 Task<void> create(CreateRequest request) {
-    const OptionReader options{kOptions, request.options};
+    const OptionReader options{all_options(), request.options};
     DOPPEL_CO_TRY(header, header_of(options));
+    crypto::LuksOptions luks;
+    Secret passphrase;
+    if (wants_encryption(options)) {
+        DOPPEL_CO_TRY(wanted, crypto::read_luks_options(options, "encrypt."));
+        DOPPEL_CO_TRY(found, crypto::find_secret(options, "encrypt.key-secret", request.secrets));
+        luks = wanted;
+        passphrase = std::move(found);
+    }
     if (request.size_bytes % 512 != 0)
         request.size_bytes = base::align_up(request.size_bytes, 512);
     DOPPEL_AWAIT_VOID(write_minimal(*request.file, header));
@@ -163,6 +212,8 @@ Task<void> create(CreateRequest request) {
     again.options.access = Access::ReadWrite;
     again.options.backing = false;
     DOPPEL_AWAIT(node, Qcow2Node::open(std::move(again)));
+    if (wants_encryption(options))
+        DOPPEL_AWAIT_VOID(node->encrypt(std::move(luks), std::move(passphrase)));
     DOPPEL_AWAIT_VOID(node->resize(request.size_bytes));
     const auto mode = options.text("preallocation");
     const auto begin = node->file()->size();
@@ -176,12 +227,16 @@ Task<void> create(CreateRequest request) {
 
 /// As if the disk were written once, from beginning to end.
 Result<SpaceNeed> measure(const DiskUse& use, const OptionValues& values) {
-    const OptionReader options{kOptions, values};
+    const OptionReader options{all_options(), values};
     const auto header = DOPPEL_TRY(header_of(options));
     const Geometry geometry{header};
     const auto data = geometry.clusters_for(use.size_bytes);
     const auto l1_entries = geometry.l1_entries_for(use.size_bytes);
-    const auto tables = 1 + l1_entries + geometry.clusters_for(l1_entries * 8);
+    auto tables = 1 + l1_entries + geometry.clusters_for(l1_entries * 8);
+    if (wants_encryption(options)) {
+        const auto luks = DOPPEL_TRY(crypto::read_luks_options(options, "encrypt."));
+        tables += geometry.clusters_for(DOPPEL_TRY(crypto::LuksVolume::plan(luks)).payload_bytes());
+    }
     std::uint64_t counted = 0; // clusters of refcount blocks and their table
     while (true) {
         const auto blocks = (tables + data + counted + geometry.refblock_entries() - 1) /
@@ -199,14 +254,9 @@ Result<SpaceNeed> measure(const DiskUse& use, const OptionValues& values) {
     return SpaceNeed{preallocated ? full : metadata + use.data_bytes, full};
 }
 
-constexpr Format kFormat{"qcow2", "QEMU's image: thin, snapshots, backing files, compression",
-                         probe,   open,
-                         create,  kOptions,
-                         measure};
-
 } // namespace
 
-std::span<const OptionSpec> create_options() { return kOptions; }
+std::span<const OptionSpec> create_options() { return all_options(); }
 
 Result<std::uint32_t> parse_compat(const std::string& compat) {
     if (compat == "1.1" || compat == "v3")
@@ -216,6 +266,13 @@ Result<std::uint32_t> parse_compat(const std::string& compat) {
     return wrong(fmt::format("compat '{}' is unknown", compat), "Use 0.10 or 1.1.");
 }
 
-const Format& format() { return kFormat; }
+const Format& format() {
+    static const Format kFormat{
+        "qcow2", "QEMU's image: thin, snapshots, backing files, compression",
+        probe,   open,
+        create,  all_options(),
+        measure, kOpenOptions};
+    return kFormat;
+}
 
 } // namespace doppel::block::qcow2

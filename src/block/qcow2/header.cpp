@@ -22,6 +22,8 @@ constexpr std::size_t kV3MinBytes = 104;
 constexpr std::size_t kV3HeaderBytes = 112;
 constexpr std::uint32_t kExtBackingFormat = 0xe2792aca;
 constexpr std::uint32_t kExtFeatureNames = 0x6803f857;
+constexpr std::uint32_t kExtCrypto = 0x0537be77;
+constexpr std::uint64_t kMaxCryptoBytes = 64u << 20;
 constexpr std::uint32_t kExtBitmaps = 0x23852875;
 constexpr std::uint32_t kExtDataFile = 0x44415441;
 constexpr std::size_t kMaxFormatName = 16;
@@ -53,6 +55,11 @@ Result<void> parse_extension(Header& header, std::uint32_t type, std::span<const
             return corrupt("the bitmap extension is shorter than 24 bytes");
         header.bitmaps = {field<std::uint32_t>(bytes, 0), field<std::uint64_t>(bytes, 8),
                           field<std::uint64_t>(bytes, 16)};
+        return {};
+    case kExtCrypto:
+        if (bytes.size() != 16)
+            return corrupt(fmt::format("the encryption extension has {} bytes", bytes.size()));
+        header.crypto = {field<std::uint64_t>(bytes, 0), field<std::uint64_t>(bytes, 8)};
         return {};
     default: header.unknown_extensions.push_back({type, {bytes.begin(), bytes.end()}}); return {};
     }
@@ -122,6 +129,20 @@ Result<void> check_numbers(const Header& header, std::uint64_t file_bytes) {
         return corrupt(fmt::format("{} snapshots, allowed are 65536", header.snapshot_count));
     return check_table("snapshot table", header.snapshots_offset,
                        std::uint64_t{header.snapshot_count} * 40, 64u << 20, header, file_bytes);
+}
+
+Result<void> check_encryption(const Header& header, std::uint64_t file_bytes) {
+    if (header.crypt_method == kCryptNone)
+        return {};
+    if (header.crypt_method != kCryptLuks)
+        return fail(Errc::Unsupported,
+                    fmt::format("the image is encrypted by method {}, only LUKS is known here",
+                                header.crypt_method),
+                    "Convert it with the program that made it.");
+    if (header.crypto.bytes == 0)
+        return corrupt("the image is encrypted and does not say where its LUKS header is");
+    return check_table("LUKS header", header.crypto.offset, header.crypto.bytes, kMaxCryptoBytes,
+                       header, file_bytes);
 }
 
 Result<std::size_t> parse_v3_fields(Header& header, std::span<const std::byte> head) {
@@ -207,6 +228,12 @@ void append_extensions(std::vector<std::byte>& out, const Header& header) {
         store_be(bytes.data() + 16, header.bitmaps.directory_offset);
         append_extension(out, kExtBitmaps, bytes);
     }
+    if (header.crypt_method == kCryptLuks) {
+        std::array<std::byte, 16> bytes{};
+        store_be(bytes.data(), header.crypto.offset);
+        store_be(bytes.data() + 8, header.crypto.bytes);
+        append_extension(out, kExtCrypto, bytes);
+    }
     for (const auto& extension : header.unknown_extensions)
         append_extension(out, extension.type, extension.bytes);
     out.resize(out.size() + 8); // the end marker
@@ -276,6 +303,7 @@ Result<Header> parse_header(std::span<const std::byte> head, std::uint64_t file_
     const auto end =
         backing_at != 0 ? std::min<std::size_t>(backing_at, cluster.size()) : cluster.size();
     DOPPEL_TRY_VOID(parse_extensions(header, cluster, length, end));
+    DOPPEL_TRY_VOID(check_encryption(header, file_bytes));
     return header;
 }
 

@@ -48,6 +48,13 @@ struct BitmapExtension {
     std::uint64_t directory_offset = 0;
 };
 
+/// Where the LUKS header lies (crypt_method 2).
+struct CryptoExtension {
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;
+};
+constexpr std::uint32_t kCryptNone = 0, kCryptLuks = 2;
+
 struct Header {
     std::uint32_t version = 3;
     unsigned cluster_bits = 16;
@@ -68,6 +75,7 @@ struct Header {
     std::string backing_format;
     std::string data_file;
     BitmapExtension bitmaps;
+    CryptoExtension crypto;
     std::vector<Extension> unknown_extensions; // kept when the header is rewritten
 
     bool has(std::uint64_t feature) const { return (incompatible & feature) != 0; }

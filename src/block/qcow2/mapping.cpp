@@ -143,7 +143,8 @@ Task<Extent> Qcow2Node::status(std::uint64_t offset, std::uint64_t length) {
     extent.length = run.length;
     switch (run.kind) {
     case Kind::Data:
-        extent.host = run.host;
+        if (!luks_) // else nobody can use what lies there
+            extent.host = run.host;
         extent.place = data_;
         break;
     case Kind::Compressed: extent.content = Content::Compressed; break;

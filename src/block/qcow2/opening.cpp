@@ -57,12 +57,6 @@ Task<std::unique_ptr<Qcow2Node>> Qcow2Node::open(OpenRequest request) {
     auto header = co_await header_task;
     if (!header)
         co_return context(std::move(header).error());
-    if (header->crypt_method != 0)
-        co_return context(Error{Errc::Unsupported,
-                                0,
-                                "the image is encrypted",
-                                {},
-                                "Encrypted images cannot be opened."});
     DOPPEL_AWAIT(l1, read_table(*request.file, header->l1_offset, header->l1_entries));
     DOPPEL_AWAIT(reftable, read_table(*request.file, header->reftable_offset,
                                       header->reftable_clusters * header->cluster_bytes() / 8));
@@ -96,6 +90,7 @@ Task<void> Qcow2Node::open_files(ImageOpener& opener) {
         data_file_ = std::move(data);
         data_ = data_file_.get();
     }
+    DOPPEL_AWAIT_VOID(open_encryption());
     DOPPEL_AWAIT_VOID(bitmaps_.load(*this));
     if (header_.backing_file.empty() || !options_.backing)
         co_return {};
@@ -142,6 +137,7 @@ ImageInfo Qcow2Node::info() const {
     info.cluster_bytes = geometry_.cluster();
     info.dirty = header_.has(incompatible::kDirty);
     info.corrupt = header_.has(incompatible::kCorrupt);
+    info.encrypted = luks_ != nullptr;
     info.facts.emplace_back("compat", std::string{header_.version >= 3 ? "1.1" : "0.10"});
     info.facts.emplace_back(
         "compression-type",
@@ -152,6 +148,8 @@ ImageInfo Qcow2Node::info() const {
     info.facts.emplace_back("refcount-bits", std::uint64_t{1} << header_.refcount_order);
     if (header_.version >= 3)
         info.facts.emplace_back("corrupt", info.corrupt);
+    if (luks_)
+        info.facts.emplace_back("encrypt", luks_->info());
     if (const auto bitmaps = bitmaps_.list(); !bitmaps.empty())
         info.facts.emplace_back("bitmaps", bitmaps);
     if (header_.external_data()) {

@@ -36,7 +36,7 @@ Task<std::vector<Placement>> Qcow2Node::place(std::uint64_t offset, std::uint64_
 }
 
 CompressionKind Qcow2Node::compression() const {
-    if (data_file_)
+    if (data_file_ || luks_) // encrypted ones would show how well they compress
         return CompressionKind::None;
     return header_.compression == Compression::Zstd ? CompressionKind::Zstd
                                                     : CompressionKind::Deflate;
@@ -75,8 +75,8 @@ Task<void> Qcow2Node::release_packing() {
 
 /// Compressed clusters lie byte to byte; each adds one reference to the host clusters it touches.
 Task<void> Qcow2Node::write_compressed(std::uint64_t offset, std::vector<std::byte> bytes) {
-    if (data_file_)
-        co_return base::fail(Errc::Unsupported, "external data cannot be compressed");
+    if (data_file_ || luks_)
+        co_return base::fail(Errc::Unsupported, "external or encrypted data cannot be compressed");
     DOPPEL_VERIFY(!bytes.empty() && bytes.size() < geometry_.cluster(), "it was compressed");
     std::uint64_t at = 0;
     {
@@ -107,9 +107,14 @@ Task<void> Qcow2Node::preallocate() {
         DOPPEL_AWAIT(places, place(at, std::min(kStep, size() - at)));
         for (const auto& placement : places)
             end = std::max(end, placement.host + placement.length);
+        if (luks_) // zeroes of the file are noise to the guest: the tables say zero
+            DOPPEL_AWAIT_VOID(empty_clusters(
+                at, std::min(at + kStep, base::align_up(size(), geometry_.cluster())),
+                Emptying::ZeroKeep));
     }
-    if (data_->size() < end)
-        DOPPEL_AWAIT_VOID(data_->resize(data_file_ ? size() : end));
+    auto& store = data_file_ ? *data_file_ : *file_;
+    if (store.size() < end)
+        DOPPEL_AWAIT_VOID(store.resize(data_file_ ? size() : end));
     co_return {};
 }
 

@@ -18,6 +18,8 @@
 #include <vector>
 
 #include "block/async_lock.hpp"
+#include "block/crypto/cipher_node.hpp"
+#include "block/crypto/luks_options.hpp"
 #include "block/format.hpp"
 #include "block/image_node.hpp"
 #include "block/qcow2/bitmap_list.hpp"
@@ -63,7 +65,11 @@ public:
     Task<void> amend(OptionValues options) override;
     BitmapStore* bitmaps() override { return &bitmaps_; }
 
+    /// From now on data is encrypted. Only a new image, before anything is written.
+    Task<void> encrypt(crypto::LuksOptions options, Secret passphrase);
+
     // For bulk writers of an image that nobody else uses yet (block/copy).
+    bool plain_data() const override { return header_.crypt_method == kCryptNone; }
     Task<std::vector<Placement>> place(std::uint64_t offset, std::uint64_t length) override;
     CompressionKind compression() const override;
     Task<void> write_compressed(std::uint64_t offset, std::vector<std::byte> bytes) override;
@@ -90,6 +96,12 @@ private:
     // opening.cpp
     Task<void> open_files(ImageOpener& opener);
     Task<void> prepare_for_writing();
+
+    // encrypting.cpp
+    Task<void> open_encryption();
+    Result<void> use_cipher();
+    Result<void> require_unlocked() const;
+    Task<void> change_keys(OptionValues values);
 
     // mapping.cpp
     Kind kind_of(const Entry& entry, unsigned subcluster) const;
@@ -191,8 +203,10 @@ private:
     IoContext& context_;
     ImageOptions options_;
     std::unique_ptr<Node> file_;
-    std::unique_ptr<Node> data_file_; // only with external data
-    Node* data_;                      // where guest data lies
+    std::unique_ptr<Node> data_file_;            // only with external data
+    Node* data_;                                 // where guest data lies, in the clear
+    std::unique_ptr<crypto::LuksVolume> luks_;   // only of an encrypted image
+    std::unique_ptr<crypto::CipherNode> cipher_; // data_, once it is unlocked
     std::unique_ptr<Node> backing_;
     Header header_;
     Geometry geometry_;

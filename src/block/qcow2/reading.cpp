@@ -24,7 +24,10 @@ Task<void> Qcow2Node::read_mapped(std::uint64_t offset, IoBuffer into) {
         DOPPEL_AWAIT(run, find_run(offset + done, into.size() - done));
         const auto part = into.slice(done, run.length);
         switch (run.kind) {
-        case Kind::Data: DOPPEL_AWAIT_VOID(data_->read(run.host, part)); break;
+        case Kind::Data:
+            DOPPEL_CO_TRY_VOID(require_unlocked());
+            DOPPEL_AWAIT_VOID(data_->read(run.host, part));
+            break;
         case Kind::Zero: part.fill(std::byte{0}); break;
         case Kind::Unallocated: DOPPEL_AWAIT_VOID(read_behind(offset + done, part)); break;
         case Kind::Compressed:

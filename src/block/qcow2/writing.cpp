@@ -28,6 +28,7 @@ Task<void> Qcow2Node::write(std::uint64_t offset, IoBuffer from, Durability dura
 
 /// Writes what one run or one plan covers; yields how much that was.
 Task<std::uint64_t> Qcow2Node::write_some(std::uint64_t offset, IoBuffer from) {
+    DOPPEL_CO_TRY_VOID(require_unlocked());
     const auto begin = base::align_down(offset, geometry_.cluster());
     const auto end = base::align_up(offset + from.size(), geometry_.cluster());
     {
@@ -217,6 +218,7 @@ Result<void> Qcow2Node::check_overlap(std::uint64_t host, std::uint64_t length) 
     const bool hit = hits(0, geometry_.cluster()) || hits(header_.l1_offset, l1_.size() * 8) ||
                      hits(header_.snapshots_offset, std::uint64_t{header_.snapshot_count} * 40) ||
                      hits(header_.bitmaps.directory_offset, header_.bitmaps.directory_bytes) ||
+                     hits(header_.crypto.offset, header_.crypto.bytes) ||
                      l2_.overlaps(host, length) || refcounts_.overlaps(host, length);
     if (!hit)
         return {};
