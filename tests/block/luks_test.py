@@ -48,7 +48,7 @@ class Rig(unittest.TestCase):
 
 CIPHERS = ((), ("cipher-alg=aes-128",), ("cipher-mode=cbc", "ivgen-alg=essiv",
                                          "ivgen-hash-alg=sha256"),
-           ("cipher-mode=cbc", "ivgen-alg=plain64", "cipher-alg=aes-192", "hash-alg=sha1"),
+           ("cipher-mode=cbc", "ivgen-alg=plain64", "hash-alg=sha1"),
            ("hash-alg=sha512", "ivgen-alg=plain"))
 
 
@@ -72,6 +72,13 @@ class Volumes(Rig):
                 self.assertEqual(dump.count("DISABLED"), 7)
                 self.unlocks(image, "first")
                 self.unlocks(image, "wrong", code=2)
+
+    def test_a_cipher_that_qemu_fails_on(self):
+        """Its key material is no whole sectors, and QEMU 7.2 aborts."""
+        image = self.folder / "ours"
+        self.convert(IMG, image, "cipher-mode=cbc", "cipher-alg=aes-192")
+        self.unlocks(image, "first")
+        self.compare(IMG, image, "luks")
 
     def test_theirs_in_our_hands(self):
         for options in CIPHERS:
@@ -217,7 +224,7 @@ class Qcow2(Rig):
         self.compare("qemu-img", image)
         run(IMG, "snapshot", "-c", "s", image)
         run(IMG, "resize", "-q", image, "4M")
-        run("qemu-img", "check", image)
+        run("qemu-img", "check", *self.secret(), "--image-opts", self.opts(image))
         with open(self.raw, "r+b") as model:
             model.truncate(4 * MIB)
         self.compare("qemu-img", image)
@@ -260,7 +267,7 @@ class Qcow2(Rig):
         self.assertIn("base.qcow2' is encrypted", refused.stderr)
         run(IMG, "commit", "-q", *both, "--image-opts", names)
         self.compare("qemu-img", base, raw=flat)
-        run("qemu-img", "check", base)
+        run("qemu-img", "check", *self.secret(), "--image-opts", self.opts(base))
 
 
 class Secrets(Rig):

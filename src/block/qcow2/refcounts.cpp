@@ -161,7 +161,38 @@ Task<Refcounts::Run> Refcounts::allocate_some(std::uint64_t count) {
     }
 }
 
+/// More clusters than a block may have left to count: new blocks side by side, and behind them the
+/// clusters, all behind what was counted before.
+Task<std::uint64_t> Refcounts::allocate_many(std::uint64_t count) {
+    const auto per_block = geometry_.refblock_entries();
+    const auto blocks = (count + per_block - 2) / (per_block - 1); // each counts itself, too
+    std::uint64_t index = 0;
+    while (true) {
+        const auto last = std::find_if(table_.rbegin(), table_.rend(),
+                                       [](std::uint64_t entry) { return entry != 0; });
+        index = static_cast<std::uint64_t>(table_.rend() - last);
+        if (index + blocks <= table_.size())
+            break;
+        DOPPEL_AWAIT_VOID(grow_table(index, index + 2 * blocks));
+    }
+    const auto start = index * per_block;
+    if ((start + blocks + count) << geometry_.cluster_bits >= kMaxHostOffset)
+        co_return base::fail(Errc::NoSpace, "the image file cannot grow further");
+    for (std::uint64_t i = 0; i < blocks; ++i) {
+        const auto offset = (start + i) << geometry_.cluster_bits;
+        blocks_.create(offset, geometry_.cluster());
+        table_[index + i] = offset;
+        dirty_entries_.insert(index + i);
+    }
+    DOPPEL_AWAIT_VOID(add(start, blocks + count, +1));
+    co_return start + blocks;
+}
+
 Task<std::uint64_t> Refcounts::allocate(std::uint64_t count) {
+    if (count > geometry_.refblock_entries() / 2) {
+        DOPPEL_AWAIT(many, allocate_many(count));
+        co_return many;
+    }
     auto from = next_free_;
     while (true) {
         DOPPEL_AWAIT(run, find_free(from, count));
@@ -190,7 +221,7 @@ Task<void> Refcounts::ensure_block(std::uint64_t cluster) {
     if (cluster << geometry_.cluster_bits >= kMaxHostOffset)
         co_return base::fail(Errc::NoSpace, "the image file cannot grow further");
     if (index >= table_.size()) {
-        DOPPEL_AWAIT_VOID(grow_table(index));
+        DOPPEL_AWAIT_VOID(grow_table(index, 0));
         co_return {};
     }
     if (table_[index] != 0)
@@ -208,13 +239,13 @@ Task<void> Refcounts::ensure_block(std::uint64_t cluster) {
 
 /// A larger table behind everything, with the blocks that count it and themselves. It takes effect
 /// by one write of the header; only then the old one is freed.
-Task<void> Refcounts::grow_table(std::uint64_t block_index) {
+Task<void> Refcounts::grow_table(std::uint64_t block_index, std::uint64_t least_entries) {
     const auto per_block = geometry_.refblock_entries();
     const auto start = block_index * per_block;
     std::uint64_t new_blocks = 1;
     std::uint64_t clusters = 0;
     while (true) {
-        const auto entries = (block_index + new_blocks) * 3 / 2 + 1;
+        const auto entries = std::max((block_index + new_blocks) * 3 / 2 + 1, least_entries);
         clusters = geometry_.clusters_for(entries * 8);
         const auto needed = (clusters + new_blocks + per_block - 1) / per_block;
         if (needed <= new_blocks)

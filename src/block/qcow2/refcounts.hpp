@@ -60,7 +60,8 @@ private:
     Result<Place> place_of(std::uint64_t cluster) const;
     Task<std::byte*> block_slice(std::uint64_t cluster);
     Task<void> ensure_block(std::uint64_t cluster);
-    Task<void> grow_table(std::uint64_t block_index);
+    Task<void> grow_table(std::uint64_t block_index, std::uint64_t least_entries);
+    Task<std::uint64_t> allocate_many(std::uint64_t count);
     Task<void> write_grown(std::uint64_t start, const std::vector<std::vector<std::byte>>& blocks,
                            const std::vector<std::uint64_t>& table, std::uint64_t clusters);
     Task<Run> find_free(std::uint64_t from, std::uint64_t count);
