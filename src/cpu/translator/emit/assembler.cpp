@@ -10,26 +10,59 @@ namespace {
 
 bool fits_8(std::int32_t value) { return value >= -128 && value <= 127; }
 
-std::uint8_t scale_bits(std::uint8_t scale) {
-    return static_cast<std::uint8_t>(scale == 8 ? 0xc0 : scale == 4 ? 0x80 : scale == 2 ? 0x40 : 0);
+unsigned scale_bits(std::uint8_t scale) {
+    return scale == 8 ? 0xc0 : scale == 4 ? 0x80 : scale == 2 ? 0x40 : 0;
 }
+
+constexpr std::uint8_t kNops[][3] = {{}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
+
+/// An instruction, or a piece of one, of up to 8 bytes.
+struct Bytes {
+    std::uint64_t value = 0;
+    unsigned count = 0;
+
+    void add(unsigned byte) {
+        value |= std::uint64_t{byte & 0xff} << (8 * count);
+        ++count;
+    }
+    void add32(std::int32_t number) {
+        value |= std::uint64_t{static_cast<std::uint32_t>(number)} << (8 * count);
+        count += 4;
+    }
+    void add_rex(bool wide, unsigned bits) {
+        if (wide || bits != 0)
+            add(0x40u | (wide ? 8u : 0u) | bits);
+    }
+    /// ModRM, SIB and displacement: up to 6 bytes.
+    void add_modrm(std::uint8_t reg_field, const Mem& mem) {
+        const unsigned reg = (reg_field & 7u) << 3;
+        const unsigned index = mem.index == kNoReg ? 4 : mem.index & 7u;
+        if (mem.base == kNoReg) { // [index * scale + disp32] or [disp32]
+            add(reg | 4);
+            add(scale_bits(mem.scale) | index << 3 | 5);
+            add32(mem.displacement);
+            return;
+        }
+        const bool none = mem.displacement == 0 && (mem.base & 7) != kRbp;
+        const unsigned mod = none ? 0 : fits_8(mem.displacement) ? 0x40 : 0x80;
+        if (mem.index == kNoReg && (mem.base & 7) != kRsp) {
+            add(mod | reg | (mem.base & 7u));
+        } else {
+            add(mod | reg | 4);
+            add(scale_bits(mem.scale) | index << 3 | (mem.base & 7u));
+        }
+        if (mod == 0x40)
+            add(static_cast<unsigned>(mem.displacement));
+        else if (mod == 0x80)
+            add32(mem.displacement);
+    }
+};
 
 } // namespace
-
-void Assembler::little_endian(std::uint64_t value, unsigned bytes) {
-    for (unsigned i = 0; i < bytes; ++i)
-        byte(static_cast<std::uint8_t>(value >> (8 * i)));
-}
 
 void Assembler::align(std::size_t bytes) {
     while ((reinterpret_cast<std::uintptr_t>(here()) & (bytes - 1)) != 0 && !full_)
         byte(0x90);
-}
-
-void Assembler::nop(std::size_t bytes) {
-    static constexpr std::uint8_t kNops[][3] = {{}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
-    for (std::size_t i = 0; i < bytes; ++i)
-        byte(kNops[bytes][i]);
 }
 
 std::size_t Assembler::link_padding(std::size_t before) const {
@@ -37,16 +70,20 @@ std::size_t Assembler::link_padding(std::size_t before) const {
     return at > 4 ? 8 - at : 0;
 }
 
-void Assembler::align_link(std::size_t before) { nop(link_padding(before)); }
+void Assembler::align_link(std::size_t before) {
+    const std::size_t padding = link_padding(before);
+    for (std::size_t i = 0; i < padding; ++i)
+        byte(kNops[padding][i]);
+}
 
 void Assembler::align_link_before(std::size_t instruction, std::size_t before) {
     const std::size_t padding = link_padding(before);
     if (padding == 0 || full_ || static_cast<std::size_t>(end_ - at_) < padding)
         return align_link(before);
-    at_ -= instruction;
-    std::memmove(at_ + padding, at_, instruction);
-    nop(padding);
-    at_ += instruction;
+    std::uint8_t* const begin = at_ - instruction;
+    std::memmove(begin + padding, begin, instruction);
+    std::memcpy(begin, kNops[padding], padding);
+    at_ += padding;
 }
 
 void Assembler::swap_last(std::size_t first, std::size_t second) {
@@ -60,46 +97,33 @@ void Assembler::rex(bool wide, std::uint8_t bits) {
 }
 
 void Assembler::modrm(std::uint8_t reg_field, const Mem& mem) {
-    const auto reg = static_cast<std::uint8_t>((reg_field & 7) << 3);
-    if (mem.base == kNoReg) { // [index * scale + disp32] or [disp32]
-        byte(static_cast<std::uint8_t>(reg | 4));
-        byte(static_cast<std::uint8_t>(scale_bits(mem.scale) |
-                                       (mem.index == kNoReg ? 4 : mem.index & 7) << 3 | 5));
-        u32(static_cast<std::uint32_t>(mem.displacement));
-        return;
-    }
-    const bool none = mem.displacement == 0 && (mem.base & 7) != kRbp;
-    const auto mod = static_cast<std::uint8_t>(none ? 0 : fits_8(mem.displacement) ? 0x40 : 0x80);
-    if (mem.index == kNoReg && (mem.base & 7) != kRsp) {
-        byte(static_cast<std::uint8_t>(mod | reg | (mem.base & 7)));
-    } else {
-        byte(static_cast<std::uint8_t>(mod | reg | 4));
-        byte(static_cast<std::uint8_t>(scale_bits(mem.scale) |
-                                       (mem.index == kNoReg ? 4 : mem.index & 7) << 3 |
-                                       (mem.base & 7)));
-    }
-    if (mod == 0x40)
-        byte(static_cast<std::uint8_t>(mem.displacement));
-    else if (mod == 0x80)
-        u32(static_cast<std::uint32_t>(mem.displacement));
+    Bytes bytes;
+    bytes.add_modrm(reg_field, mem);
+    put(bytes.value, bytes.count);
 }
 
 void Assembler::rr(bool wide, std::uint8_t opcode, HostReg reg_field, HostReg rm_field) {
-    rex(wide, static_cast<std::uint8_t>((reg_field & 8) >> 1 | (rm_field & 8) >> 3));
-    byte(opcode);
-    byte(static_cast<std::uint8_t>(0xc0 | (reg_field & 7) << 3 | (rm_field & 7)));
+    Bytes bytes;
+    bytes.add_rex(wide, (reg_field & 8u) >> 1 | (rm_field & 8u) >> 3);
+    bytes.add(opcode);
+    bytes.add(0xc0u | (reg_field & 7u) << 3 | (rm_field & 7u));
+    put(bytes.value, bytes.count);
 }
 
 void Assembler::rm(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem) {
-    rex(wide, rex_bits(reg_field, mem));
-    byte(opcode);
-    modrm(reg_field, mem);
+    Bytes bytes;
+    bytes.add_rex(wide, rex_bits(reg_field, mem));
+    bytes.add(opcode);
+    bytes.add_modrm(reg_field, mem);
+    put(bytes.value, bytes.count);
 }
 
 void Assembler::rm0f(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem) {
-    rex(wide, rex_bits(reg_field, mem));
-    byte(0x0f);
-    byte(opcode);
+    Bytes bytes;
+    bytes.add_rex(wide, rex_bits(reg_field, mem));
+    bytes.add(0x0f);
+    bytes.add(opcode);
+    put(bytes.value, bytes.count);
     modrm(reg_field, mem);
 }
 
@@ -147,20 +171,24 @@ void Assembler::alu_imm8_al(Alu op, std::uint8_t value) {
 }
 
 void Assembler::rorx(HostReg to, HostReg from, std::uint8_t count) {
-    byte(0xc4);
-    byte(static_cast<std::uint8_t>((to & 8 ? 0 : 0x80) | 0x40 | (from & 8 ? 0 : 0x20) | 3));
-    byte(0xfb); // W, vvvv = 1111, L0, F2
-    byte(0xf0);
-    byte(static_cast<std::uint8_t>(0xc0 | (to & 7) << 3 | (from & 7)));
-    byte(count);
+    Bytes bytes;
+    bytes.add(0xc4);
+    bytes.add((to & 8 ? 0u : 0x80u) | 0x40 | (from & 8 ? 0u : 0x20u) | 3);
+    bytes.add(0xfb); // W, vvvv = 1111, L0, F2
+    bytes.add(0xf0);
+    bytes.add(0xc0u | (to & 7u) << 3 | (from & 7u));
+    bytes.add(count);
+    put(bytes.value, bytes.count);
 }
 
 void Assembler::bextr(HostReg to, HostReg from, HostReg control) {
-    byte(0xc4);
-    byte(static_cast<std::uint8_t>((to & 8 ? 0 : 0x80) | 0x40 | (from & 8 ? 0 : 0x20) | 2));
-    byte(static_cast<std::uint8_t>(0x80 | (~control & 15) << 3)); // W
-    byte(0xf7);
-    byte(static_cast<std::uint8_t>(0xc0 | (to & 7) << 3 | (from & 7)));
+    Bytes bytes;
+    bytes.add(0xc4);
+    bytes.add((to & 8 ? 0u : 0x80u) | 0x40 | (from & 8 ? 0u : 0x20u) | 2);
+    bytes.add(0x80u | (~control & 15u) << 3); // W
+    bytes.add(0xf7);
+    bytes.add(0xc0u | (to & 7u) << 3 | (from & 7u));
+    put(bytes.value, bytes.count);
 }
 
 void Assembler::xchg_al_high(HostReg high_of) {
@@ -185,8 +213,10 @@ void Assembler::rel32(const std::uint8_t* target) {
 }
 
 void Assembler::jump(const std::uint8_t* target) {
-    byte(0xe9);
-    rel32(target);
+    Bytes bytes;
+    bytes.add(0xe9);
+    bytes.add32(static_cast<std::int32_t>(target - (here() + 5)));
+    put(bytes.value, bytes.count);
 }
 
 void Assembler::jump(const Mem& target) { rm(false, 0xff, kRsp, target); } // FF /4
@@ -199,9 +229,11 @@ void Assembler::call(const std::uint8_t* target) {
 }
 
 void Assembler::jump_if(Condition condition, const std::uint8_t* target) {
-    byte(0x0f);
-    byte(static_cast<std::uint8_t>(0x80 | static_cast<unsigned>(condition)));
-    rel32(target);
+    Bytes bytes;
+    bytes.add(0x0f);
+    bytes.add(0x80u | static_cast<unsigned>(condition));
+    bytes.add32(static_cast<std::int32_t>(target - (here() + 6)));
+    put(bytes.value, bytes.count);
 }
 
 std::uint8_t* Assembler::jump_if_later(Condition condition) {
@@ -218,9 +250,7 @@ void Assembler::bind(std::uint8_t* place) {
     if (full_)
         return;
     const auto distance = static_cast<std::uint32_t>(here() - (place + 4));
-    std::uint8_t* const to = writable(place);
-    for (unsigned i = 0; i < 4; ++i)
-        to[i] = static_cast<std::uint8_t>(distance >> (8 * i));
+    std::memcpy(writable(place), &distance, sizeof distance);
 }
 
 std::uint8_t* Assembler::short_jump_later() {

@@ -3,10 +3,12 @@
 /// Assembler for the host's x86-64 instructions that translated code is made of: writes bytes
 /// through the writable view of code memory and computes with addresses of the executable view.
 /// Intel SDM (June 2025) Vol. 2 chapter 2 (encoding). Owner thread only.
-/// When the buffer is full nothing more is written and full() says so; the caller starts again with
-/// an empty one.
+/// When the buffer is full (less than 8 bytes are left) nothing more is written and full() says so;
+/// the caller starts again with an empty one. What lies behind the last instruction may be
+/// overwritten: bytes are stored eight at a time, as most of a translation's time is spent here.
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace doppel::cpu::translator {
 
@@ -66,15 +68,19 @@ public:
     bool full() const { return full_; }
     std::uint8_t* writable(std::uint8_t* exec) const { return exec - to_exec_; }
 
-    void byte(std::uint8_t value) {
-        if (at_ == end_)
+    /// The low `count` bytes of `bytes`, up to 8.
+    void put(std::uint64_t bytes, std::size_t count) {
+        if (end_ - at_ < static_cast<std::ptrdiff_t>(sizeof bytes)) {
             full_ = true;
-        else
-            *at_++ = value;
+            return;
+        }
+        std::memcpy(at_, &bytes, sizeof bytes);
+        at_ += count;
     }
-    void u16(std::uint16_t value) { little_endian(value, 2); }
-    void u32(std::uint32_t value) { little_endian(value, 4); }
-    void u64(std::uint64_t value) { little_endian(value, 8); }
+    void byte(std::uint8_t value) { put(value, 1); }
+    void u16(std::uint16_t value) { put(value, 2); }
+    void u32(std::uint32_t value) { put(value, 4); }
+    void u64(std::uint64_t value) { put(value, 8); }
     void align(std::size_t bytes);       // with NOPs
     void align_link(std::size_t before); // so that the rel32 `before` bytes on is inside 8 bytes
     /// The same, but the padding comes before the last `instruction` bytes: a compare stays beside
@@ -162,7 +168,7 @@ public:
     void movsxd(HostReg to, const Mem& from) { rm(true, 0x63, to, from); }
     void lahf() { byte(0x9f); }
     void sahf() { byte(0x9e); }
-    void seto_al() { byte(0x0f), byte(0x90), byte(0xc0); }
+    void seto_al() { put(0xc0900f, 3); }
     void xchg_al_high(HostReg high_of); // xchg <reg>l, <reg>h of rax, rcx, rdx, rbx
 
     // --- stack and control flow; targets are executable addresses ---
@@ -189,10 +195,8 @@ public:
     void rm0f(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem);
 
 private:
-    void nop(std::size_t bytes); // up to 3
     std::size_t link_padding(std::size_t before) const;
     static bool is_high(HostReg reg) { return reg != kNoReg && (reg & 8) != 0; }
-    void little_endian(std::uint64_t value, unsigned bytes);
     void rel32(const std::uint8_t* target);
     void rex(bool wide, std::uint8_t bits);
 

@@ -39,6 +39,8 @@ bool names_scratch1(const ScannedInstruction& at) {
 } // namespace
 
 void BlockTranslator::translate(NewBlock& out) {
+    cold_.reserve(32);
+    signals_.reserve(8);
     begin_ = a_.here();
     out.begin = begin_;
     const bool interprets = scan_.list[scan_.count - 1].treatment == Treatment::Interpret;

@@ -2,6 +2,7 @@
 #include "cpu/x86/frontend/stubs.hpp"
 
 #include <bit>
+#include <cstring>
 
 #include "cpu/translator/mmu/tlb_set.hpp"
 
@@ -147,9 +148,11 @@ void emit_exit(Assembler& a, const std::uint8_t* stub, const Stubs& stubs, const
     const std::uint8_t* const behind = a.here() + Stubs::kExitBytes;
     a.store32_imm(DOPPEL_FRAME(exit_site), static_cast<std::uint32_t>(behind - stubs.base));
     a.jump(stub);
-    const auto* const bytes = reinterpret_cast<const std::uint8_t*>(&site);
-    for (std::size_t n = 0; n < sizeof site; ++n)
-        a.byte(bytes[n]);
+    std::array<std::uint64_t, 2> words;
+    static_assert(sizeof words == sizeof site);
+    std::memcpy(words.data(), &site, sizeof site);
+    a.u64(words[0]);
+    a.u64(words[1]);
 }
 
 } // namespace doppel::cpu::x86::frontend
