@@ -61,8 +61,12 @@ struct Bytes {
 } // namespace
 
 void Assembler::align(std::size_t bytes) {
-    while ((reinterpret_cast<std::uintptr_t>(here()) & (bytes - 1)) != 0 && !full_)
-        byte(0x90);
+    for (std::size_t left = -reinterpret_cast<std::uintptr_t>(here()) & (bytes - 1); left != 0;) {
+        const std::size_t one = std::min<std::size_t>(left, 3);
+        for (std::size_t i = 0; i < one; ++i)
+            byte(kNops[one][i]);
+        left -= one;
+    }
 }
 
 std::size_t Assembler::link_padding(std::size_t before) const {

@@ -265,7 +265,7 @@ private:
     bool ended_ = false;
     const std::uint8_t* loop_entry_ = nullptr; // polls, flags in the register
     const std::uint8_t* turn_begin_ = nullptr;
-    bool closed_ = false; // the loop
+    bool closed_ = false;         // the loop
     bool x87_page_noted_ = false; // the page of FIP, by an earlier instruction of this block
     const bool counting_;
     const bool code32_;

@@ -137,22 +137,28 @@ void BlockTranslator::emit_loop_start() {
     for (std::size_t i = 0; i < scan_.loop.group_count; ++i)
         emit_loop_group(i);
     emit_loop_limit();
+    for (std::size_t i = 0; i < scan_.loop.group_count; ++i)
+        if (const HostReg host = scan_.loop.groups.at(i).host; host != kNoReg)
+            a_.load(host, group_host(i));
     if (scan_.loop.flags_unseen) { // whatever is in the register
         native_ = true;
         saved_ = made_ = false;
     }
-    a_.align(16);
+    a_.align(16); // passed once a start
     turn_begin_ = a_.here();
 }
 
-/// With `single` [r13], no other register.
+/// With `single` [r13], no other register, where a scratch register is wanted for something else.
 Mem BlockTranslator::loop_access(const ScannedInstruction& at, bool single) {
     const LoopGroup& group = scan_.loop.groups.at(at.loop_access.group);
     const bool base = group.base != kNoRegister && !group.base_stays;
     const bool index = group.index != kNoRegister && !group.index_stays;
-    Mem result{kScratch0, kNoReg, 1, at.loop_access.displacement};
-    take(kScratch0);
-    a_.load(kScratch0, group_host(at.loop_access.group));
+    const bool resident = group.host != kNoReg;
+    Mem result{resident ? group.host : kScratch0, kNoReg, 1, at.loop_access.displacement};
+    if (!resident) {
+        take(kScratch0);
+        a_.load(kScratch0, group_host(at.loop_access.group));
+    }
     const auto home = [this](std::uint8_t reg) {
         if (!in_slot(reg))
             return kHome[reg];
@@ -172,7 +178,7 @@ Mem BlockTranslator::loop_access(const ScannedInstruction& at, bool single) {
         result.index = home(group.index);
         result.scale = group.scale;
     }
-    if (single && result.index != kNoReg) {
+    if (single && !resident && result.index != kNoReg) {
         a_.lea(kScratch0, result);
         return {kScratch0};
     }

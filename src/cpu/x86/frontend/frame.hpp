@@ -94,8 +94,8 @@ struct alignas(64) Frame {
     std::uint32_t flag_maker = 0;               // offset in code memory: see Stubs::made_slot
     std::array<std::uint64_t, 16> group_host{}; // of the block's base groups: where they begin; of
                                                 // a loop's groups: what makes a host address
-    std::uint64_t loop_turns = 0; // a loop without checks: turns after the first …
-    std::uint64_t loop_limit = 0; // … and its counter when they are over
+    std::uint64_t loop_turns = 0;               // a loop without checks: turns after the first …
+    std::uint64_t loop_limit = 0;               // … and its counter when they are over
     /// Of FS and GS in 32-bit code: joined to the linear address of an access. 0, or kNotFlat: the
     /// segment does not reach over all 4 GiB, the interpreter checks its limits.
     std::array<std::uint64_t, 2> segment_guard{};

@@ -5,9 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/translator/emit/assembler.hpp"
 #include "cpu/x86/decoder/instruction.hpp"
 
 namespace doppel::cpu::x86::frontend {
+
+using translator::HostReg;
 
 /// Accesses at known distances from `base + index * scale`, as these registers are at the
 /// beginning of a turn. They lie in one page for so many turns as are counted beforehand.
@@ -19,6 +22,8 @@ struct LoopGroup {
     bool base_stays = true, index_stays = true; // the register is the same in all turns
     std::int32_t low = 0, high = 0;             // [low, high) of the first turn
     std::int32_t step = 0;                      // bytes that a turn adds
+    std::uint8_t accesses = 0;
+    HostReg host = translator::kNoReg; // holds in all turns what makes a host address; or the frame
 };
 
 /// An access of such a group: at `displacement` from those registers that do not stay, whatever

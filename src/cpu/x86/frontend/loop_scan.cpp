@@ -91,6 +91,8 @@ private:
     bool finish_group(LoopGroup& group);
     bool finish_access(ScannedInstruction& at);
     bool choose_counter();
+    bool leaves_scratch() const;
+    void choose_hosts();
     bool flags_unseen() const;
     bool step_of(std::uint8_t reg, std::int64_t& step) const {
         step = value_.at(reg).offset;
@@ -239,6 +241,7 @@ bool LoopScan::join(ScannedInstruction& at, const LoopGroup& wanted, std::int32_
     group->low = std::min(group->low, offset);
     group->high = std::max(group->high, end);
     group->writes |= at.in.writes_memory();
+    ++group->accesses;
     at.loop_access = {static_cast<std::uint8_t>(group - plan.groups.data()), offset};
     return true;
 }
@@ -378,6 +381,48 @@ bool LoopScan::choose_counter() {
     return best != 0;
 }
 
+/// No instruction needs a scratch register, but for loading one from the frame.
+bool LoopScan::leaves_scratch() const {
+    const LoopPlan& plan = out_.loop;
+    for (std::size_t i = 0; i < plan.group_count; ++i) {
+        const LoopGroup& group = plan.groups.at(i);
+        const bool base = group.base != kNoRegister && !group.base_stays;
+        const bool index = group.index != kNoRegister && !group.index_stays;
+        if ((base && index) || (base && in_slot(group.base)) || (index && in_slot(group.index)))
+            return false;
+    }
+    for (std::size_t i = 0; i < out_.count; ++i) {
+        const auto& at = out_.list.at(i);
+        const bool other = at.treatment == Treatment::Lea && at.in.operand_size == 2;
+        if (other || (at.in.type == InstructionClass::X87 && at.treatment == Treatment::Generic))
+            return false;
+        for (const Operand& operand : at.in.operands)
+            if (operand.kind == OperandKind::GprHigh ||
+                (operand.kind == OperandKind::Gpr && in_slot(operand.reg)))
+                return false;
+        if (at.treatment == Treatment::Lea)
+            for (const std::uint8_t reg : {at.in.memory_base, at.in.memory_index})
+                if (reg < 16 && in_slot(reg))
+                    return false;
+    }
+    return !in_slot(plan.counter);
+}
+
+/// One of the scratch registers has to stay free where the frame holds more.
+void LoopScan::choose_hosts() {
+    LoopPlan& plan = out_.loop;
+    if (!leaves_scratch())
+        return;
+    const auto end = plan.groups.begin() + static_cast<std::ptrdiff_t>(plan.group_count);
+    const auto most =
+        std::max_element(plan.groups.begin(), end, [](const LoopGroup& a, const LoopGroup& b) {
+            return a.accesses < b.accesses;
+        });
+    most->host = kScratch1;
+    if (plan.group_count == 2)
+        plan.groups.at(most == plan.groups.begin() ? 1 : 0).host = kScratch0;
+}
+
 /// New ones are made before an instruction reads them, or may stop at a host signal.
 bool LoopScan::flags_unseen() const {
     std::uint16_t old = kFlagBits;
@@ -415,6 +460,7 @@ bool LoopScan::finish() {
     out_.flags_wanted = translator::FlagsWanted::InSlot;
     find_dead_flags(out_);
     plan.flags_unseen = flags_unseen();
+    choose_hosts();
     plan.active = true;
     return plan.flags_unseen || out_.dead_count != 0;
 }
