@@ -59,7 +59,7 @@ format: ## rewrites the C++ sources as .clang-format says
 
 bench: build ## performance, measured against QEMU's TCG
 	@tools/install-packages build run bench
-	@tools/guest-assets kernel busybox virtio bench debian
+	@tools/guest-assets kernel busybox virtio bench debian programs
 	@cmake --build $(release) -j $(JOBS)
 	@bench/run
 
