@@ -49,6 +49,8 @@ inline TranslatorOptions environment_options() {
     TranslatorOptions options;
     const char* const chaos = std::getenv("DOPPEL_CHAOS");
     options.chaos = chaos == nullptr ? 0 : std::strtoull(chaos, nullptr, 0);
+    if (options.chaos != 0)
+        options.tuning.loop_threshold = 1;
     return options;
 }
 
