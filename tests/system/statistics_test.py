@@ -58,6 +58,8 @@ class Statistics(unittest.TestCase):
             self.assertGreater(int(values["instructions interpreted"]), 100)
             translated = engine == "translator"
             for name in ("translations", "guest bytes translated", "code cache bytes",
+                         "guest instructions translated", "translating one, ns",
+                         "host bytes for 100 guest bytes, median block",
                          "code blocks dispatched", "exits, TLB miss"):
                 self.assertEqual(int(values.get(name, 0)) > 0, translated, name)
 

@@ -7,6 +7,14 @@
 
 namespace doppel::cpu::x86 {
 
+/// Where a guest is: for a profile.
+struct GuestPlace {
+    std::uint64_t rip = 0;
+    std::uint64_t cr3 = 0;
+    bool user = false;
+    bool operator==(const GuestPlace&) const = default;
+};
+
 class Vcpu : public cpu::Vcpu {
 public:
     /// The live state; valid and writable while run() is not executing. A writer calls
@@ -19,6 +27,12 @@ public:
     /// What it was interrupted by; nullptr: the engine does not see it. While run() is not
     /// executing.
     virtual const EventLog* events() const { return nullptr; }
+    /// While run() is executing, by a signal handler on its thread, which was interrupted at
+    /// `host_pc`: the instruction that is being executed, or one shortly before it.
+    virtual GuestPlace place(const void* /*host_pc*/) noexcept {
+        const CpuState& now = state();
+        return {.rip = now.rip, .cr3 = now.cr3, .user = now.cpl == 3};
+    }
 };
 
 } // namespace doppel::cpu::x86

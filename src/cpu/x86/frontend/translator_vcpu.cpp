@@ -223,6 +223,26 @@ void TranslatorVcpu::state_changed() { parts_->dispatcher.state_changed(); }
 void TranslatorVcpu::drop_write_permissions() { parts_->dispatcher.drop_all_writes(); }
 const EventLog* TranslatorVcpu::events() const { return &parts_->system.events; }
 
+/// In translated code RIP is where the block began, or at the last of its instructions before
+/// `host_pc` that could fault: these are known. Nobody holds the cache's mutex while in there.
+GuestPlace TranslatorVcpu::place(const void* host_pc) noexcept {
+    GuestPlace place = Vcpu::place(host_pc);
+    auto& cache = parts_->world.cache();
+    const auto* const at = static_cast<const std::uint8_t*>(host_pc);
+    if (!cache.memory().contains(at))
+        return place;
+    const base::MutexLock lock{cache.mutex()};
+    const translator::Block* const block = cache.find_by_host(at);
+    if (block == nullptr)
+        return place; // a stub
+    std::uint64_t offset = block->key.gpa & 0xfff;
+    for (const auto& site : cache.signal_sites(*block))
+        if (!site.is_poll && block->begin + site.host_offset <= at)
+            offset = site.page_offset;
+    place.rip = parts_->frame.header.page_va + offset;
+    return place;
+}
+
 VcpuStats TranslatorVcpu::stats() const {
     VcpuStats stats = counts_;
     parts_->dispatcher.count(stats);
@@ -231,6 +251,11 @@ VcpuStats TranslatorVcpu::stats() const {
         stats.translations = cache.blocks_made();
         stats.translated_guest_bytes = cache.guest_bytes();
         stats.code_cache_bytes = cache.code_bytes();
+        const auto& cost = parts_->world.cost();
+        stats.translated_instructions = cost.instructions();
+        stats.translation_ns = cost.ns_per_instruction();
+        stats.code_cache_resets = cache.resets();
+        stats.host_bytes_percent = cost.median_percent();
         const auto stops = parts_->world.rendezvous().counts();
         stats.stops = stops.stops;
         stats.stop_waiting_ns = stops.waited_ns;

@@ -63,6 +63,7 @@ public:
     void state_changed() override;
     void drop_write_permissions() override;
     const EventLog* events() const override;
+    GuestPlace place(const void* host_pc) noexcept override;
     /// With TranslatorOptions::check: blocks compared, and those that differed.
     std::uint64_t blocks_checked() const;
     std::uint64_t blocks_different() const;

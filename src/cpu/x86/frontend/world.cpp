@@ -173,9 +173,10 @@ void World::note(const Block& block, std::uint64_t rip) {
 
 Block* World::make_block(const BlockKey& key, std::uint64_t rip, const std::byte* host,
                          const std::byte* second, const FeatureSet& features) {
+    const std::uint64_t begun_ns = cost_.begin();
     const auto offset = static_cast<std::uint16_t>(key.gpa & kPageOffset);
     scan_block(t_scan, {host, 4096u - offset, second}, offset, key.mode, features, tuning_);
-    return emit_block(key, rip);
+    return emit_block(key, rip, begun_ns);
 }
 
 bool World::scan_head(const Block& head, const std::byte* host, const FeatureSet& features) {
@@ -197,16 +198,17 @@ bool World::find_loop(const Block& head, const std::byte* host, const FeatureSet
 Block* World::make_loop(Block& head, std::uint64_t rip, const std::byte* host,
                         const FeatureSet& features) {
     const base::MutexLock lock{cache_->mutex()};
+    const std::uint64_t begun_ns = cost_.begin();
     if (cache_->nearly_full() || !scan_head(head, host, features))
         return nullptr;
-    Block* const loop = emit_block(head.key, rip);
+    Block* const loop = emit_block(head.key, rip, begun_ns);
     if (loop != nullptr)
         cache_->retire(head);
     return loop;
 }
 
 /// Of what was scanned last. nullptr: it cannot be translated as a loop.
-Block* World::emit_block(const BlockKey& key, std::uint64_t rip) {
+Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t begun_ns) {
     std::uint8_t* const exec = cache_->free_begin();
     Assembler assembler{cache_->memory().writable(exec), exec, cache_->free_bytes()};
     static thread_local NewBlock made;
@@ -221,6 +223,7 @@ Block* World::emit_block(const BlockKey& key, std::uint64_t rip) {
     if (spoil_ != nullptr)
         spoil_(cache_->memory().writable(exec),
                cache_->memory().writable(const_cast<std::uint8_t*>(made.end)));
+    cost_.add(made, t_scan.count, begun_ns);
     Block& block = cache_->add_block(made);
     if (jit_dump_ != nullptr)
         note(block, rip);

@@ -17,6 +17,7 @@
 #include "cpu/rendezvous.hpp"
 #include "cpu/translator/cache/code_cache.hpp"
 #include "cpu/translator/cache/jit_dump.hpp"
+#include "cpu/translator/cache/translation_cost.hpp"
 #include "cpu/x86/frontend/block_scan.hpp"
 #include "cpu/x86/frontend/dispatch/dispatcher.hpp"
 #include "cpu/x86/frontend/translator_vcpu.hpp"
@@ -34,6 +35,7 @@ public:
 
     translator::CodeCache& cache() { return *cache_; }
     const Stubs& stubs() const { return stubs_; }
+    const translator::TranslationCost& cost() const { return cost_; }
     /// Where the vCPUs stand still; safepoints are at the top of the dispatcher's loop.
     cpu::Rendezvous& rendezvous() { return rendezvous_; }
 
@@ -78,7 +80,8 @@ private:
                                   const FeatureSet& features);
     bool scan_head(const translator::Block& head, const std::byte* host,
                    const FeatureSet& features);
-    translator::Block* emit_block(const translator::BlockKey& key, std::uint64_t rip);
+    translator::Block* emit_block(const translator::BlockKey& key, std::uint64_t rip,
+                                  std::uint64_t begun_ns);
     void note(const translator::Block& block, std::uint64_t rip);
 
     memory::GuestMemory& memory_;
@@ -88,6 +91,7 @@ private:
     std::unique_ptr<translator::JitDump> jit_dump_; // may be null
     std::unique_ptr<translator::CodeCache> cache_;
     Stubs stubs_;
+    translator::TranslationCost cost_;
     cpu::Rendezvous rendezvous_;
     std::mutex mutex_; // of all below
     std::vector<Member> members_;

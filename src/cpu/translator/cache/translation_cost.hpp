@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// What translating costs: time, and host code for guest code.
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <ctime>
+
+#include "cpu/translator/cache/block.hpp"
+
+namespace doppel::cpu::translator {
+
+class TranslationCost {
+public:
+    // --- one thread at a time ---
+    /// Before scanning and emitting: one translation in 16 is timed, since the clock of a thread's
+    /// CPU time is a system call. 0: this one is not.
+    std::uint64_t begin() { return ++begun_ % 16 == 0 ? cpu_ns() : 0; }
+    void add(const NewBlock& block, std::uint64_t guest_instructions, std::uint64_t begun_ns) {
+        instructions_.fetch_add(guest_instructions, std::memory_order_relaxed);
+        if (begun_ns != 0) {
+            timed_instructions_.fetch_add(guest_instructions, std::memory_order_relaxed);
+            timed_ns_.fetch_add(cpu_ns() - begun_ns, std::memory_order_relaxed);
+        }
+        if (block.loop || block.guest_bytes == 0)
+            return; // a loop is there a second time
+        const std::uint64_t ratio =
+            hot_bytes(block) * kStepsPerOne / std::uint64_t{block.guest_bytes};
+        blocks_by_ratio_.at(std::min(ratio, kSteps - 1)).fetch_add(1, std::memory_order_relaxed);
+    }
+
+    // --- any thread ---
+    std::uint64_t instructions() const { return instructions_.load(std::memory_order_relaxed); }
+    /// CPU time of one of them on average; 0: not known yet.
+    std::uint64_t ns_per_instruction() const {
+        const std::uint64_t timed = timed_instructions_.load(std::memory_order_relaxed);
+        return timed == 0 ? 0 : timed_ns_.load(std::memory_order_relaxed) / timed;
+    }
+    /// Host bytes for 100 guest bytes on the hot path of the median block; 0 without blocks.
+    std::uint64_t median_percent() const {
+        std::uint64_t all = 0;
+        for (const auto& count : blocks_by_ratio_)
+            all += count.load(std::memory_order_relaxed);
+        std::uint64_t below = 0;
+        for (std::uint64_t step = 0; step < kSteps; ++step) {
+            below += blocks_by_ratio_.at(step).load(std::memory_order_relaxed);
+            if (all != 0 && below * 2 >= all)
+                return step * 100 / kStepsPerOne;
+        }
+        return 0;
+    }
+
+private:
+    static constexpr std::uint64_t kStepsPerOne = 20, kSteps = 40 * kStepsPerOne;
+
+    /// From where a jump of another block arrives to where the block ends; without what is out of
+    /// the way: misses, exits.
+    static std::uint64_t hot_bytes(const NewBlock& block) {
+        const auto* const first = std::max(block.slot_entry, block.native_entry);
+        return static_cast<std::uint64_t>(block.body_end - first);
+    }
+
+    static std::uint64_t cpu_ns() {
+        timespec time{};
+        ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+        return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000u +
+               static_cast<std::uint64_t>(time.tv_nsec);
+    }
+
+    std::uint64_t begun_ = 0;
+    std::atomic<std::uint64_t> instructions_{0}, timed_instructions_{0}, timed_ns_{0};
+    std::array<std::atomic<std::uint32_t>, kSteps> blocks_by_ratio_{};
+};
+
+} // namespace doppel::cpu::translator
