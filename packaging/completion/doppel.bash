@@ -7,7 +7,7 @@ _doppel_img_commands="create info check convert compare map measure resize
 
 _doppel_run_value() { # completes the value of the option $1; false when it takes none we know
     case $1 in
-    -k | --kernel | -i | --initrd | --module | --restore) COMPREPLY=($(compgen -f -- "$cur")) ;;
+    -k | --kernel | -i | --initrd | --module | --restore | --profile | --profile-symbols) COMPREPLY=($(compgen -f -- "$cur")) ;;
     --cpu) COMPREPLY=($(compgen -W "x86-64-v1 x86-64-v2 x86-64-v3 x86-64-v4 host" -- "$cur")) ;;
     --time) COMPREPLY=($(compgen -W "real virtual" -- "$cur")) ;;
     --engine) COMPREPLY=($(compgen -W "auto kvm translator interpreter" -- "$cur")) ;;
@@ -53,7 +53,8 @@ _doppel() {
     elif [ "${COMP_WORDS[1]}" = run ] && ! _doppel_run_value "$prev"; then
         COMPREPLY=($(compgen -W "--kernel --initrd --append --module --memory --cpus --cpu
             --engine --time --console --disk --net --rng --virtio-console --name --no-reboot --debug-exit
-            --check --translator --stats --restore --restore-clock --dry-run --log --help" -- "$cur"))
+            --check --translator --stats --profile --profile-symbols --restore --restore-clock
+            --dry-run --log --help" -- "$cur"))
     elif [ "${COMP_WORDS[1]}" != run ]; then
         _doppel_vm "${COMP_WORDS[1]}"
     fi

@@ -40,6 +40,8 @@ __doppel_run -l debug-exit -d 'Device that ends the machine with a code'
 __doppel_run -l check -d 'Compare the translator with the interpreter'
 __doppel_run -l translator -x -a 'no-stack-page no-groups no-flags no-slots no-links no-branches no-long-blocks no-loops loop-threshold= chaos= jitdump=' -d 'For work on the translator'
 __doppel_run -l stats -d 'Print counters at the end'
+__doppel_run -l profile -r -F -d 'Write where CPU time went at the end'
+__doppel_run -l profile-symbols -r -F -d 'Names of guest addresses'
 __doppel_run -l dry-run -d 'Print the machine description and exit'
 __doppel_run -l log -x -a 'trace debug info warning error off' -d 'What is logged'
 

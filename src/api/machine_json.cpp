@@ -180,6 +180,10 @@ template <typename Visit> void members(Visit& visit, description::Translation& t
     visit("jit_dump", translation.jit_dump);
     visit("chaos", translation.chaos);
 }
+template <typename Visit> void members(Visit& visit, description::Profiling& profiling) {
+    visit("path", profiling.path);
+    visit("symbols", profiling.symbols);
+}
 template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("board", machine.board);
     visit("name", machine.name);
@@ -199,6 +203,7 @@ template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("reboot", machine.reboot);
     visit("checking", machine.checking);
     visit("stats", machine.stats);
+    visit("profiling", machine.profiling);
 }
 
 template <typename T>
@@ -206,7 +211,7 @@ concept Group = std::same_as<T, description::Boot> || std::same_as<T, descriptio
                 std::same_as<T, description::Disk> || std::same_as<T, description::Net> ||
                 std::same_as<T, description::Rng> || std::same_as<T, description::VirtioConsole> ||
                 std::same_as<T, description::Tuning> || std::same_as<T, description::Translation> ||
-                std::same_as<T, Machine>;
+                std::same_as<T, description::Profiling> || std::same_as<T, Machine>;
 template <typename T> struct IsGroupList : std::false_type {};
 template <Group T> struct IsGroupList<std::vector<T>> : std::true_type {};
 template <typename T>

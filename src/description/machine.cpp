@@ -79,6 +79,16 @@ Result<void> validate_checking(const Machine& machine) {
     return {};
 }
 
+Result<void> validate_profiling(const Machine& machine) {
+    if (machine.profiling.path.empty() && !machine.profiling.symbols.empty())
+        return invalid("profiling.symbols", "symbols are for a profile, and there is none",
+                       "name a file for the profile too");
+    if (!machine.profiling.path.empty() && machine.engine == Engine::Kvm)
+        return invalid("profiling.path", "the engine kvm makes no profile",
+                       "use the engine translator");
+    return {};
+}
+
 Result<void> validate_time(const Machine& machine) {
     if (machine.time == TimeMode::Virtual && machine.engine == Engine::Kvm)
         return invalid("time", "the engine kvm counts no instructions, so it has no virtual time",
@@ -274,6 +284,7 @@ Result<void> validate(const Machine& machine) {
     }
     DOPPEL_TRY_VOID(validate_checking(machine));
     DOPPEL_TRY_VOID(validate_time(machine));
+    DOPPEL_TRY_VOID(validate_profiling(machine));
     DOPPEL_TRY_VOID(validate_console(machine.console, "console.path"));
     DOPPEL_TRY_VOID(validate_virtio_console(machine));
     for (std::size_t i = 0; i < machine.disks.size(); ++i)

@@ -97,6 +97,12 @@ struct Translation {
     std::uint64_t chaos = 0; // seed of disturbances, to test the translator; 0: none
 };
 
+/// Where the guest spends its time, written when the VM ends.
+struct Profiling {
+    std::string path;                 // empty: nobody wants to know
+    std::vector<std::string> symbols; // files that name guest addresses
+};
+
 struct Machine {
     std::string board = "pc-1.0"; // frozen: its defaults never change under this name
     std::string name = "doppel";
@@ -118,6 +124,7 @@ struct Machine {
     bool checking = false; // every code block of the translator is repeated by the interpreter;
                            // needs virtual time
     bool stats = false;    // print counters at exit
+    Profiling profiling;
 };
 
 /// Checks ranges and names (not files). Errors: InvalidArgument with `field` set.

@@ -91,7 +91,8 @@ Result<std::unique_ptr<EngineFactory>> create_kvm(const Machine& machine,
 
 /// What `auto` means here: kvm where it runs kernels and has the CPU model.
 Engine choose(const Machine& machine) {
-    if (machine.checking || machine.time == description::TimeMode::Virtual)
+    if (machine.checking || machine.time == description::TimeMode::Virtual ||
+        !machine.profiling.path.empty())
         return Engine::Translator;
     const auto system = cpu::kvm::KvmSystem::open();
     if (!system) {

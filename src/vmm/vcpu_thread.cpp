@@ -12,8 +12,9 @@
 namespace doppel::vmm {
 
 VcpuThread::VcpuThread(unsigned index, std::unique_ptr<cpu::x86::Vcpu> vcpu, OnExit on_exit,
-                       Turns* turns)
-    : index_{index}, vcpu_{std::move(vcpu)}, on_exit_{std::move(on_exit)}, turns_{turns} {}
+                       Turns* turns, Profile* profile)
+    : index_{index}, vcpu_{std::move(vcpu)}, on_exit_{std::move(on_exit)}, turns_{turns},
+      profile_{profile} {}
 
 VcpuThread::~VcpuThread() { stop(); }
 
@@ -119,12 +120,16 @@ void VcpuThread::run_once() {
 }
 
 void VcpuThread::main() {
+    if (profile_ != nullptr)
+        profile_->begin(index_, *vcpu_);
     for (Wish wish = wish_.load(); wish != Wish::Stop; wish = wish_.load()) {
         if (wish == Wish::Run)
             run_once();
         else
             wait_while_paused();
     }
+    if (profile_ != nullptr)
+        profile_->end(index_);
     const std::scoped_lock lock{mutex_};
     parked_ = true;
     changed_.notify_all();

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "cpu/x86/vcpu.hpp"
+#include "vmm/profile.hpp"
 #include "vmm/turns.hpp"
 
 namespace doppel::vmm {
@@ -21,8 +22,9 @@ public:
     using OnExit = std::function<void(unsigned index, cpu::VmExit exit)>;
 
     /// In virtual time the vCPUs take `turns`, which outlive them; null otherwise.
+    /// `profile` outlives them; may be null.
     VcpuThread(unsigned index, std::unique_ptr<cpu::x86::Vcpu> vcpu, OnExit on_exit,
-               Turns* turns = nullptr);
+               Turns* turns = nullptr, Profile* profile = nullptr);
     ~VcpuThread() override; // stops
     VcpuThread(const VcpuThread&) = delete;
     VcpuThread& operator=(const VcpuThread&) = delete;
@@ -58,6 +60,7 @@ private:
     std::unique_ptr<cpu::x86::Vcpu> vcpu_;
     OnExit on_exit_;
     Turns* const turns_;
+    Profile* const profile_;
 
     std::atomic<Wish> wish_{Wish::Pause};
     // What happened since the halted thread last looked. Pairs with the engine's own flag: notify()

@@ -115,6 +115,7 @@ struct Vm::Impl final : machine::PowerSink, SaveJob::Source {
     std::unique_ptr<machine::Pc> board;
     std::unique_ptr<EngineFactory> engine;
     std::unique_ptr<Turns> turns; // in virtual time
+    std::unique_ptr<Profile> profile;
     std::vector<std::unique_ptr<VcpuThread>> vcpus;
     bool is_paused = false;   // control thread
     bool stay_paused = false; // whatever the running job does
@@ -250,12 +251,15 @@ Result<void> Vm::Impl::open_kernel() {
 Result<void> Vm::Impl::create_vcpus() {
     if (auto* const virtual_inputs = inputs->in_virtual_time())
         turns = std::make_unique<Turns>(*virtual_inputs, description.cpus);
+    if (!description.profiling.path.empty())
+        profile = DOPPEL_TRY(Profile::create(description.profiling.path,
+                                             description.profiling.symbols, description.cpus));
     for (unsigned i = 0; i < description.cpus; ++i) {
         auto vcpu = DOPPEL_TRY(engine->create_vcpu(board->wiring(i)));
         vcpus.push_back(std::make_unique<VcpuThread>(
             i, std::move(vcpu),
             [this](unsigned index, cpu::VmExit exit) { on_exit(index, std::move(exit)); },
-            turns.get()));
+            turns.get(), profile.get()));
         board->connect(i, *vcpus.back(), vcpus.back()->vcpu().state());
     }
     if (auto apics = engine->apic_host())
@@ -517,6 +521,16 @@ api::VmStatus Vm::status() const {
             .forwards = std::move(forwards)};
 }
 base::EventLoop& Vm::loop() { return *impl_->loop; }
+
+base::Result<void> Vm::write_profile() {
+    if (impl_->profile == nullptr)
+        return {};
+    for (const auto& vcpu : impl_->vcpus) {
+        vcpu->request_pause();
+        vcpu->wait_paused();
+    }
+    return impl_->profile->write(impl_->vcpus.front()->vcpu().state().lstar);
+}
 
 std::string Vm::statistics() const {
     std::vector<VcpuFigures> figures;

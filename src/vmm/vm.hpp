@@ -80,6 +80,8 @@ public:
 
     /// Counters for people, several lines.
     std::string statistics() const;
+    /// After run(): where the guest was, if the description wants to know. Errors: Io.
+    base::Result<void> write_profile();
 
 private:
     struct Impl;

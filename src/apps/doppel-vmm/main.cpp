@@ -140,6 +140,8 @@ int run(const Arguments& arguments) {
         std::fprintf(stderr, "doppel: %s\n", outcome.report.c_str());
     if (machine->stats)
         std::fputs((*vm)->statistics().c_str(), stderr);
+    if (auto written = (*vm)->write_profile(); !written)
+        return complain(written.error());
     return exit_code(outcome);
 }
 

@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <filesystem>
 #include <utility>
 
 #include <CLI/CLI.hpp>
@@ -153,11 +154,29 @@ Result<description::Engine> engine_of(const RunOptions& o) {
     return *engine;
 }
 
+Result<description::Profiling> profiling_of(const RunOptions& o) {
+    description::Profiling profiling{.path = o.profile, .symbols = o.profile_symbols};
+    if (is_given(o, "--profile")) {
+        struct stat info{};
+        const auto parent = std::filesystem::absolute(o.profile).parent_path();
+        if (o.profile.empty() || (::stat(o.profile.c_str(), &info) == 0 && S_ISDIR(info.st_mode)))
+            return base::fail(Errc::InvalidArgument,
+                              fmt::format("--profile: '{}' is no file", o.profile), "name a file");
+        if (::access(parent.c_str(), W_OK | X_OK) != 0)
+            return base::fail_errno(
+                errno, fmt::format("--profile: cannot write into '{}'", parent.string()));
+    }
+    for (const auto& symbols : profiling.symbols)
+        DOPPEL_TRY(of_flag("--profile-symbols", readable_file(symbols, "symbols")));
+    return profiling;
+}
+
 /// A saved machine stays what it was; these options say how it runs here.
 Result<void> check_restore_options(const CLI::App& command) {
-    constexpr std::array kMayChange{"--restore", "--restore-clock", "--engine", "--console",
-                                    "--name",    "--no-reboot",     "--check",  "--translator",
-                                    "--stats",   "--dry-run",       "--log",    "--help"};
+    constexpr std::array kMayChange{
+        "--restore",         "--restore-clock", "--engine",     "--console", "--name",
+        "--no-reboot",       "--check",         "--translator", "--stats",   "--profile",
+        "--profile-symbols", "--dry-run",       "--log",        "--help"};
     for (const auto* option : command.get_options())
         if (option->count() != 0 &&
             std::ranges::find(kMayChange, option->get_name()) == kMayChange.end())
@@ -190,6 +209,7 @@ Result<Machine> restored_machine(const RunOptions& o) {
     machine.reboot = machine.reboot && !o.no_reboot;
     machine.checking = o.check;
     machine.stats = o.stats;
+    machine.profiling = DOPPEL_TRY(profiling_of(o));
     if (auto valid = description::validate(machine); !valid)
         return std::unexpected(with_flag(std::move(valid).error()));
     return machine;
@@ -310,6 +330,16 @@ void add_run_options(CLI::App& command, RunOptions& o) {
         ->type_name("PORT")
         ->expected(0, 1);
     command.add_flag("--stats", o.stats, "print counters at exit");
+    command
+        .add_option("--profile", o.profile,
+                    "at exit, write where the guest's CPU time went, as text for flame graphs: "
+                    "samples of every vCPU that does not halt")
+        ->type_name("FILE");
+    command
+        .add_option("--profile-symbols", o.profile_symbols,
+                    "names for it: System.map, the guest's /proc/kallsyms, or what nm says of a "
+                    "program; may be given more than once")
+        ->type_name("FILE");
     command.add_flag("--dry-run", o.dry_run, "print the machine description (JSON) and exit");
     command.add_option("--log", o.log, "trace, debug, info, warning, error or off")
         ->type_name("LEVEL")
@@ -359,6 +389,7 @@ Result<Machine> machine_of(const RunOptions& o) {
     machine.reboot = !o.no_reboot;
     machine.checking = o.check;
     machine.stats = o.stats;
+    machine.profiling = DOPPEL_TRY(profiling_of(o));
     if (auto assigned = description::assign_addresses(machine); !assigned)
         return std::unexpected(with_flag(std::move(assigned).error()));
     if (auto valid = description::validate(machine); !valid)
