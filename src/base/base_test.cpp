@@ -121,6 +121,33 @@ TEST_CASE("a saved VM's time is set while paused and goes on from there; a skipp
     CHECK(time.now_ns() < kYear + 60'000'000'000);
 }
 
+TEST_CASE("a timer fires once, at the last deadline it was given; a cancelled one does not") {
+    RealTime time;
+    std::atomic<int> fired{0}, cancelled{0};
+    std::atomic<std::uint64_t> at{0};
+    auto timer = time.create_timer([&] {
+        at = time.now_ns();
+        ++fired;
+        fired.notify_all();
+    });
+    auto other = time.create_timer([&] { ++cancelled; });
+    const auto now = time.now_ns();
+    constexpr std::uint64_t kMs = 1'000'000;
+    timer->arm(now + 1 * kMs);
+    for (std::uint64_t i = 2; i <= 20; ++i)
+        timer->arm(now + i * kMs); // later and later: it stands where it stood
+    other->arm(now + 5 * kMs);
+    other->cancel();
+    fired.wait(0);
+    CHECK(at >= now + 20 * kMs);
+    timer->arm(UINT64_MAX);
+    timer->arm(time.now_ns() + 3'600'000 * kMs);
+    timer->arm(0); // earlier than where it stands
+    fired.wait(1);
+    CHECK(fired == 2);
+    CHECK(cancelled == 0);
+}
+
 TEST_CASE("after a pause of real time no timer's callback runs") {
     RealTime time;
     std::atomic<int> step{0}; // 1: the callback runs, 2: it may end, 3: it has ended
