@@ -48,6 +48,14 @@ def table(header, rows):
     return "\n".join(lines)
 
 
+def verdict(what, value, wanted, at_most=True, notes=()):
+    """A line that says whether `value` is what the project wants; `notes`: why not to believe it."""
+    met = value <= wanted if at_most else value >= wanted
+    line = (f"Verdict: {what}: {number(value)}, wanted {'at most' if at_most else 'at least'} "
+            f"{wanted:g}: {'met' if met else 'MISSED'}")
+    return line + (" (not to be judged by: loaded runs)" if notes else "")
+
+
 def host():
     """What the results depend on."""
     cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo")
