@@ -60,7 +60,10 @@ Block& CodeCache::add_block(const NewBlock& made) {
         signals_.add(site);
     used_ = static_cast<std::size_t>(made.end - memory_->exec() + 15) & ~std::size_t{15};
     made_.fetch_add(1, std::memory_order_relaxed);
-    loops_.fetch_add(block.loop ? 1 : 0, std::memory_order_relaxed);
+    if (block.loop) {
+        loops_.fetch_add(1, std::memory_order_relaxed);
+        loop_heads_.insert(block.key.gpa);
+    }
     guest_bytes_.fetch_add(block.guest_bytes, std::memory_order_relaxed);
     const auto enlist = [&](std::uint64_t gpa_page, std::uint32_t& next) {
         next = std::exchange(pages_.try_emplace(gpa_page, Block::kNone).first->second, number);
@@ -104,6 +107,8 @@ void CodeCache::unlink(Block& block) {
 void CodeCache::kill(Block& block) {
     if (std::exchange(block.dead, true))
         return;
+    if (block.loop)
+        loop_heads_.erase(block.key.gpa);
     table_[block.table_slot].store(kTombstone, std::memory_order_release);
     unlink(block);
     // jmp stale_entry; the first instruction of a far entry is 7 bytes, byte 7 begins the next.
@@ -138,6 +143,25 @@ void CodeCache::retire(Block& block) {
     forget(block, block.key.gpa & ~std::uint64_t{0xfff});
     if (block.key.second_page != 0)
         forget(block, block.key.second_page);
+}
+
+void CodeCache::retire_through(const BlockKey& head) {
+    const std::uint64_t page = head.gpa & ~std::uint64_t{0xfff};
+    const auto found = pages_.find(page);
+    std::uint32_t number = found == pages_.end() ? Block::kNone : found->second;
+    while (number != Block::kNone) {
+        Block& block = blocks_[number];
+        number = next_of(block, page);
+        if (!block.loop && block.key.mode == head.mode && block.key.second_page == 0 &&
+            block.key.gpa < head.gpa && head.gpa < block.key.gpa + block.guest_bytes)
+            retire(block);
+    }
+}
+
+std::uint64_t CodeCache::next_loop_head(std::uint64_t gpa) const {
+    const std::uint64_t end = (gpa | 0xfff) + 1;
+    const auto found = loop_heads_.upper_bound(gpa);
+    return found == loop_heads_.end() ? end : std::min(*found, end);
 }
 
 /// Out of the list of `gpa_page`: dead blocks would pile up there as often as the other page of
@@ -183,6 +207,7 @@ void CodeCache::clear() {
     free_links_ = Block::kNone;
     signals_.clear();
     pages_.clear();
+    loop_heads_.clear();
     used_ = reserved_;
     ++resets_;
 }

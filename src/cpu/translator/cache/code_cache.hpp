@@ -20,6 +20,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <span>
 #include <unordered_map>
 
@@ -74,6 +75,10 @@ public:
               const std::uint8_t* entry);
     /// Drops one block, so that another may take its place.
     void retire(Block& block);
+    /// Drops those that run through the head of a loop, so that they will lead to it instead.
+    void retire_through(const BlockKey& head);
+    /// The first head of a loop behind `gpa`, or the end of the page.
+    std::uint64_t next_loop_head(std::uint64_t gpa) const;
     /// Drops all blocks of a guest page. Returns whether there were any.
     bool invalidate_page(std::uint64_t gpa_page);
     bool page_has_code(std::uint64_t gpa_page) const;
@@ -144,6 +149,7 @@ private:
     std::uint32_t free_links_ = Block::kNone;
     Pool<SignalSite> signals_{kMaxSignals};
     std::unordered_map<std::uint64_t, std::uint32_t> pages_; // gpa of page -> first block
+    std::set<std::uint64_t> loop_heads_;                     // gpa
     const std::uint8_t* stale_entry_ = nullptr;
     std::atomic<std::uint64_t> made_{0}, loops_{0};
     std::atomic<std::uint64_t> guest_bytes_{0};

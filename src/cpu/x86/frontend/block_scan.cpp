@@ -156,7 +156,8 @@ private:
     bool valid_ = true;
 };
 
-/// Where the flags should be at the start, from what happens to them first.
+} // namespace
+
 translator::FlagsWanted wanted_flags(const BlockScan& scan) {
     using translator::FlagsWanted;
     for (std::size_t i = 0; i < scan.count; ++i) {
@@ -207,8 +208,6 @@ translator::FlagsWanted wanted_flags(const BlockScan& scan) {
     }
     return FlagsWanted::InRegister;
 }
-
-} // namespace
 
 void find_dead_flags(BlockScan& scan) {
     scan.dead_count = 0;

@@ -152,6 +152,9 @@ constexpr bool makes_all_flags(const Instruction& in) {
 /// The host may raise a signal where the guest would have an exception.
 bool may_signal(const Instruction& in);
 
+/// Where the flags should be at the start, from what happens to them first.
+translator::FlagsWanted wanted_flags(const BlockScan& scan);
+
 /// Fills dead_count and dead_writes.
 void find_dead_flags(BlockScan& scan);
 

@@ -457,8 +457,12 @@ bool LoopScan::finish() {
             return false;
     if (!choose_counter())
         return false;
+    // Where a check fails the variant of this block goes on, which must be able to take the flags.
+    const bool variant_takes_made = wanted_flags(out_) == translator::FlagsWanted::InSlot;
     out_.flags_wanted = translator::FlagsWanted::InSlot;
-    find_dead_flags(out_);
+    out_.dead_count = 0;
+    if (variant_takes_made)
+        find_dead_flags(out_);
     plan.flags_unseen = flags_unseen();
     choose_hosts();
     plan.active = true;

@@ -80,6 +80,9 @@ public:
 
     Bytes make() {
         Code64 code;
+        if (below(3) == 0) // the first turn is part of the block that leads to the loop
+            compute(code);
+        top_ = code.bytes.size();
         const auto accesses = 1 + below(5);
         const auto unrolled = below(6) == 0;
         const auto leaves = below(3) == 0;
@@ -170,25 +173,26 @@ private:
         switch (below(4)) {
         case 0:
             code.immediate(kSub, Rbp, 1);
-            code.jump_back(5, 0);
+            code.jump_back(5, top_);
             break;
         case 1:
             code.immediate(kAdd, Rbp, -1);
             code.put({0x83, 0xfd, 0x00}); // cmp ebp, 0
-            code.jump_back(15, 0);        // jg
+            code.jump_back(15, top_);     // jg
             break;
         case 2:
             code.put({0x48, 0xff, 0xcd}); // dec rbp
-            code.jump_back(5, 0);
+            code.jump_back(5, top_);
             break;
         default:
             code.put({0x48, 0x39, 0xe9}); // cmp rcx, rbp
-            code.jump_back(2, 0);         // jb
+            code.jump_back(2, top_);      // jb
             break;
         }
     }
 
     std::mt19937_64 random_;
+    std::size_t top_ = 0;
     std::size_t side_exit_ = 0;
 };
 
@@ -339,6 +343,35 @@ TEST_CASE("a loop without checks that writes into itself") {
         REQUIRE(difference(interpreter, translator) == "");
     }
     CHECK(translator.vcpu().stats().loops > 100);
+}
+
+/// A group that lies in two pages never passes: every turn is one of the variant that checks each
+/// access, and no C++ is needed to get there.
+TEST_CASE("a loop whose accesses lie in two pages stays in translated code") {
+    for (const bool makes_flags_first : {false, true}) {
+        TestMachine machine{TestMachine::Kind::Translator, nullptr, at_once()};
+        machine.enter_long_mode();
+        Code64 code;
+        if (makes_flags_first)
+            code.put({0x31, 0xd2});             // xor edx, edx
+        code.memory(0, true, 0x03, Rdx, {Rdi}); // add rdx, [rdi]
+        code.memory(0, true, 0x03, Rdx, {Rdi, kNoRegister, 1, 8});
+        code.immediate(kAdd, Rcx, 1);
+        code.put({0x48, 0x39, 0xe9}); // cmp rcx, rbp
+        code.jump_back(5, 0);
+        code.put({0xf4});
+        machine.write(kCodeAt, code.bytes);
+        machine.state().gpr[Rdi] = kDataAt + 0x1000 - 8;
+        machine.state().gpr[Rbp] = 5000;
+        machine.vcpu().state_changed();
+        CHECK(std::holds_alternative<HaltExit>(machine.vcpu().run()));
+        CHECK(machine.state().gpr[Rcx] == 5000);
+        CHECK(machine.vcpu().stats().loops == 1);
+        std::uint64_t exits = 0;
+        for (const auto& exit : machine.vcpu().stats().exits)
+            exits += exit.count;
+        CHECK(exits < 50);
+    }
 }
 
 TEST_CASE("a loop without checks is left at a kick, between two turns") {

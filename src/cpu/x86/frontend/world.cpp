@@ -6,6 +6,7 @@
 #include <fmt/core.h>
 
 #include "base/verify.hpp"
+#include "cpu/x86/decoder/decoder.hpp"
 #include "cpu/x86/frontend/block_translator.hpp"
 #include "cpu/x86/frontend/loop_scan.hpp"
 
@@ -171,11 +172,25 @@ void World::note(const Block& block, std::uint64_t rip) {
     jit_dump_->add(fmt::format("{}:{:x}{}", ring, rip, variant), {block.begin, block.host_bytes});
 }
 
+/// A block ends where a loop begins, unless that is in its first instruction.
+std::uint32_t World::bytes_to_loop(const BlockKey& key, const std::byte* host) const {
+    const auto in_page = static_cast<std::uint32_t>(4096 - (key.gpa & kPageOffset));
+    const auto to_loop = static_cast<std::uint32_t>(cache_->next_loop_head(key.gpa) - key.gpa);
+    if (to_loop == in_page)
+        return in_page;
+    const auto* const bytes = reinterpret_cast<const std::uint8_t*>(host);
+    Instruction first;
+    const bool whole =
+        decode({bytes, std::min(to_loop, 15u)}, code_size(key.mode), first) == DecodeStatus::Ok;
+    return whole ? to_loop : in_page;
+}
+
 Block* World::make_block(const BlockKey& key, std::uint64_t rip, const std::byte* host,
                          const std::byte* second, const FeatureSet& features) {
     const std::uint64_t begun_ns = cost_.begin();
     const auto offset = static_cast<std::uint16_t>(key.gpa & kPageOffset);
-    scan_block(t_scan, {host, 4096u - offset, second}, offset, key.mode, features, tuning_);
+    const std::uint32_t bytes = second != nullptr ? 4096u - offset : bytes_to_loop(key, host);
+    scan_block(t_scan, {host, bytes, second}, offset, key.mode, features, tuning_);
     return emit_block(key, rip, begun_ns);
 }
 
@@ -202,8 +217,10 @@ Block* World::make_loop(Block& head, std::uint64_t rip, const std::byte* host,
     if (cache_->nearly_full() || !scan_head(head, host, features))
         return nullptr;
     Block* const loop = emit_block(head.key, rip, begun_ns);
-    if (loop != nullptr)
+    if (loop != nullptr) {
         cache_->retire(head);
+        cache_->retire_through(loop->key);
+    }
     return loop;
 }
 

@@ -78,6 +78,7 @@ private:
     translator::Block* make_block(const translator::BlockKey& key, std::uint64_t rip,
                                   const std::byte* host, const std::byte* second,
                                   const FeatureSet& features);
+    std::uint32_t bytes_to_loop(const translator::BlockKey& key, const std::byte* host) const;
     bool scan_head(const translator::Block& head, const std::byte* host,
                    const FeatureSet& features);
     translator::Block* emit_block(const translator::BlockKey& key, std::uint64_t rip,
