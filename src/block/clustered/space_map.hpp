@@ -40,6 +40,7 @@ public:
         }
         return std::nullopt;
     }
+    bool contains(std::uint64_t unit) const { return unit < used_.size() && used_[unit]; }
     /// Behind the last unit in use, or known.
     std::uint64_t end() const { return used_.size(); }
     /// Forgets unused units at the end.

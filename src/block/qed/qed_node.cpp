@@ -64,6 +64,7 @@ Result<Header> parse_header(std::span<const std::byte> head, std::uint64_t file_
                                           "to {}",
                                           word(8), kMaxTableClusters));
     header.table_bytes = word(8) * header.cluster_bytes;
+    header.header_bytes = word(12) * header.cluster_bytes;
     header.l1_offset = wide(40);
     header.size_bytes = wide(48);
     const auto mapped = std::bit_width(header.entries()) * 2 - 2 +

@@ -4,8 +4,10 @@
 /// numbers little-endian. Owner thread only.
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "block/clustered/clustered_node.hpp"
+#include "block/clustered/space_map.hpp"
 #include "block/table_cache.hpp"
 
 namespace doppel::block::qed {
@@ -14,6 +16,7 @@ constexpr std::uint32_t QED_MAGIC = 0x00444551; // "QED\0"
 
 struct Header {
     std::uint64_t cluster_bytes = 0;
+    std::uint64_t header_bytes = 0; // whole clusters
     std::uint64_t table_bytes = 0;
     std::uint64_t l1_offset = 0;
     std::uint64_t size_bytes = 0;
@@ -34,12 +37,20 @@ public:
     std::string driver() const override { return "qed"; }
     ImageInfo info() const override;
     Task<void> resize(std::uint64_t) override { return ready<void>(cannot("resizing")); }
+    Task<CheckResult> check(Repair repair) override;
 
 private:
     QedNode(OpenRequest& request, const Header& header);
     Task<ClusterRun> find(std::uint64_t index, std::uint64_t most) override;
     Task<std::uint64_t> entry(std::uint64_t table, std::uint64_t index);
     Result<void> check_place(const char* what, std::uint64_t offset, std::uint64_t bytes) const;
+
+    // checking.cpp
+    bool take(SpaceMap& used, std::uint64_t offset, std::uint64_t bytes, const std::string& what,
+              CheckResult& result) const;
+    Task<std::vector<std::uint64_t>> read_table(std::uint64_t offset);
+    Task<void> check_table(std::uint64_t number, std::uint64_t offset, SpaceMap& used,
+                           CheckResult& result);
 
     Header header_;
     TableCache tables_;
