@@ -106,6 +106,9 @@ struct Format {
     Result<SpaceNeed> (*measure)(const DiskUse& use, const OptionValues& options) = nullptr;
     /// Of ImageOptions::driver.
     std::span<const OptionSpec> open_options = {};
+    /// The cluster of DiskUse::data_bytes, for a disk of this size. Null: a byte.
+    Result<std::uint64_t> (*measure_unit)(std::uint64_t size_bytes,
+                                          const OptionValues& options) = nullptr;
 };
 
 } // namespace doppel::block

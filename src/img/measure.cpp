@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -31,9 +32,9 @@ block::Task<std::uint64_t> data_bytes(block::Node& node, std::uint64_t cluster) 
     std::uint64_t counted_to = 0;
     for (std::uint64_t at = 0; at < node.size();) {
         DOPPEL_AWAIT(extent, node.status(at, node.size() - at));
-        if (extent.content != block::Content::Zero) {
-            const auto begin = std::max(counted_to, base::align_down(at, cluster));
-            const auto end = base::align_up(at + extent.length, cluster);
+        const auto begin = std::max(counted_to, base::align_down(at, cluster));
+        const auto end = base::align_up(at + extent.length, cluster);
+        if (extent.content != block::Content::Zero && end > begin) {
             bytes += end - begin;
             counted_to = end;
         }
@@ -57,10 +58,9 @@ Result<block::SpaceNeed> measure(Session& session, const block::Format& format,
     auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     if (arguments.has("l"))
         DOPPEL_TRY_VOID(session.context.wait(image.node->view_snapshot(arguments.get("l"))));
-    const block::OptionReader reader{format.options, options};
     std::uint64_t cluster = 1;
-    if (!reader.text("cluster_size").empty())
-        cluster = DOPPEL_TRY(reader.size("cluster_size"));
+    if (format.measure_unit != nullptr)
+        cluster = DOPPEL_TRY(format.measure_unit(image.node->size(), options));
     const auto data = DOPPEL_TRY(session.context.wait(data_bytes(*image.node, cluster)));
     return format.measure({image.node->size(), data}, options);
 }

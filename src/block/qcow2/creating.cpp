@@ -254,6 +254,10 @@ Result<SpaceNeed> measure(const DiskUse& use, const OptionValues& values) {
     return SpaceNeed{preallocated ? full : metadata + use.data_bytes, full};
 }
 
+Result<std::uint64_t> measure_unit(std::uint64_t, const OptionValues& values) {
+    return OptionReader{all_options(), values}.size("cluster_size");
+}
+
 } // namespace
 
 std::span<const OptionSpec> create_options() { return all_options(); }
@@ -268,10 +272,11 @@ Result<std::uint32_t> parse_compat(const std::string& compat) {
 
 const Format& format() {
     static const Format kFormat{
-        "qcow2", "QEMU's image: thin, snapshots, backing files, compression",
-        probe,   open,
-        create,  all_options(),
-        measure, kOpenOptions};
+        "qcow2",     "QEMU's image: thin, snapshots, backing files, compression",
+        probe,       open,
+        create,      all_options(),
+        measure,     kOpenOptions,
+        measure_unit};
     return kFormat;
 }
 

@@ -110,9 +110,22 @@ Task<void> create(CreateRequest request) {
     co_return {};
 }
 
-constexpr Format kFormat{
-    "vdi",  "VirtualBox's image: thin or static, differencing", probe, open, create, kOptions,
-    nullptr};
+/// As if the disk were written once.
+Result<SpaceNeed> measure(const DiskUse& use, const OptionValues& values) {
+    const auto header = DOPPEL_TRY(header_of(OptionReader{kOptions, values}, use.size_bytes));
+    const auto full = header.data_offset + header.blocks * header.block_bytes;
+    return SpaceNeed{header.type == Type::Fixed ? full : header.data_offset + use.data_bytes, full};
+}
+
+Result<std::uint64_t> measure_unit(std::uint64_t, const OptionValues& values) {
+    return OptionReader{kOptions, values}.size("block_size");
+}
+
+constexpr Format kFormat{"vdi",       "VirtualBox's image: thin or static, differencing",
+                         probe,       open,
+                         create,      kOptions,
+                         measure,     {},
+                         measure_unit};
 
 } // namespace
 

@@ -146,6 +146,15 @@ Task<void> write_heads(Node& file, const Plan& plan, const Regions& regions) {
     co_return {};
 }
 
+Regions regions_of(const Plan& plan) {
+    const auto entries = Geometry{plan.metadata}.entries(plan.metadata.size_bytes);
+    Regions regions;
+    regions.metadata = {kLogOffset + plan.log_bytes, kMib};
+    regions.table = {regions.metadata.offset + kMib,
+                     std::max(kMib, base::align_up(entries * 8, kMib))};
+    return regions;
+}
+
 Task<void> create(CreateRequest request) {
     const OptionReader options{kOptions, request.options};
     DOPPEL_CO_TRY_VOID(options.check_names("vhdx"));
@@ -156,11 +165,7 @@ Task<void> create(CreateRequest request) {
                      locate_parent(*request.context, file.name(), options.text("backing_file")));
         plan.metadata.parent = std::move(parent);
     }
-    const auto entries = Geometry{plan.metadata}.entries(plan.metadata.size_bytes);
-    Regions regions;
-    regions.metadata = {kLogOffset + plan.log_bytes, kMib};
-    regions.table = {regions.metadata.offset + kMib,
-                     std::max(kMib, base::align_up(entries * 8, kMib))};
+    const auto regions = regions_of(plan);
     DOPPEL_CO_TRY(region, serialize_metadata(plan.metadata));
     DOPPEL_AWAIT_VOID(
         file.write(regions.metadata.offset, IoBuffer::of(region), Durability::Cached));
@@ -170,10 +175,27 @@ Task<void> create(CreateRequest request) {
     co_return {};
 }
 
-constexpr Format kFormat{"vhdx", "Hyper-V's image: thin or fixed, differencing, with a log",
-                         probe,  open,
-                         create, kOptions,
-                         nullptr};
+/// As if the disk were written once.
+Result<SpaceNeed> measure(const DiskUse& use, const OptionValues& values) {
+    const auto plan = DOPPEL_TRY(plan_of(OptionReader{kOptions, values}, use.size_bytes));
+    const auto table = regions_of(plan).table;
+    const auto& metadata = plan.metadata;
+    const auto full =
+        table.offset + table.bytes + base::align_up(metadata.size_bytes, metadata.block_bytes);
+    return SpaceNeed{metadata.leave_allocated ? full : table.offset + table.bytes + use.data_bytes,
+                     full};
+}
+
+Result<std::uint64_t> measure_unit(std::uint64_t size_bytes, const OptionValues& values) {
+    const auto plan = DOPPEL_TRY(plan_of(OptionReader{kOptions, values}, size_bytes));
+    return plan.metadata.block_bytes;
+}
+
+constexpr Format kFormat{"vhdx",      "Hyper-V's image: thin or fixed, differencing, with a log",
+                         probe,       open,
+                         create,      kOptions,
+                         measure,     {},
+                         measure_unit};
 
 } // namespace
 

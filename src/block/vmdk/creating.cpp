@@ -256,9 +256,42 @@ Task<void> create(CreateRequest request) {
     co_return {};
 }
 
-constexpr Format kFormat{
-    "vmdk", "VMware's image: thin, flat, in parts or as a stream", probe, open, create, kOptions,
-    nullptr};
+/// As if the disk were written once; a stream as if nothing could be compressed.
+Result<SpaceNeed> measure(const DiskUse& use, const OptionValues& values) {
+    const auto plan = DOPPEL_TRY(plan_of(OptionReader{kOptions, values}, use.size_bytes));
+    if (plan.flat())
+        return SpaceNeed{plan.size_bytes, plan.size_bytes};
+    std::uint64_t metadata = 0, full = 0;
+    for (std::uint64_t at = 0; at < plan.size_bytes || at == 0;) {
+        const auto size =
+            plan.split() ? std::min(kSplitBytes, plan.size_bytes - at) : plan.size_bytes;
+        const auto header = DOPPEL_TRY(sparse_header(plan, size));
+        metadata += header.overhead_bytes;
+        full += base::align_up(size, header.grain_bytes);
+        if (plan.stream()) // a sector more for each grain; tables, directory, markers, footer
+            full += header.grains() * kSector;
+        at += std::max<std::uint64_t>(size, 1);
+    }
+    const Header usual;
+    auto data = use.data_bytes;
+    if (plan.stream()) {
+        const auto header = DOPPEL_TRY(sparse_header(plan, plan.size_bytes));
+        data += data / usual.grain_bytes * kSector;
+        metadata += header.directory_bytes() + header.tables() * (header.table_bytes() + kSector) +
+                    4 * kSector;
+    }
+    return SpaceNeed{metadata + data, metadata + full};
+}
+
+Result<std::uint64_t> measure_unit(std::uint64_t, const OptionValues&) {
+    return Header{}.grain_bytes;
+}
+
+constexpr Format kFormat{"vmdk",      "VMware's image: thin, flat, in parts or as a stream",
+                         probe,       open,
+                         create,      kOptions,
+                         measure,     {},
+                         measure_unit};
 
 } // namespace
 

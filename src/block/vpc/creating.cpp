@@ -136,10 +136,30 @@ Task<void> create(CreateRequest request) {
     co_return {};
 }
 
-constexpr Format kFormat{"vpc",  "VHD, of Virtual PC, Hyper-V and Azure: thin, fixed, differencing",
-                         probe,  open,
-                         create, kOptions,
-                         nullptr};
+/// As if the disk were written once: the footer twice, the header, the table; a bitmap in front of
+/// each block.
+Result<SpaceNeed> measure(const DiskUse& use, const OptionValues& values) {
+    const auto plan = DOPPEL_TRY(plan_of(OptionReader{kOptions, values}, use.size_bytes));
+    const auto& header = plan.header;
+    if (plan.type == Type::Fixed)
+        return SpaceNeed{plan.size_bytes + kFooterBytes, plan.size_bytes + kFooterBytes};
+    const auto table = base::align_up(std::max(header.blocks, 1u) * std::uint64_t{4}, kSector);
+    const auto fixed = 2 * kFooterBytes + kHeaderBytes + table;
+    const auto block = header.bitmap_bytes() + header.block_bytes;
+    return SpaceNeed{fixed + use.data_bytes / header.block_bytes * block,
+                     fixed + header.blocks * block};
+}
+
+Result<std::uint64_t> measure_unit(std::uint64_t, const OptionValues& values) {
+    return OptionReader{kOptions, values}.size("block_size");
+}
+
+constexpr Format kFormat{
+    "vpc",       "VHD, of Virtual PC, Hyper-V and Azure: thin, fixed, differencing",
+    probe,       open,
+    create,      kOptions,
+    measure,     {},
+    measure_unit};
 
 } // namespace
 
