@@ -198,6 +198,7 @@ class Formats(Readers):
                 theirs("convert", "-f", "raw", "-O", "qed", *options(form), self.raw, base)
                 ours("compare", "-q", "-f", "raw", "-F", "qed", self.raw, base)
                 self.same_map(base)
+                ours("check", "-q", base)
                 theirs("create", "-q", "-f", "qed", "-b", base.name, "-F", "qed", top)
                 run("qemu-io", "-f", "qed", "-c", "write -P 9 1M 100k", "-c", "write -z 3M 64k",
                     top)
@@ -209,6 +210,15 @@ class Formats(Readers):
                                       capture_output=True, text=True)
                 self.assertEqual(done.returncode, 1)
                 self.assertIn("can be read, not written", done.stderr)
+                with open(base, "r+b") as file:  # more than the tables know
+                    file.seek(0, os.SEEK_END)
+                    file.truncate(file.tell() + 3 * MIB)
+                ours("check", "-q", base, code=3)
+                with open(base, "r+b") as file:  # an L1 entry that leads past the end
+                    file.seek(40)
+                    file.seek(int.from_bytes(file.read(8), "little"))
+                    file.write((1 << 40).to_bytes(8, "little"))
+                self.refused("check", base, code=2, why="L2 table 0 would lie at")
 
     def test_parallels_is_read(self):
         for form in ("", "cluster_size=64k"):
@@ -234,6 +244,29 @@ class Formats(Readers):
             sizes = [json.loads(theirs("info", "--output=json", image))["virtual-size"]
                      for image in (mine, other)]
             self.assertEqual(sizes[0], sizes[1], size)
+
+    def test_what_an_image_will_take(self):
+        """What measure says is enough, and not much too much."""
+        for size in (MIB, 40 * MIB + 512):
+            raw = self.folder / f"{size}.raw"
+            common.make_disk(raw, size, size)
+            for kind, forms in FORMS.items():
+                for form, (mine, _) in forms.items():
+                    with self.subTest(format=kind, form=form, size=size):
+                        image = self.folder / f"measured.{kind}"
+                        words = ["-f", "raw", "-O", kind, *options(mine), raw]
+                        need = json.loads(ours("measure", "--output=json", *words))
+                        ours("convert", "-q", *words, image)
+                        taken = sum(file.stat().st_size for file in
+                                    self.folder.glob(f"measured*.{kind}"))
+                        if "lat" in form:  # the descriptor
+                            taken = min(taken, size)
+                        self.assertLessEqual(taken, need["required"] + 4 * KIB)
+                        self.assertLessEqual(need["required"], need["fully-allocated"])
+                        if form != "stream":  # zeroes that were written count, they may be data
+                            self.assertLessEqual(need["required"], taken * 11 // 10 + 256 * KIB)
+                        for file in self.folder.glob("measured*"):
+                            file.unlink()
 
     def test_options_are_listed(self):
         for kind in FORMS:

@@ -120,6 +120,20 @@ class Kills(unittest.TestCase):
                 for file in self.folder.glob("out*"):
                     self.assertTrue(file == target or file.name.startswith("out.part-"), file)
 
+    def test_convert_to_several_files(self):
+        """No part has its name before all are complete."""
+        shown = digest(self.top, "qcow2")
+        target = self.folder / "out.vmdk"
+        for form in ("twoGbMaxExtentSparse", "monolithicFlat", "streamOptimized"):
+            def clean():
+                for file in self.folder.glob("out*"):
+                    file.unlink()
+            words = [IMG, "convert", "-O", "vmdk", "-o", f"subformat={form}", self.top, target]
+            for done in self.interrupted(words, clean):
+                self.assertTrue(target.exists() or not done)
+                if target.exists():
+                    self.assertEqual(digest(target, "vmdk"), shown)
+
     def keep(self, *images):
         """A function that brings them back."""
         kept = [(image, image.read_bytes()) for image in images]
@@ -162,6 +176,31 @@ class Kills(unittest.TestCase):
                 self.assertIn(shows, allowed)
                 if done and flag == "-a":
                     self.assertEqual(shows, old)
+
+    def test_vmdk(self):
+        """Written, resized, committed: what was there before is there, or what shall be."""
+        base, top = self.folder / "base.vmdk", self.folder / "top.vmdk"
+        run("qemu-img", "convert", "-f", "qcow2", "-O", "vmdk", self.base, base)
+        run("qemu-img", "create", "-q", "-f", "vmdk", "-b", base.name, "-F", "vmdk", top)
+        run("qemu-io", "-f", "vmdk", *(word for at in range(0, SIZE, MIB)
+                                       for word in ("-c", f"write -q -P 8 {at} 90k")), top)
+        shown = digest(top, "vmdk")
+        restore = self.keep(base, top)
+        for words in (["commit", "-f", "vmdk", top], ["resize", "-f", "vmdk", top, "+200M"],
+                      ["rebase", "-f", "vmdk", "-b", "", top]):
+            for done in self.interrupted([IMG, *words], restore):
+                for image in (base, top):
+                    run(IMG, "check", "-q", "-f", "vmdk", image, codes=(0, 3))
+                    run("qemu-img", "check", "-q", "-f", "vmdk", image)
+                if words[0] == "commit":  # the CID says that the base was changed
+                    run(IMG, "rebase", "-u", "-f", "vmdk", "-b", base.name, "-F", "vmdk", top)
+                raw = self.folder / "shown"
+                run(IMG, "convert", "-f", "vmdk", "-O", "raw", top, raw)
+                content = raw.read_bytes()
+                self.assertEqual(hashlib.sha256(content[:SIZE]).hexdigest(), shown)
+                self.assertFalse(any(content[SIZE:]))
+                if done and words[0] == "resize":
+                    self.assertEqual(len(content), SIZE + 200 * MIB)
 
     def test_resize(self):
         restore = self.keep(self.base)
