@@ -6,7 +6,7 @@ complete -c doppel -n __fish_use_subcommand -a run -d 'Run a machine in the fore
 complete -c doppel -n __fish_use_subcommand -a img -d 'Work on disk images'
 complete -c doppel -n '__fish_seen_subcommand_from img' -F -a 'create info check convert compare map measure resize rebase commit snapshot amend bitmap dd bench serve'
 for flag in f O F
-    complete -c doppel -n '__fish_seen_subcommand_from img' -s $flag -x -a 'raw qcow2 vdi vhdx vpc vmdk parallels ova qed' -d 'Format'
+    complete -c doppel -n '__fish_seen_subcommand_from img' -s $flag -x -a 'raw qcow2 vdi vhdx vpc vmdk luks parallels ova qed' -d 'Format'
 end
 complete -c doppel -n __fish_use_subcommand -a ls -d 'List the machines that run'
 complete -c doppel -n __fish_use_subcommand -a status -d 'Say what a machine is doing'
