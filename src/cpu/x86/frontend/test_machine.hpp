@@ -44,6 +44,9 @@ inline constexpr std::uint64_t kDataBytes = 0x4000;
 /// Page tables: where random addresses, small ones above all, rarely lead.
 inline constexpr std::uint64_t kTablesAt = 0x600000;
 
+/// A page that plug() gives to a device; its physical address is beyond RAM.
+inline constexpr std::uint64_t kDeviceAt = kRamBytes - 0x1000, kDeviceGpa = 0xe000'0000;
+
 /// DOPPEL_CHAOS=SEED in the environment: all tests run with the translator disturbed.
 inline TranslatorOptions environment_options() {
     TranslatorOptions options;
@@ -124,6 +127,13 @@ public:
         std::vector<std::byte> bytes(kDataBytes);
         (void)memory_->read({kDataAt}, bytes);
         return bytes;
+    }
+
+    /// The guest's 8 bytes at kDeviceAt are the device's.
+    void plug(bus::IoHandler& device) {
+        (void)mmio_.map({kDeviceGpa, 8, "device", {1, 8, false}, &device});
+        (void)memory_->store(memory::Gpa{kTablesAt + 0x3000 + (kDeviceAt >> 12) * 8},
+                             kDeviceGpa | 7);
     }
 
 private:

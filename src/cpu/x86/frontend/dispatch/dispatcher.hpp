@@ -177,6 +177,7 @@ private:
     bool serve_branch(Exit why, Result& result, bool& leave);
     bool serve_host_fault(Result& result, bool& leave);
     bool may_keep_writing(const RamView::State& state) const;
+    bool runs_in(std::uint64_t gpa_page);
     bool fill(std::uint64_t linear, bool write, std::byte*& host, bool& fault);
     bool resume_at(std::uint64_t address);
     bool resume_block(const std::uint8_t* entry);

@@ -38,6 +38,15 @@ bool Dispatcher::may_keep_writing(const RamView::State& state) const {
     return false;
 }
 
+/// Whether the instruction at rip lies in this page. Others may have dropped its blocks since we
+/// came into this one, whereupon it is no code page any more; but what this block still has of the
+/// old bytes must not survive its own stores. So these keep going through the interpreter, behind
+/// which the next block is looked for anew.
+bool Dispatcher::runs_in(std::uint64_t gpa_page) {
+    CodePage page;
+    return code_page(cx_, cx_.state.rip, page) && (page.gpa.value & ~kPageOffset) == gpa_page;
+}
+
 /// Puts the page of `linear` into the TLB. False and not `fault`: it cannot be there for this kind
 /// of access (MMIO, code, …); `host` is then nullptr for MMIO.
 bool Dispatcher::fill(std::uint64_t linear, bool write, std::byte*& host, bool& fault) {
@@ -55,6 +64,7 @@ bool Dispatcher::fill(std::uint64_t linear, bool write, std::byte*& host, bool& 
     host = region->host + (gpa - region->base);
     const std::uint16_t permissions = allowed(cx_, to);
     const bool writable = (permissions & permission(AccessType::Write, privilege)) != 0 &&
+                          !runs_in(gpa) &&
                           may_keep_writing(region->states[(gpa - region->base) >> 12]);
     if (write && !writable)
         return false;
