@@ -214,6 +214,14 @@ std::span<const std::byte> bytes_of(const std::string& text) {
 }
 
 void append_extensions(std::vector<std::byte>& out, const Header& header) {
+    // The first: in the sector of the fixed fields whatever follows, so that no torn write of the
+    // header parts the two.
+    if (header.crypt_method == kCryptLuks) {
+        std::array<std::byte, 16> bytes{};
+        store_be(bytes.data(), header.crypto.offset);
+        store_be(bytes.data() + 8, header.crypto.bytes);
+        append_extension(out, kExtCrypto, bytes);
+    }
     if (!header.backing_format.empty())
         append_extension(out, kExtBackingFormat, bytes_of(header.backing_format));
     if (!header.data_file.empty() && header.external_data())
@@ -227,12 +235,6 @@ void append_extensions(std::vector<std::byte>& out, const Header& header) {
         store_be(bytes.data() + 8, header.bitmaps.directory_bytes);
         store_be(bytes.data() + 16, header.bitmaps.directory_offset);
         append_extension(out, kExtBitmaps, bytes);
-    }
-    if (header.crypt_method == kCryptLuks) {
-        std::array<std::byte, 16> bytes{};
-        store_be(bytes.data(), header.crypto.offset);
-        store_be(bytes.data() + 8, header.crypto.bytes);
-        append_extension(out, kExtCrypto, bytes);
     }
     for (const auto& extension : header.unknown_extensions)
         append_extension(out, extension.type, extension.bytes);
