@@ -99,7 +99,7 @@ Result<UniqueFd> listen_at(const std::string& path) {
 } // namespace
 
 Result<std::string> control_folder() {
-    const auto path = folder_path();
+    auto path = folder_path();
     if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST)
         return base::fail_errno(errno, fmt::format("make folder '{}'", path));
     struct stat info{};

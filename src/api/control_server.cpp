@@ -83,7 +83,7 @@ public:
                          });
     }
 
-    void answer(const HttpResponse& response) { write(response, parser_->keep_alive()); }
+    void answer(const HttpResponse& response) { write(response, parser_.value().keep_alive()); }
 
 private:
     void on_read(beast::error_code error) {
@@ -92,7 +92,7 @@ private:
         if (error)
             return;              // closed, timed out, or no HTTP: nobody to answer to
         stream_.expires_never(); // the answer may take its time
-        const auto& message = parser_->get();
+        const auto& message = parser_.value().get();
         HttpRequest request{std::string{message.method_string()}, std::string{message.target()},
                             message.body()};
         server_.handler(std::move(request), server_.reply_for(shared_from_this()));

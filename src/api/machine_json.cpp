@@ -172,7 +172,7 @@ template <typename Visit> void members(Visit& visit, description::VirtioConsole&
 }
 template <typename Visit> void members(Visit& visit, description::Tuning& tuning) {
     for (const auto& [name, member] : description::kTuningNames)
-        visit(name.data(), tuning.*member);
+        visit(name, tuning.*member);
     visit("loop_threshold", tuning.loop_threshold);
 }
 template <typename Visit> void members(Visit& visit, description::Translation& translation) {

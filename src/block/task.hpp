@@ -61,7 +61,7 @@ public:
 
     bool done() const noexcept { return handle_.done(); }
     /// Only once done().
-    Result<T> take() { return std::move(*handle_.promise().result); }
+    Result<T> take() { return std::move(handle_.promise().result).value(); }
 
     bool await_ready() const noexcept { return handle_.done(); }
     void await_suspend(std::coroutine_handle<> waiter) noexcept {
@@ -119,6 +119,8 @@ template <typename T> Task<T> ready(Result<T> value) { co_return value; }
 
 } // namespace doppel::block
 
+// NOLINTBEGIN(bugprone-macro-parentheses): a name that is declared has none
+
 /// Declares `name` with the value of the awaited Task, or ends the coroutine with its error.
 #define DOPPEL_AWAIT(name, expression)                                                             \
     auto name##_task = (expression);                                                               \
@@ -149,3 +151,5 @@ template <typename T> Task<T> ready(Result<T> value) { co_return value; }
         if (!doppel_co_try_result)                                                                 \
             co_return std::unexpected(std::move(doppel_co_try_result).error());                    \
     } while (false)
+
+// NOLINTEND(bugprone-macro-parentheses)

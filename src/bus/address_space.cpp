@@ -135,7 +135,7 @@ std::uint64_t AddressSpace::read_mapped(const Mapping& mapping, std::uint64_t of
         const auto part = piece <= mapping.size && offset + done <= mapping.size - piece
                               ? mapping.handler->io_read({offset + done, piece})
                               : ~0ull; // the access runs over the end of the mapping
-        value |= (part & all_ones(piece)) << (done * 8);
+        value |= (part & all_ones(piece)) << (done % 8 * 8); // no access is wider
     }
     return value;
 }

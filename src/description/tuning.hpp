@@ -21,7 +21,7 @@ struct Tuning {
 };
 
 struct TuningName {
-    std::string_view name;
+    const char* name;
     bool Tuning::* member;
 };
 inline constexpr std::array kTuningNames{

@@ -180,7 +180,7 @@ private:
 } // namespace
 
 struct Pc::Impl final : bus::IrqSink {
-    Impl(const PcConfig& config_, const PcHost& host_) : config{config_}, host{host_} {}
+    Impl(const PcConfig& pc_config, const PcHost& pc_host) : config{pc_config}, host{pc_host} {}
 
     const PcConfig config;
     const PcHost host;

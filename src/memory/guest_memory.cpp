@@ -111,7 +111,7 @@ bool GuestMemory::walk(Gpa gpa, std::uint64_t length_bytes, Copy&& copy) const {
     while (done < length_bytes) {
         const Gpa here = gpa + done;
         const auto length = std::min(kPageBytes - here.offset_in_page(), length_bytes - done);
-        copy(*find(here), here, length, done);
+        copy(find(here).value(), here, length, done);
         done += length;
     }
     return true;
@@ -198,6 +198,7 @@ GuestMemory::PageState GuestMemory::page_state(Gpa page) const noexcept {
 
 std::vector<GuestMemory::EngineRegion> GuestMemory::engine_regions() const {
     std::vector<EngineRegion> result;
+    result.reserve(regions_.size());
     for (std::size_t i = 0; i < regions_.size(); ++i)
         result.push_back({regions_[i].base, regions_[i].size_bytes, mapping_ + region_offsets_[i],
                           &page_states_[region_offsets_[i] / kPageBytes]});

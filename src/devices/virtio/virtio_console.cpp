@@ -14,7 +14,7 @@ constexpr std::uint64_t VIRTIO_CONSOLE_F_EMERG_WRITE = 1u << 2;
 constexpr std::size_t kMaxPorts = 4, kEmergencyWrite = 8, kConfigBytes = 12;
 constexpr unsigned kReceive = 0, kTransmit = 1;
 constexpr std::uint16_t kQueueSize = 64;
-constexpr std::uint64_t kMaxPrint = 64 * 1024; // bytes of one buffer: nobody prints more at once
+constexpr std::uint64_t kMaxPrint = 0x10000; // bytes of one buffer: nobody prints more at once
 
 } // namespace
 

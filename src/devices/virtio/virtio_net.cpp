@@ -33,7 +33,7 @@ constexpr std::uint16_t VIRTIO_NET_S_LINK_UP = 1;
 
 constexpr unsigned kReceive = 0, kControl = 2; // and 1, to send
 constexpr std::uint16_t kQueueSize = 256, kControlQueueSize = 64;
-constexpr std::size_t kMaxCommandBytes = 64 * 1024; // of the control queue
+constexpr std::size_t kMaxCommandBytes = 0x10000; // of the control queue
 constexpr std::uint8_t kBasicModes = 2; // commands of VIRTIO_NET_CTRL_RX without the extra ones
 constexpr std::size_t kMacBytes = 6, kEthernetBytes = 14;
 // struct virtio_net_config (§5.1.4).

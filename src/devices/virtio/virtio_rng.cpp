@@ -11,7 +11,7 @@ namespace doppel::devices {
 namespace {
 
 /// Per request: more is the driver's to ask for again, so that no request holds the worker long.
-constexpr std::size_t kMaxBytes = 64 * 1024;
+constexpr std::size_t kMaxBytes = 0x10000;
 
 } // namespace
 

@@ -20,7 +20,6 @@ using base::Errc;
 using base::load_le;
 using base::Result;
 using base::store_le;
-using memory::Gpa;
 using memory::GuestMemory;
 
 namespace {
