@@ -34,7 +34,7 @@ namespace doppel::cpu::translator {
 
 class CodeCache {
 public:
-    static constexpr std::size_t kTableSize = std::size_t{1} << 18;
+    static constexpr std::size_t kTableSize = std::size_t{1} << 19;
     static constexpr std::size_t kMaxBlocks = kTableSize / 2;
 
     /// Errors: OutOfMemory.
@@ -112,12 +112,12 @@ private:
     static constexpr std::size_t kMaxLinks = 4 * kMaxBlocks;
     static constexpr std::size_t kMaxSignals = 16 * kMaxBlocks;
     CodeCache();
-    /// Entry of table_: the block's number, and above it 14 bits of its key's hash, so that
+    /// Entry of table_: the block's number, and above it 13 bits of its key's hash, so that
     /// looking for a block touches hardly any other.
     using Word = std::uint32_t;
     static constexpr Word kFree = 0, kTombstone = 1; // of a dropped block
     static constexpr Word kFirstNumber = 2;
-    static constexpr unsigned kTagShift = 18;
+    static constexpr unsigned kTagShift = 19;
     static constexpr Word kNumberMask = (Word{1} << kTagShift) - 1;
     static_assert(kMaxBlocks + kFirstNumber <= kNumberMask);
     static Word tag_of(std::uint64_t hash) { return static_cast<Word>(hash >> 32) & ~kNumberMask; }

@@ -19,7 +19,8 @@ struct TranslatorOptions {
     std::string jit_dump{}; // directory for a JitDump; none when empty
     /// Compare every block with the interpreter (slow; differences are logged); needs a meter.
     bool check = false;
-    std::uint64_t code_bytes = std::uint64_t{64} << 20; // size of the code cache
+    std::uint64_t code_bytes = std::uint64_t{128}
+                               << 20; // room of the code cache; backed as it fills
     // --- for tests ---
     std::uint64_t chaos = 0;       // seed of frontend::Chaos, 0: none
     std::uint64_t block_limit = 0; // unlinked blocks after which run() returns
