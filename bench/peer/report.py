@@ -49,7 +49,7 @@ def table(header, rows):
 
 
 def verdict(what, value, wanted, at_most=True, notes=()):
-    """A line that says whether `value` is what the project wants; `notes`: why not to believe it."""
+    """A line that says whether `value` is what is wanted; `notes`: why not to believe it."""
     met = value <= wanted if at_most else value >= wanted
     line = (f"Verdict: {what}: {number(value)}, wanted {'at most' if at_most else 'at least'} "
             f"{wanted:g}: {'met' if met else 'MISSED'}")
