@@ -15,6 +15,8 @@
 /// A dead block's memory stays until the next reset(), so that a vCPU inside it may finish it: its
 /// incoming links are put back to "ask", and the first bytes of its far entry become a jump to
 /// `stale_entry`, which looks the target up anew. So no vCPU's branch cache needs to be visited.
+/// Its page may be no code page any more: a vCPU gets no write permission for the page it runs in,
+/// or it would run on past its own stores to it (Dispatcher::runs_in()).
 ///
 /// reset() needs every other vCPU out of translated code: the runtime's stop() sees to that.
 #include <atomic>
