@@ -274,6 +274,54 @@ class Qcow2(Case):
                     self.assertGreaterEqual(mine["fully-allocated"], mine["required"])
 
 
+class InMemory(unittest.TestCase):
+    """Files in memory are written by huge pages: long runs of data, ends that fit nothing."""
+
+    def setUp(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="doppel-interop-", dir="/dev/shm"))
+        self.raw = self.folder / "disk.raw"
+        rng = random.Random(3)
+        with open(self.raw, "wb") as disk:
+            for start, length in ((0, 9 * MIB + 700), (12 * MIB + 4096, 5 * MIB - 1),
+                                  (20 * MIB, 11 * MIB), (40 * MIB - 513, 3 * MIB)):
+                disk.seek(start)
+                disk.write(rng.randbytes(length))
+            disk.seek(25 * MIB)
+            disk.write(bytes(MIB))  # zeroes that are no hole
+            disk.truncate(48 * MIB + 512)
+
+    def tearDown(self):
+        shutil.rmtree(self.folder)
+
+    def test_every_format_holds_the_same(self):
+        for kind in ("raw", "qcow2", "vdi", "vhdx", "vmdk", "vpc"):
+            with self.subTest(format=kind):
+                image, back = self.folder / f"disk.{kind}.new", self.folder / "back.raw"
+                ours("convert", "-q", "-f", "raw", "-O", kind, self.raw, image)
+                theirs("compare", "-q", "-f", "raw", "-F", kind, self.raw, image)
+                ours("convert", "-q", "-f", kind, "-O", "raw", image, back)
+                self.assertEqual(self.raw.read_bytes(), back.read_bytes()[:48 * MIB + 512])
+                taken = image.stat().st_blocks * 512  # huge pages where all of one is data
+                self.assertLessEqual(taken, 30 * MIB + (40 * MIB if kind == "vhdx" else 2 * MIB))
+                if kind in ("qcow2", "vdi", "vmdk"):
+                    theirs("check", "-q", "-f", kind, image)
+                image.unlink()
+
+    def test_where_memory_ends_the_copy_ends(self):
+        """A target file system of 17 MiB for 28 MiB of data: a sentence, and nothing is left."""
+        small = self.folder / "small"
+        small.mkdir()
+        for kind in ("raw", "qcow2", "vdi"):
+            script = (f"mount -t tmpfs -o size=17m none {small} || exit 9; "
+                      f"{IMG} convert -q -f raw -O {kind} {self.raw} {small}/new; code=$?; "
+                      f"ls -A {small}; exit $code")
+            done = subprocess.run(["unshare", "-r", "-m", "sh", "-c", script], check=False,
+                                  capture_output=True, text=True)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn("No space left on device", done.stderr)
+            self.assertEqual(done.stdout, "", "nothing stays of it")
+
+
 class Locks(Case):
     def test_either_refuses_what_the_other_writes(self):
         image = self.folder / "lock.qcow2"

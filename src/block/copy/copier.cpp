@@ -6,6 +6,7 @@
 
 #include "base/bytes.hpp"
 #include "block/aligned_memory.hpp"
+#include "block/copy/huge_pages.hpp"
 #include "block/extents.hpp"
 
 namespace doppel::block {
@@ -25,28 +26,32 @@ int plain_descriptor(Node* node) {
     return node->descriptor().value_or(-1);
 }
 
-} // namespace
-
-struct Copier::Work {
-    AlignedMemory memory; // of one lane, used again and again
-    std::span<std::byte> bytes;
-    std::vector<bool> zero;                     // per unit
-    std::vector<std::vector<std::byte>> packed; // per unit; empty: stays plain
-    Result<void> outcome;
-
-    std::span<const std::byte> part(std::uint64_t index, std::uint64_t unit) const {
-        const std::span<const std::byte> all = bytes;
-        return all.subspan(index * unit, std::min<std::uint64_t>(unit, all.size() - index * unit));
+/// What lies behind the last boundary of a huge page, of what is side by side up to the end.
+std::vector<Move> split_off_tail(std::vector<Move>& moves) {
+    const auto boundary = base::align_down(moves.back().to_end(), kHugePage);
+    std::vector<Move> tail;
+    while (!moves.empty() && moves.back().to_end() > boundary &&
+           (tail.empty() || moves.back().to_end() == tail.front().to_offset)) {
+        const auto last = moves.back();
+        moves.pop_back();
+        if (const auto front = last.within(0, boundary); front.length > 0)
+            moves.push_back(front);
+        tail.insert(tail.begin(), last.within(boundary, last.to_end()));
     }
-};
+    return tail;
+}
+
+} // namespace
 
 Copier::Copier(IoContext& context, Node& source, ImageNode& target, CopyOptions options)
     : context_{context}, source_{source}, target_{target}, options_{std::move(options)},
-      size_{std::min(source.size(), target.size())},
+      size_{std::min(source.size(), target.size())}, flat_{plain_descriptor(&source) >= 0},
       can_place_{options_.bulk && target.plain_data() && plain_descriptor(target.file()) >= 0},
       can_move_{options_.unseen && can_place_ && !options_.compress && !options_.salvage},
       ordered_{options_.compress && target.is_stream()}, turns_{context}, finding_{context},
-      writing_{context} {}
+      writing_{context} {
+    ways_.huge_pages = can_move_ && lives_in_memory(plain_descriptor(target.file()));
+}
 
 /// A source without any holes may be full of zeroes nevertheless.
 bool Copier::source_knows_holes() const {
@@ -90,28 +95,44 @@ Task<std::optional<Copier::Chunk>> Copier::next_chunk() {
             next_ += clear;
             continue;
         }
-        const auto chunk = chunk_of(extent, clear);
+        auto chunk = chunk_of(extent, clear);
         next_ += chunk.length;
+        DOPPEL_AWAIT_VOID(sample(chunk));
         co_return std::optional{chunk};
     }
     co_return std::optional<Chunk>{};
 }
 
+/// Of what lies at next_: `clear` are bytes in whole units of the target.
 Copier::Chunk Copier::chunk_of(const Extent& extent, std::uint64_t clear) {
     const auto grain = std::max(unit(), std::uint64_t{1});
+    const bool data = extent.content == Content::Data;
     Chunk chunk;
     chunk.offset = next_;
     chunk.extent = extent;
-    chunk.plain = clear > 0 && extent.content == Content::Data && extent.host &&
-                  plain_descriptor(extent.place) >= 0;
+    chunk.plain =
+        extent.host && plain_descriptor(extent.place) >= 0 && (flat_ || (data && clear > 0));
+    auto covered = clear > 0 ? clear : grain;
+    if (flat_ && data) // the unit that the data ends in is data, too, and can be read in one go
+        covered = base::align_up(next_ + extent.length, grain) - next_;
+    covered = std::min(covered, size_ - next_);
     const auto allowed = shares_ ? kSharedChunk : std::min(unseen_bytes_, kBatch);
-    chunk.unseen = chunk.plain && can_move_ && allowed >= std::min(clear, grain);
+    chunk.unseen = chunk.plain && can_move_ && allowed >= std::min(covered, grain);
     const auto limit =
         chunk.unseen ? std::max(base::align_down(allowed, grain), grain) : std::max(kChunk, grain);
-    chunk.length = std::min({limit, size_ - next_, clear > 0 ? clear : grain});
+    chunk.length = std::min(limit, covered);
     if (chunk.unseen && !shares_)
         unseen_bytes_ -= std::min(unseen_bytes_, chunk.length);
     return chunk;
+}
+
+/// Looks at what would be moved unseen if no zeroes were in the way.
+Task<void> Copier::sample(Chunk& chunk) {
+    if (!can_move_ || !chunk.plain || chunk.unseen || !dense_)
+        co_return {};
+    DOPPEL_AWAIT_VOID(read_chunk(chunk, sample_));
+    chunk.unseen = dense_;
+    co_return {};
 }
 
 /// What one lane does next; empty at the end.
@@ -123,17 +144,38 @@ Task<Copier::Batch> Copier::next_batch() {
         DOPPEL_AWAIT(chunk, next_chunk());
         if (!chunk)
             break;
-        if (!batch.empty() && !chunk->unseen) {
+        if (!batch.chunks.empty() && !chunk->unseen) {
             held_ = chunk;
             break;
         }
         bytes += chunk->length;
         chunk->number = found_++;
-        batch.push_back(*chunk);
+        batch.chunks.push_back(*chunk);
         if (!chunk->unseen)
-            break;
+            co_return batch;
     }
+    DOPPEL_AWAIT_VOID(place(batch));
     co_return batch;
+}
+
+/// Of chunks that nobody looks at. Batches end on the boundaries of huge pages if they can: what is
+/// behind the last one waits for the next batch.
+Task<void> Copier::place(Batch& batch) {
+    batch.moves = std::exchange(waiting_, {});
+    const int to = plain_descriptor(target_.file());
+    for (const auto& chunk : batch.chunks) {
+        DOPPEL_AWAIT(places, target_.place(chunk.offset, chunk.length));
+        std::uint64_t done_bytes = 0;
+        for (const auto& place : places) {
+            const auto part = std::min(place.length, chunk.length - done_bytes);
+            batch.moves.push_back({plain_descriptor(chunk.extent.place), to,
+                                   *chunk.extent.host + done_bytes, place.host, part});
+            done_bytes += part;
+        }
+    }
+    if (!batch.chunks.empty() && ways_.huge_pages && !ways_.share)
+        waiting_ = split_off_tail(batch.moves);
+    co_return {};
 }
 
 Task<void> Copier::zero(std::uint64_t offset, std::uint64_t length) {
@@ -165,10 +207,8 @@ Task<void> Copier::read_chunk(const Chunk& chunk, Work& work) {
         look_at(chunk, work);
     });
     co_await wait;
-    if (std::ranges::none_of(work.zero, std::identity{}))
-        unseen_bytes_ = std::max(unseen_bytes_, kUnseen);
-    else
-        unseen_bytes_ = 0;
+    dense_ = std::ranges::none_of(work.zero, std::identity{});
+    unseen_bytes_ = dense_ ? std::max(unseen_bytes_, kUnseen) : 0;
     co_return work.outcome;
 }
 
@@ -264,33 +304,20 @@ Task<void> Copier::store(const Chunk& chunk, Work& work) {
     co_return {};
 }
 
-/// Places all of it, then has it moved in one go.
 Task<void> Copier::move_batch(const Batch& batch) {
-    const int to = plain_descriptor(target_.file());
-    std::vector<Move> moves;
-    for (const auto& chunk : batch) {
-        DOPPEL_AWAIT(places, target_.place(chunk.offset, chunk.length));
-        std::uint64_t done_bytes = 0;
-        for (const auto& place : places) {
-            const auto part = std::min(place.length, chunk.length - done_bytes);
-            moves.push_back({plain_descriptor(chunk.extent.place), to,
-                             *chunk.extent.host + done_bytes, place.host, part});
-            done_bytes += part;
-        }
-    }
     Result<void> outcome;
-    auto writing = writing_.lock();
-    auto guard = co_await writing;
-    auto how = how_;
-    auto wait = context_.on_worker([&] {
-        for (const auto& move : moves)
-            if (outcome)
-                outcome = move_data(move, how);
-    });
-    co_await wait;
-    how_ = std::max(how, how_);
-    shares_ = how_ == Moving::Share;
-    can_move_ = can_move_ && how_ != Moving::Copy; // through memory it may as well be looked at
+    auto ways = ways_;
+    auto wait = context_.on_worker([&] { outcome = move_data(batch.moves, ways); });
+    if (ways.huge_pages) {
+        co_await wait;
+    } else {
+        auto writing = writing_.lock();
+        auto guard = co_await writing;
+        co_await wait;
+    }
+    ways_ = {ways_.share && ways.share, ways_.huge_pages && ways.huge_pages,
+             ways_.in_kernel && ways.in_kernel};
+    can_move_ = can_move_ && ways_.unseen(); // through memory it may as well be looked at
     co_return outcome;
 }
 
@@ -339,6 +366,7 @@ Task<void> Copier::lane() {
     if (!outcome) {
         next_ = size_;
         held_.reset();
+        waiting_.clear();
         turns_.end();
     }
     co_return outcome;
@@ -350,15 +378,15 @@ Task<void> Copier::copy_batches() {
         DOPPEL_AWAIT(batch, next_batch());
         if (batch.empty())
             co_return {};
-        for (const auto& chunk : batch)
+        for (const auto& chunk : batch.chunks)
             DOPPEL_AWAIT_VOID(pace(chunk.length));
         if (options_.stop != nullptr && *options_.stop)
             co_return base::fail(Errc::Interrupted, "interrupted");
-        if (batch[0].unseen)
+        if (batch.unseen())
             DOPPEL_AWAIT_VOID(move_batch(batch));
         else
-            DOPPEL_AWAIT_VOID(copy_chunk(batch[0], work));
-        for (const auto& chunk : batch)
+            DOPPEL_AWAIT_VOID(copy_chunk(batch.chunks[0], work));
+        for (const auto& chunk : batch.chunks)
             done(chunk.length);
     }
 }
@@ -367,13 +395,13 @@ Task<void> Copier::copy_batches() {
 Task<void> Copier::try_sharing() {
     unseen_bytes_ = unit();
     DOPPEL_AWAIT(batch, next_batch());
-    if (batch.empty() || !batch[0].unseen) {
-        if (!batch.empty())
-            held_ = batch[0];
+    if (!batch.unseen())
+        held_ = batch.chunks[0];
+    if (batch.moves.empty())
         co_return {};
-    }
     DOPPEL_AWAIT_VOID(move_batch(batch));
-    for (const auto& chunk : batch)
+    shares_ = ways_.share;
+    for (const auto& chunk : batch.chunks)
         done(chunk.length);
     co_return {};
 }

@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "block/aligned_memory.hpp"
 #include "block/async_lock.hpp"
 #include "block/codec/codec.hpp"
 #include "block/copy/moving.hpp"
@@ -49,12 +50,33 @@ private:
         bool unseen = false;      // and is moved without a look at it
         std::uint64_t number = 0; // in the order of the source
     };
-    using Batch = std::vector<Chunk>; // one chunk to look at, or several to move
-    struct Work;                      // what a worker does to a chunk
+    /// One chunk to look at, or several to move.
+    struct Batch {
+        std::vector<Chunk> chunks;
+        std::vector<Move> moves; // placed, in the order of the target
+        bool empty() const { return chunks.empty() && moves.empty(); }
+        bool unseen() const { return chunks.empty() || chunks.front().unseen; }
+    };
+    /// What a worker does to a chunk.
+    struct Work {
+        AlignedMemory memory; // of one lane, used again and again
+        std::span<std::byte> bytes;
+        std::vector<bool> zero;                     // per unit
+        std::vector<std::vector<std::byte>> packed; // per unit; empty: stays plain
+        Result<void> outcome;
+
+        std::span<const std::byte> part(std::uint64_t index, std::uint64_t unit) const {
+            const std::span<const std::byte> all = bytes;
+            return all.subspan(index * unit,
+                               std::min<std::uint64_t>(unit, all.size() - index * unit));
+        }
+    };
 
     Task<std::optional<Chunk>> next_chunk();
     Chunk chunk_of(const Extent& extent, std::uint64_t clear);
+    Task<void> sample(Chunk& chunk);
     Task<Batch> next_batch();
+    Task<void> place(Batch& batch);
     Task<void> try_sharing();
     Task<void> lane();
     Task<void> copy_batches();
@@ -79,11 +101,15 @@ private:
     std::uint64_t size_;
     std::uint64_t next_ = 0;
     std::optional<Chunk> held_; // found, and not fit for the batch before it
+    std::vector<Move> waiting_; // placed, and moved with the next batch
+    const bool flat_;           // the source is the bytes of one file
     bool can_place_;
     bool can_move_;
-    Moving how_ = Moving::Share;
+    Ways ways_;
     bool shares_ = false;            // sharing has worked: there is nothing to be gained by looking
     std::uint64_t unseen_bytes_ = 0; // how much may be moved before the next sample
+    bool dense_ = true;              // what was looked at last had no zeroes
+    Work sample_;
     std::chrono::steady_clock::time_point due_; // when the rate allows the next chunk
     bool ordered_;                              // the target takes chunks in their order only
     std::uint64_t found_ = 0;                   // chunks

@@ -11,6 +11,9 @@
 
 #include <fmt/core.h>
 
+#include "base/bytes.hpp"
+#include "block/copy/huge_pages.hpp"
+
 namespace doppel::block {
 
 namespace {
@@ -53,22 +56,52 @@ base::Result<void> copy(const Move& move, std::uint64_t done) {
     return {};
 }
 
-} // namespace
-
-base::Result<void> move_data(const Move& move, Moving& how) {
-    if (how == Moving::Share) {
-        if (share(move))
-            return {};
-        how = Moving::InKernel;
-    }
+base::Result<void> move_plainly(const Move& move, Ways& ways) {
     std::uint64_t done = 0;
-    if (how == Moving::InKernel) {
+    if (ways.in_kernel) {
         done = move_in_kernel(move);
         if (done == move.length)
             return {};
-        how = Moving::Copy;
+        ways.in_kernel = false;
     }
     return copy(move, done); // which also says what is wrong, if anything is
+}
+
+/// As move_data(), of moves that lie side by side in the target: the huge pages that they fill, and
+/// plainly what is before and behind.
+base::Result<void> move_run(std::span<const Move> run, Ways& ways) {
+    const auto begin = base::align_up(run.front().to_offset, kHugePage);
+    const auto end = base::align_down(run.back().to_end(), kHugePage);
+    const bool huge = ways.huge_pages && begin < end && move_by_huge_pages(run, begin, end);
+    if (begin < end)
+        ways.huge_pages = huge;
+    for (const auto& move : run) {
+        const auto before = huge ? move.within(0, begin) : move;
+        const auto behind = move.within(huge ? end : move.to_end(), move.to_end());
+        for (const auto& part : {before, behind})
+            if (part.length > 0)
+                DOPPEL_TRY_VOID(move_plainly(part, ways));
+    }
+    return {};
+}
+
+} // namespace
+
+base::Result<void> move_data(std::span<const Move> moves, Ways& ways) {
+    std::size_t shared = 0;
+    while (ways.share && shared < moves.size()) {
+        ways.share = share(moves[shared]);
+        shared += ways.share ? 1 : 0;
+    }
+    for (auto rest = moves.subspan(shared); !rest.empty();) {
+        const auto gap = std::ranges::adjacent_find(
+            rest, [](const Move& a, const Move& b) { return a.to_end() != b.to_offset; });
+        const auto count =
+            gap == rest.end() ? rest.size() : static_cast<std::size_t>(gap - rest.begin()) + 1;
+        DOPPEL_TRY_VOID(move_run(rest.first(count), ways));
+        rest = rest.subspan(count);
+    }
+    return {};
 }
 
 base::Result<void> read_all(int fd, std::span<std::byte> into, std::uint64_t offset) {

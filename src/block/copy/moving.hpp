@@ -1,28 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// Data from one file to another without looking at it: by sharing extents, else moved inside the
-/// kernel, else through memory. Any thread; blocks.
-#include <cstdint>
+/// Data from one file to another without looking at it: by sharing extents, else by huge pages of
+/// a file in memory, else moved inside the kernel, else through memory of ours. Any thread; blocks.
 #include <span>
 
 #include "base/result.hpp"
+#include "block/copy/move.hpp"
 
 namespace doppel::block {
 
-/// In the order in which they are tried; what a pair of files cannot do it never can.
-enum class Moving : std::uint8_t { Share, InKernel, Copy };
+/// What a pair of files has not refused so far; what it cannot do it never can.
+struct Ways {
+    bool share = true;
+    bool huge_pages = true;
+    bool in_kernel = true;
 
-struct Move {
-    int from = -1; // descriptors
-    int to = -1;
-    std::uint64_t from_offset = 0;
-    std::uint64_t to_offset = 0;
-    std::uint64_t length = 0;
+    bool unseen() const { return share || huge_pages || in_kernel; }
 };
 
-/// `how` falls to what the files can do. Past the end of `from` lie zeroes. Errors: the host's,
-/// when reading or writing through memory fails.
-base::Result<void> move_data(const Move& move, Moving& how);
+/// `ways` loses what does not work. The moves are of one pair of files, ascending in the target.
+/// Past the end of the source lie zeroes. Errors: the host's, when all that is left is reading or
+/// writing through memory, and that fails.
+base::Result<void> move_data(std::span<const Move> moves, Ways& ways);
 
 /// Fills `into`; past the end of the file lie zeroes.
 base::Result<void> read_all(int fd, std::span<std::byte> into, std::uint64_t offset);

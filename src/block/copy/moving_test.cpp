@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/unique_fd.hpp"
+#include "block/copy/huge_pages.hpp"
 #include "block/copy/moving.hpp"
 
 using namespace doppel;
@@ -16,7 +17,7 @@ using namespace doppel::block;
 namespace {
 
 base::UniqueFd file_of(std::size_t bytes) {
-    base::UniqueFd fd{::memfd_create("test", MFD_CLOEXEC)};
+    base::UniqueFd fd{::memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
     std::vector<std::byte> content(bytes);
     for (std::size_t i = 0; i < bytes; ++i)
         content[i] = static_cast<std::byte>(i * 7 + i / 256 + 1);
@@ -33,25 +34,72 @@ std::vector<std::byte> content_of(int fd, std::uint64_t offset, std::size_t byte
 } // namespace
 
 TEST_CASE("whatever the way, the bytes arrive where they belong") {
-    constexpr std::size_t kBytes = 3u << 20;
+    constexpr std::size_t kBytes = 9u << 20;
     const auto from = file_of(kBytes);
-    for (auto how : {Moving::Share, Moving::InKernel, Moving::Copy}) {
+    for (const Ways allowed :
+         {Ways{}, Ways{false, true, false}, Ways{false, false, true}, Ways{false, false, false}}) {
         for (const std::uint64_t shift : {0u, 1u, 4096u}) {
-            INFO("way " << static_cast<int>(how) << ", shift " << shift);
+            INFO("ways " << allowed.share << allowed.huge_pages << allowed.in_kernel << ", shift "
+                         << shift);
             const auto to = file_of(0);
-            const Move move{from.get(), to.get(), shift, 4096 + shift * 2, kBytes - shift};
-            REQUIRE(move_data(move, how).has_value());
+            const auto half = kBytes / 2 + 512;
+            const std::vector<Move> moves{
+                {from.get(), to.get(), shift, 4096 + shift * 2, half},
+                {from.get(), to.get(), shift + half, 4096 + shift * 2 + half,
+                 kBytes - shift - half},
+                {from.get(), to.get(), 0, 3 * kBytes, 1000}}; // behind a gap
+            auto ways = allowed;
+            REQUIRE(move_data(moves, ways).has_value());
             CHECK(content_of(to.get(), 4096 + shift * 2, kBytes - shift) ==
                   content_of(from.get(), shift, kBytes - shift));
+            CHECK(content_of(to.get(), kBytes + 8192, 4096) == std::vector<std::byte>(4096));
+            CHECK(content_of(to.get(), 3 * kBytes, 1000) == content_of(from.get(), 0, 1000));
         }
     }
+}
+
+TEST_CASE("huge pages hold what came before around them, and no byte more") {
+    const auto from = file_of(4 * kHugePage);
+    const auto to = file_of(4 * kHugePage);
+    const auto old = content_of(to.get(), 0, 4 * kHugePage);
+    const std::vector<Move> moves{{from.get(), to.get(), 77, kHugePage, kHugePage + 5},
+                                  {from.get(), to.get(), 0, 2 * kHugePage + 5, kHugePage - 5}};
+    if (!move_by_huge_pages(moves, kHugePage, 3 * kHugePage)) {
+        MESSAGE("this kernel makes no huge pages in files: only the way around them is tested");
+        return;
+    }
+    CHECK(content_of(to.get(), 0, kHugePage) == std::vector(old.begin(), old.begin() + kHugePage));
+    CHECK(content_of(to.get(), kHugePage, kHugePage + 5) ==
+          content_of(from.get(), 77, kHugePage + 5));
+    CHECK(content_of(to.get(), 2 * kHugePage + 5, kHugePage - 5) ==
+          content_of(from.get(), 0, kHugePage - 5));
+    CHECK(content_of(to.get(), 3 * kHugePage, kHugePage) ==
+          content_of(from.get(), 3 * kHugePage, kHugePage));
+}
+
+TEST_CASE("a source that ends too early, or a target that cannot grow, ends in no signal") {
+    const auto from = file_of(kHugePage - 1);
+    const auto to = file_of(0);
+    const Move move{from.get(), to.get(), 0, 0, kHugePage};
+    CHECK(!move_by_huge_pages({&move, 1}, 0, kHugePage));
+    Ways ways;
+    REQUIRE(move_data({&move, 1}, ways).has_value());
+    CHECK(!ways.huge_pages);
+    CHECK(content_of(to.get(), 0, kHugePage - 1) == content_of(from.get(), 0, kHugePage - 1));
+    CHECK(content_of(to.get(), kHugePage - 1, 1) == std::vector<std::byte>(1));
+    REQUIRE(::fcntl(to.get(), F_ADD_SEALS, F_SEAL_GROW) == 0);
+    const Move behind{from.get(), to.get(), 0, kHugePage, kHugePage};
+    ways = {};
+    CHECK(!move_by_huge_pages({&behind, 1}, kHugePage, 2 * kHugePage));
+    CHECK(!move_data({&behind, 1}, ways).has_value());
 }
 
 TEST_CASE("past the end of the source lie zeroes") {
     const auto from = file_of(1000);
     const auto to = file_of(8192);
-    auto how = Moving::Share;
-    REQUIRE(move_data({from.get(), to.get(), 0, 0, 4096}, how).has_value());
+    Ways ways;
+    const Move move{from.get(), to.get(), 0, 0, 4096};
+    REQUIRE(move_data({&move, 1}, ways).has_value());
     CHECK(content_of(to.get(), 0, 1000) == content_of(from.get(), 0, 1000));
     CHECK(content_of(to.get(), 1000, 3096) == std::vector<std::byte>(3096));
     CHECK(content_of(to.get(), 4096, 100) != std::vector<std::byte>(100));
@@ -60,7 +108,8 @@ TEST_CASE("past the end of the source lie zeroes") {
 TEST_CASE("a target that cannot be written is the host's error") {
     const auto from = file_of(4096);
     const base::UniqueFd to{::open("/dev/full", O_RDWR | O_CLOEXEC)};
-    auto how = Moving::Share;
-    CHECK(!move_data({from.get(), to.get(), 0, 0, 4096}, how).has_value());
-    CHECK(how == Moving::Copy);
+    Ways ways;
+    const Move move{from.get(), to.get(), 0, 0, 4096};
+    CHECK(!move_data({&move, 1}, ways).has_value());
+    CHECK(!ways.in_kernel);
 }
