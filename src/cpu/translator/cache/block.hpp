@@ -2,7 +2,7 @@
 #pragma once
 /// One translated unit of guest code, and what is known about its host code.
 #include <cstdint>
-#include <vector>
+#include <span>
 
 namespace doppel::cpu::translator {
 
@@ -33,6 +33,11 @@ struct NewBlock {
     const std::uint8_t* begin = nullptr; // executable addresses
     const std::uint8_t* end = nullptr;
     const std::uint8_t* body_end = nullptr; // what is behind is out of the way
+    // What is executed unless something unusual happens: from where an entry that has nothing to
+    // bring into place leads, without an exit at the end; and the guest's bytes that it stands for.
+    const std::uint8_t* hot_begin = nullptr;
+    const std::uint8_t* hot_end = nullptr;
+    std::uint16_t hot_guest_bytes = 0;
     // Entries. far: r13 = guest RIP, flags in the slot, polls. The others are for jumps within the
     // page: with flags in the slot or in the register, polling or not.
     const std::uint8_t* far_entry = nullptr;
@@ -48,8 +53,8 @@ struct NewBlock {
     FlagsWanted flags_wanted = FlagsWanted::Either;
     bool loop = false; // runs turns without checks
     std::uint16_t guest_bytes = 0;
-    std::uint16_t instructions = 0;       // those that its host code executes itself
-    std::vector<SignalSite> signal_sites; // ascending host_offset
+    std::uint16_t instructions = 0;           // those that its host code executes itself
+    std::span<const SignalSite> signal_sites; // ascending host_offset; its maker's
 };
 
 /// A patchable direct jump: rel32 at `place` leads to its target, or to `unlinked` (which asks).

@@ -21,12 +21,13 @@ public:
         instructions_.fetch_add(guest_instructions, std::memory_order_relaxed);
         if (begun_ns != 0) {
             timed_instructions_.fetch_add(guest_instructions, std::memory_order_relaxed);
-            timed_ns_.fetch_add(cpu_ns() - begun_ns, std::memory_order_relaxed);
+            const std::uint64_t taken = cpu_ns() - begun_ns;
+            timed_ns_.fetch_add(taken - std::min(taken, clock_ns_), std::memory_order_relaxed);
         }
-        if (block.loop || block.guest_bytes == 0)
-            return; // a loop is there a second time
-        const std::uint64_t ratio =
-            hot_bytes(block) * kStepsPerOne / std::uint64_t{block.guest_bytes};
+        if (block.loop || block.hot_guest_bytes == 0)
+            return; // a loop is there a second time; what only the interpreter executes has no code
+        const auto hot_bytes = static_cast<std::uint64_t>(block.hot_end - block.hot_begin);
+        const std::uint64_t ratio = hot_bytes * kStepsPerOne / block.hot_guest_bytes;
         blocks_by_ratio_.at(std::min(ratio, kSteps - 1)).fetch_add(1, std::memory_order_relaxed);
     }
 
@@ -54,11 +55,14 @@ public:
 private:
     static constexpr std::uint64_t kStepsPerOne = 20, kSteps = 40 * kStepsPerOne;
 
-    /// From where a jump of another block arrives to where the block ends; without what is out of
-    /// the way: misses, exits.
-    static std::uint64_t hot_bytes(const NewBlock& block) {
-        const auto* const first = std::max(block.slot_entry, block.native_entry);
-        return static_cast<std::uint64_t>(block.body_end - first);
+    /// What asking the clock takes of the time between two answers, at least.
+    static std::uint64_t clock_ns() {
+        std::uint64_t least = ~std::uint64_t{0};
+        for (int i = 0; i < 16; ++i) {
+            const std::uint64_t begun = cpu_ns();
+            least = std::min(least, cpu_ns() - begun);
+        }
+        return least;
     }
 
     static std::uint64_t cpu_ns() {
@@ -68,6 +72,7 @@ private:
                static_cast<std::uint64_t>(time.tv_nsec);
     }
 
+    const std::uint64_t clock_ns_ = clock_ns();
     std::uint64_t begun_ = 0;
     std::atomic<std::uint64_t> instructions_{0}, timed_instructions_{0}, timed_ns_{0};
     std::array<std::atomic<std::uint32_t>, kSteps> blocks_by_ratio_{};

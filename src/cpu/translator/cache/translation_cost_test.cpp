@@ -10,11 +10,12 @@ namespace {
 NewBlock block_of(const std::uint8_t* code, std::size_t hot) {
     NewBlock block;
     block.begin = code;
-    block.slot_entry = code + 10;
-    block.native_entry = code + 20;
-    block.body_end = code + 20 + hot;
+    block.hot_begin = code + 20;
+    block.hot_end = code + 20 + hot;
+    block.body_end = block.hot_end + 30;
     block.end = block.body_end + 50;
-    block.guest_bytes = 10;
+    block.guest_bytes = 12;
+    block.hot_guest_bytes = 10;
     return block;
 }
 

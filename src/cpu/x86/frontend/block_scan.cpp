@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 
 #include "cpu/x86/decoder/decoder.hpp"
 #include "cpu/x86/frontend/base_scan.hpp"
@@ -107,6 +108,41 @@ bool rsp_change(const ScannedInstruction& at, std::int32_t word, std::int64_t& c
     }
     return false;
 }
+
+/// The block's bytes, copied as far as they are looked at: most blocks are short, and the guest's
+/// memory is cold.
+class Fetch {
+public:
+    Fetch(BlockScan& out, const CodeBytes& code)
+        : out_{out}, code_{code},
+          first_{std::min<std::size_t>(code.first_count, BlockScan::kMaxBytes)} {}
+
+    /// Those from `at` on: enough for the decoder, unless they end before.
+    std::span<const std::uint8_t> from(std::size_t at) {
+        if (at + kAhead > copied_ && copied_ < first_)
+            copy_more();
+        return {out_.bytes.data() + at, end_ - at};
+    }
+
+private:
+    static constexpr std::size_t kAhead = 32, kStep = 64;
+
+    void copy_more() {
+        const std::size_t count = std::min(kStep, first_ - copied_);
+        std::memcpy(out_.bytes.data() + copied_, code_.first + copied_, count);
+        end_ = copied_ += count;
+        if (copied_ == first_ && code_.second != nullptr) {
+            std::memcpy(out_.bytes.data() + copied_, code_.second, 15);
+            end_ += 15;
+        }
+    }
+
+    BlockScan& out_;
+    const CodeBytes& code_;
+    const std::size_t first_;
+    std::size_t copied_ = 0; // of the first page
+    std::size_t end_ = 0;
+};
 
 class StackScan {
 public:
@@ -246,12 +282,7 @@ bool may_signal(const Instruction& in) {
 
 void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset,
                 std::uint32_t mode, const FeatureSet& features, const description::Tuning& tuning) {
-    std::size_t available = std::min<std::size_t>(code.first_count, out.bytes.size());
-    std::memcpy(out.bytes.data(), code.first, available);
-    if (code.second != nullptr) {
-        std::memcpy(out.bytes.data() + available, code.second, 15);
-        available += 15;
-    }
+    Fetch fetch{out, code};
     out.mode = mode;
     out.tuning = tuning;
     const unsigned most_conditionals = tuning.long_blocks ? kMaxConditionals : 1;
@@ -266,10 +297,9 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
     std::size_t at = 0;
     while (out.count < BlockScan::kMaxInstructions) {
         auto& entry = out.list[out.count];
-        const std::size_t length = std::min<std::size_t>(15, available - at);
+        const std::span<const std::uint8_t> bytes = fetch.from(at);
         const auto status =
-            length == 0 ? DecodeStatus::NeedMoreBytes
-                        : decode({out.bytes.data() + at, length}, code_size(mode), entry.in);
+            bytes.empty() ? DecodeStatus::NeedMoreBytes : decode(bytes, code_size(mode), entry.in);
         if (status == DecodeStatus::NeedMoreBytes && out.count != 0)
             break; // the next block: it starts here and has two pages
         entry.page_offset = static_cast<std::uint16_t>(page_offset + at);

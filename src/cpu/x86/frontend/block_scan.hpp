@@ -95,7 +95,9 @@ struct BlockScan {
     static constexpr std::size_t kMaxBases = 16;
     std::array<ScannedInstruction, kMaxTurn> list;
     std::size_t count = 0;
-    std::array<std::uint8_t, 1024> bytes; // a copy: the guest may change its own meanwhile
+    static constexpr std::size_t kMaxBytes = 1024;
+    /// A copy, as the guest may change its own meanwhile; the decoder looks beyond the last one.
+    std::array<std::uint8_t, kMaxBytes + 64> bytes;
     std::array<StackGroup, kMaxGroups> groups{};
     std::array<BaseGroup, kMaxBases> bases;
     std::size_t base_count = 0;

@@ -39,8 +39,9 @@ bool names_scratch1(const ScannedInstruction& at) {
 } // namespace
 
 void BlockTranslator::translate(NewBlock& out) {
-    cold_.reserve(32);
-    signals_.reserve(8);
+    cold_.clear();
+    makers_.clear();
+    signals_.clear();
     begin_ = a_.here();
     out.begin = begin_;
     const bool interprets = scan_.list[scan_.count - 1].treatment == Treatment::Interpret;
@@ -68,82 +69,102 @@ void BlockTranslator::translate(NewBlock& out) {
     if (!ended_)
         link_jump(scan_.list[scan_.count - 1], scan_.end_offset);
     out.body_end = a_.here();
+    out.hot_end = exit_begin_ != nullptr ? exit_begin_ : out.body_end;
     emit_cold();
     emit_makers();
     out.end = a_.here();
     out.flags_wanted = scan_.flags_wanted;
     out.guest_bytes = static_cast<std::uint16_t>(scan_.end_offset - scan_.list[0].page_offset);
+    out.hot_guest_bytes = static_cast<std::uint16_t>(
+        out.guest_bytes - (interprets ? scan_.list[scan_.count - 1].in.length : 0));
     out.instructions = counted_;
-    out.signal_sites = std::move(signals_);
+    out.signal_sites = signals_;
 }
 
+/// Where jumps arrive as the body wants them, usually, stands directly before it.
 void BlockTranslator::emit_entries(NewBlock& out) {
-    const ScannedInstruction& first = scan_.list[0];
     a_.align(16);
+    if (counting_) {
+        emit_far_entry(out);
+        emit_counting_entries(out);
+    } else if (scan_.dead_count != 0) {
+        emit_far_entry(out);
+        emit_slot_entries(out);
+        emit_dead_entries(out);
+    } else if (scan_.flags_wanted == FlagsWanted::InSlot) {
+        emit_native_entries(out);
+        save_flags();
+        std::uint8_t* const over = a_.short_jump_later();
+        emit_far_entry(out);
+        emit_slot_entries(out);
+        native_ = false;
+        a_.bind_short(over);
+    } else {
+        emit_far_entry(out);
+        emit_slot_entries(out);
+        if (scan_.flags_wanted == FlagsWanted::InRegister) {
+            native_ = false;
+            saved_ = true;
+            restore_flags();
+        }
+        std::uint8_t* const over = a_.short_jump_later();
+        native_ = true;
+        saved_ = false;
+        emit_native_entries(out);
+        a_.bind_short(over);
+    }
+    out.hot_begin = a_.here();
+}
+
+/// Goes on into what follows.
+void BlockTranslator::emit_far_entry(NewBlock& out) {
+    a_.align(8);
     out.far_entry = a_.here();
     a_.byte(0x4d); // lea r14,[r13 - page_offset] with disp32: 7 bytes, so that it can be patched
     a_.byte(0x8d);
     a_.byte(0xb5);
-    a_.u32(static_cast<std::uint32_t>(-std::int32_t{first.page_offset}));
+    a_.u32(static_cast<std::uint32_t>(-std::int32_t{scan_.list[0].page_offset}));
     a_.store(DOPPEL_FRAME(page_va), kScratch1);
-    if (counting_) {
-        emit_counting_entries(out);
-        return;
-    }
+}
+
+void BlockTranslator::emit_slot_entries(NewBlock& out) {
     out.slot_poll_entry = a_.here();
     a_.alu_mem_reg(Alu::Cmp, DOPPEL_FRAME(attention), kRsp);
     Cold poll;
     poll.place = a_.jump_if_later(Condition::NotEqual);
     poll.why = Exit::Attention;
-    poll.site.page_offset = first.page_offset;
+    poll.site.page_offset = scan_.list[0].page_offset;
     cold_.push_back(poll);
     out.slot_entry = a_.here();
-    if (scan_.dead_count != 0) {
-        emit_dead_entries(out);
-        return;
-    }
-    if (scan_.flags_wanted == FlagsWanted::InRegister) {
-        native_ = false;
-        saved_ = true;
-        restore_flags();
-    }
-    std::uint8_t* const over = a_.short_jump_later();
-    native_ = true;
-    saved_ = false;
-    out.native_poll_entry = a_.here();
+}
+
+/// Flag-free: an attention that is no address is a SIGSEGV.
+void BlockTranslator::emit_native_poll() {
     a_.load(kScratch1, DOPPEL_FRAME(attention));
-    note_signal(first, true);
+    note_signal(scan_.list[0], true);
     a_.load32(kScratch1, {kScratch1});
+}
+
+void BlockTranslator::emit_native_entries(NewBlock& out) {
+    out.native_poll_entry = a_.here();
+    emit_native_poll();
     out.native_entry = a_.here();
-    if (scan_.flags_wanted == FlagsWanted::InSlot) {
-        save_flags();
-        native_ = false;
-    }
-    a_.bind_short(over);
 }
 
 /// Of a block that does not want the flags: but it may be left before it makes its own, and then
 /// they are found by Frame::flag_maker.
 void BlockTranslator::emit_dead_entries(NewBlock& out) {
-    const ScannedInstruction& first = scan_.list[0];
     const auto in_slot = static_cast<std::uint32_t>(stubs_.made_slot - stubs_.base);
     const Mem maker = frame_at(offsetof(Frame, flag_maker));
-    const auto poll = [&] {
-        a_.load(kScratch1, DOPPEL_FRAME(attention));
-        note_signal(first, true);
-        a_.load32(kScratch1, {kScratch1});
-    };
     a_.store32_imm(maker, in_slot);
     std::uint8_t* const over = a_.short_jump_later();
-    out.native_poll_entry = a_.here();
-    poll();
-    out.native_entry = a_.here();
+    emit_native_entries(out);
     save_flags();
     a_.store32_imm(maker, in_slot);
     std::uint8_t* const over_too = a_.short_jump_later();
     saved_ = false;
     out.made_poll_entry = a_.here();
-    poll();
+    emit_native_poll();
     out.made_entry = a_.here();
     out.made_writes = scan_.dead_writes;
     native_ = false;
@@ -323,6 +344,7 @@ void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
     release_slots();
     hold_flags();
     const FlagPlace held = saved_ ? FlagPlace::Slot : FlagPlace::Register;
+    exit_begin_ = a_.here();
     emit_leave(stubs_.exit(Exit::Interpret, made_ ? FlagPlace::Made : held), site, left_before(at));
     ended_ = true;
 }

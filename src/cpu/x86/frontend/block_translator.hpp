@@ -6,7 +6,8 @@
 ///     far_entry        r13 = guest RIP, flags in the slot: notes page_va, polls
 ///     slot_entry       restores the flags, if the body wants them in the register
 ///     native_poll      flags in the register: polls by following header.attention
-///     native_entry     saves the flags, if the body wants them in the slot
+///     native_entry     saves the flags, if the body wants them in the slot: then the other two
+///                      entries come behind this one
 ///     body
 ///     cold code        misses, unlinked jumps: exits with a Site behind them
 ///
@@ -26,12 +27,52 @@
 namespace doppel::cpu::x86::frontend {
 
 class BlockTranslator {
+    /// How to compute the flags again.
+    struct Recipe {
+        const ScannedInstruction* maker = nullptr;
+        /// Undo: do the opposite first, which gives its operand back.
+        enum class How : std::uint8_t { Again, Undo } how = How::Again;
+        explicit operator bool() const { return maker != nullptr; }
+    };
+    /// Code out of the way: a call to a stub, or the far jump of a condition.
+    struct Cold {
+        std::uint8_t* place = nullptr; // rel32 that leads here
+        Exit why = Exit::Miss;
+        FlagPlace flags = FlagPlace::Slot;
+        std::uint8_t* relative_to = nullptr;
+        Site site;
+        std::uint8_t left = 0; // see Site
+        bool far = false;
+        bool counted_branch = false; // a side exit of a block that counts
+        bool shared = false;         // a branch that may be among the shared ones
+        bool flags_saved = false;
+        bool group = false;
+        Recipe recipe; // the flags are neither in the slot nor in the register
+        std::int64_t target = 0;
+        const ScannedInstruction* at = nullptr;
+    };
+    struct Maker {
+        std::uint8_t* place = nullptr; // of the offset that leads to it
+        Recipe recipe;
+    };
+
 public:
-    BlockTranslator(translator::Assembler& to, const Stubs& stubs, const BlockScan& scan)
-        : a_{to}, stubs_{stubs}, scan_{scan}, counting_{(scan.mode & mode::kCount) != 0},
+    /// Lists that keep their memory from one translation to the next.
+    class Workspace {
+        friend BlockTranslator;
+        std::vector<Cold> cold;
+        std::vector<Maker> makers;
+        std::vector<translator::SignalSite> signals;
+    };
+
+    BlockTranslator(translator::Assembler& to, const Stubs& stubs, const BlockScan& scan,
+                    Workspace& space)
+        : a_{to}, stubs_{stubs}, scan_{scan}, cold_{space.cold}, signals_{space.signals},
+          makers_{space.makers}, counting_{(scan.mode & mode::kCount) != 0},
           code32_{(scan.mode & mode::kCode32) != 0}, word_{word_bytes(scan.mode)} {}
 
-    /// Fills everything of `out` but key. The result is void when the assembler is full().
+    /// Fills everything of `out` but key, what is in the workspace included. The result is void
+    /// when the assembler is full().
     void translate(translator::NewBlock& out);
     /// The loop could not be translated as one.
     bool failed() const { return scan_.loop.active && !closed_; }
@@ -43,19 +84,16 @@ private:
 
     // --- entries.cpp ---
     void emit_entries(translator::NewBlock& out);
+    void emit_far_entry(translator::NewBlock& out);
+    void emit_slot_entries(translator::NewBlock& out);
+    void emit_native_entries(translator::NewBlock& out);
+    void emit_native_poll();
     void emit_dead_entries(translator::NewBlock& out);
     void emit_counting_entries(translator::NewBlock& out);
     void emit_cold();
     void emit_leave(const std::uint8_t* stub, const Site& site, std::uint8_t left);
 
     // --- emit_flags.cpp ---
-    /// How to compute the flags again.
-    struct Recipe {
-        const ScannedInstruction* maker = nullptr;
-        /// Undo: do the opposite first, which gives its operand back.
-        enum class How : std::uint8_t { Again, Undo } how = How::Again;
-        explicit operator bool() const { return maker != nullptr; }
-    };
     Recipe recipe_of(const ScannedInstruction& at) const;
     void emit_recipe(const Recipe& recipe);
     void keep_flags_across(const ScannedInstruction& at);
@@ -200,23 +238,6 @@ private:
     bool linkable(const ScannedInstruction& at, std::int64_t target) const;
     std::int64_t target_of(const ScannedInstruction& at) const;
 
-    /// Code out of the way: a call to a stub, or the far jump of a condition.
-    struct Cold {
-        std::uint8_t* place = nullptr; // rel32 that leads here
-        Exit why = Exit::Miss;
-        FlagPlace flags = FlagPlace::Slot;
-        std::uint8_t* relative_to = nullptr;
-        Site site;
-        std::uint8_t left = 0; // see Site
-        bool far = false;
-        bool counted_branch = false; // a side exit of a block that counts
-        bool shared = false;         // a branch that may be among the shared ones
-        bool flags_saved = false;
-        bool group = false;
-        Recipe recipe; // the flags are neither in the slot nor in the register
-        std::int64_t target = 0;
-        const ScannedInstruction* at = nullptr;
-    };
     void emit_far_cold(const Cold& cold);
     void emit_crossing(const Cold& cold);
     void emit_counted_branch(const Cold& cold);
@@ -230,19 +251,15 @@ private:
     Assembler& a_;
     const Stubs& stubs_;
     const BlockScan& scan_;
-    std::vector<Cold> cold_;
-    std::vector<translator::SignalSite> signals_;
+    std::vector<Cold>& cold_;
+    std::vector<translator::SignalSite>& signals_;
+    std::vector<Maker>& makers_;
     const std::uint8_t* begin_ = nullptr;
-    std::uint8_t* exit_place_ = nullptr; // of the far entry's poll
-    bool native_ = true;                 // the register holds the flags
-    bool saved_ = false;                 // the slot holds them
-    Recipe recipe_;                      // they can be computed: one of the three always holds
-    bool made_ = false;                  // or as Frame::flag_maker says
-    struct Maker {
-        std::uint8_t* place = nullptr; // of the offset that leads to it
-        Recipe recipe;
-    };
-    std::vector<Maker> makers_;
+    const std::uint8_t* exit_begin_ = nullptr; // of the exit that the body ends with, if it does
+    bool native_ = true;                       // the register holds the flags
+    bool saved_ = false;                       // the slot holds them
+    Recipe recipe_;      // they can be computed: one of the three always holds
+    bool made_ = false;  // or as Frame::flag_maker says
     bool dying_ = false; // behind this instruction nothing sees them
     std::array<bool, BlockScan::kMaxGroups> group_checked_{};
     /// What is known of a base group from here on: its host address is in the frame, it is

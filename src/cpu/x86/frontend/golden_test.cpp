@@ -33,7 +33,6 @@ struct Golden {
 
 constexpr std::uint16_t kAt = 0x100; // in the page
 constexpr std::uint64_t kHostAt = 0x10000;
-constexpr std::size_t kSaveBytes = 15; // of BlockTranslator::save_flags()
 
 const std::vector<Golden> kGoldens{
     {"registers only", {0x01, 0xd8}},
@@ -156,11 +155,12 @@ std::string host_text(const Golden& golden) {
     const Stubs stubs = emit_stubs(assembler);
     assembler.align(64);
     translator::NewBlock block;
-    BlockTranslator{assembler, stubs, scan}.translate(block);
+    BlockTranslator::Workspace space;
+    BlockTranslator{assembler, stubs, scan, space}.translate(block);
     // Entered with flags in the register, a body that wants them in the slot saves them first.
     const bool saves = block.flags_wanted == translator::FlagsWanted::InSlot;
     std::string text = saves ? "    (flags saved)\n" : "";
-    const std::uint8_t* at = block.native_entry + (saves ? kSaveBytes : 0);
+    const std::uint8_t* at = block.hot_begin;
     while (at < block.body_end) {
         const std::size_t offset = static_cast<std::size_t>(at - exec);
         const std::size_t left = static_cast<std::size_t>(block.body_end - at);

@@ -41,9 +41,8 @@ public:
             if (out_.count == BlockScan::kMaxTurn)
                 return false;
             auto& entry = out_.list.at(out_.count);
-            if (at >= available ||
-                decode({out_.bytes.data() + at, std::min<std::size_t>(15, available - at)},
-                       CodeSize::Bits64, entry.in) != DecodeStatus::Ok)
+            if (at >= available || decode({out_.bytes.data() + at, available - at},
+                                          CodeSize::Bits64, entry.in) != DecodeStatus::Ok)
                 return false;
             entry = {.in = entry.in};
             entry.page_offset = static_cast<std::uint16_t>(head_ + at);
@@ -145,7 +144,7 @@ bool LoopScan::branch(ScannedInstruction& at, std::size_t& next) {
 /// A jump that is always taken.
 bool LoopScan::follow(ScannedInstruction& at, std::size_t& next) {
     const std::int64_t target = target_of(at);
-    if (target < head_ || target >= head_ + static_cast<std::int64_t>(out_.bytes.size()))
+    if (target < head_ || target >= head_ + static_cast<std::int64_t>(BlockScan::kMaxBytes))
         return false;
     at.treatment = Treatment::Nothing;
     next = static_cast<std::size_t>(target - head_);
@@ -476,7 +475,7 @@ bool scan_loop(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset,
                const BlockFinder& blocks) {
     if ((mode & (mode::kCode32 | mode::kCount | mode::kEachChecked)) != 0)
         return false;
-    const std::size_t available = std::min<std::size_t>(code.first_count, out.bytes.size());
+    const std::size_t available = std::min<std::size_t>(code.first_count, BlockScan::kMaxBytes);
     std::memcpy(out.bytes.data(), code.first, available);
     out.mode = mode;
     out.tuning = tuning;

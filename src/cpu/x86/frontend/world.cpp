@@ -21,6 +21,7 @@ namespace {
 constexpr std::uint64_t kPageOffset = 0xfff;
 
 thread_local BlockScan t_scan;
+thread_local BlockTranslator::Workspace t_space;
 
 /// The blocks of one page and mode.
 class BlocksOfPage final : public BlockFinder {
@@ -228,11 +229,10 @@ Block* World::make_loop(Block& head, std::uint64_t rip, const std::byte* host,
 Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t begun_ns) {
     std::uint8_t* const exec = cache_->free_begin();
     Assembler assembler{cache_->memory().writable(exec), exec, cache_->free_bytes()};
-    static thread_local NewBlock made;
-    made = {};
+    NewBlock made;
     made.key = key;
     made.loop = t_scan.loop.active;
-    BlockTranslator translator{assembler, stubs_, t_scan};
+    BlockTranslator translator{assembler, stubs_, t_scan, t_space};
     translator.translate(made);
     DOPPEL_VERIFY(!assembler.full(), "a block fits in the room that nearly_full() leaves");
     if (translator.failed())
