@@ -179,6 +179,7 @@ template <typename Visit> void members(Visit& visit, description::Translation& t
     visit("tuning", translation.tuning);
     visit("jit_dump", translation.jit_dump);
     visit("chaos", translation.chaos);
+    visit("cache_mib", translation.cache_mib);
 }
 template <typename Visit> void members(Visit& visit, description::Profiling& profiling) {
     visit("path", profiling.path);

@@ -21,6 +21,7 @@ Machine unusual() {
     m.time = description::TimeMode::Virtual;
     m.translation.tuning.groups = false;
     m.translation.chaos = UINT64_MAX;
+    m.translation.cache_mib = 64;
     m.translation.jit_dump = "/tmp/dumps";
     m.boot = {.kernel = "/k/vmlinuz",
               .initrd = "/k/initrd",
@@ -92,6 +93,7 @@ TEST_CASE("a description survives the way through JSON, whatever its members hol
         CHECK(back->checking == machine.checking);
         CHECK(back->translation.tuning.groups == machine.translation.tuning.groups);
         CHECK(back->translation.chaos == machine.translation.chaos);
+        CHECK(back->translation.cache_mib == machine.translation.cache_mib);
         CHECK(back->translation.tuning.flags == machine.translation.tuning.flags);
         CHECK(back->translation.jit_dump == machine.translation.jit_dump);
         CHECK(back->stats == machine.stats);

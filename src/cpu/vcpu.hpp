@@ -27,9 +27,9 @@ struct VcpuStats {
     std::uint64_t translated_guest_bytes = 0;
     std::uint64_t code_cache_bytes = 0;
     std::uint64_t translated_instructions = 0;
-    std::uint64_t translation_ns = 0;     // CPU time for one of these, about
-    std::uint64_t host_bytes_percent = 0; // for 100 guest bytes: hot path of the median block
-    std::uint64_t code_cache_resets = 0;  // it was full
+    std::uint64_t translation_ns = 0;       // CPU time for one of these, about
+    std::uint64_t host_bytes_percent = 0;   // for 100 guest bytes: hot path of the median block
+    std::uint64_t code_cache_evictions = 0; // of an eighth, when it was full
     std::uint64_t loops = 0; // translations that check memory accesses before a loop, not in it
     std::uint64_t tlb_misses = 0;
     std::uint64_t tlb_flushes = 0;

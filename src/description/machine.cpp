@@ -268,6 +268,10 @@ Result<void> validate(const Machine& machine) {
             "memory_bytes",
             fmt::format("memory of {} is not possible", format_size(machine.memory_bytes)),
             "give whole mebibytes, 2M to 1024G");
+    const std::uint32_t cache = machine.translation.cache_mib;
+    if (cache < kMinCacheMib || cache > kMaxCacheMib)
+        return invalid("translation.cache_mib", fmt::format("a code cache of {} MiB", cache),
+                       fmt::format("give {} to {}", kMinCacheMib, kMaxCacheMib));
     if (machine.boot.kernel.empty())
         return invalid("boot.kernel", "there is nothing to boot", "give a kernel");
     if (machine.boot.command_line.size() > kMaxCommandLine)

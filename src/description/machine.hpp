@@ -87,6 +87,8 @@ inline constexpr std::uint32_t kMinMtu = 1280; // of IPv6, RFC 8200 §5
 inline constexpr std::uint32_t kMaxMtu = 65520;
 inline constexpr std::size_t kMaxCommandLine = 2047;
 inline constexpr std::uint32_t kMaxCpus = 16;
+inline constexpr std::uint32_t kMinCacheMib = 2;
+inline constexpr std::uint32_t kMaxCacheMib = 1024;
 inline constexpr std::uint64_t kMinMemoryBytes = 2ull << 20;
 inline constexpr std::uint64_t kMaxMemoryBytes = 1ull << 40;
 
@@ -95,6 +97,8 @@ struct Translation {
     Tuning tuning;
     std::string jit_dump;    // directory for a jitdump file of Linux perf
     std::uint64_t chaos = 0; // seed of disturbances, to test the translator; 0: none
+    /// Room for translated code, which takes memory as it fills; 2 with disturbances.
+    std::uint32_t cache_mib = 128;
 };
 
 /// Where the guest spends its time, written when the VM ends.

@@ -37,6 +37,11 @@ TEST_CASE("validation names the field that is wrong") {
     auto machine = good();
     machine.cpus = 0;
     CHECK(field_of(machine) == "cpus");
+    machine.cpus = 1;
+    machine.translation.cache_mib = 1;
+    CHECK(field_of(machine) == "translation.cache_mib");
+    machine.translation.cache_mib = 2000;
+    CHECK(field_of(machine) == "translation.cache_mib");
     machine = good();
     machine.memory_bytes = 1000;
     CHECK(field_of(machine) == "memory_bytes");

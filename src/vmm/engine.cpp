@@ -112,7 +112,7 @@ Engine choose(const Machine& machine) {
     return Engine::Kvm;
 }
 
-/// So little that it is full, and emptied, often.
+/// So little that it is full often.
 constexpr std::uint64_t kChaoticCodeBytes = 2 << 20;
 
 } // namespace
@@ -128,8 +128,8 @@ Result<std::unique_ptr<EngineFactory>> create_engine(const Machine& machine,
                                         .jit_dump = machine.translation.jit_dump,
                                         .check = machine.checking};
     options.chaos = machine.translation.chaos;
-    if (options.chaos != 0)
-        options.code_bytes = kChaoticCodeBytes;
+    options.code_bytes =
+        options.chaos != 0 ? kChaoticCodeBytes : std::uint64_t{machine.translation.cache_mib} << 20;
     auto shared = DOPPEL_TRY(cpu::x86::TranslatorMachine::create(memory, options));
     return std::make_unique<TranslatorFactory>(std::move(shared), machine.cpus);
 }

@@ -30,7 +30,7 @@ constexpr std::array kRows{
     Row{"translating one, ns", &VcpuStats::translation_ns},
     Row{"host bytes for 100 guest bytes, median block", &VcpuStats::host_bytes_percent},
     Row{"code cache bytes", &VcpuStats::code_cache_bytes},
-    Row{"code cache resets", &VcpuStats::code_cache_resets},
+    Row{"code cache evictions", &VcpuStats::code_cache_evictions},
     Row{"TLB misses", &VcpuStats::tlb_misses},
     Row{"TLB flushes", &VcpuStats::tlb_flushes},
     Row{"fallbacks to the interpreter", &VcpuStats::fallbacks},

@@ -5,8 +5,8 @@
 /// Kill: the other one changes the bytes at A and raises a flag behind that. Once the runner has
 /// seen the flag, it executes the new code only. A dead block's memory stays as it is.
 ///
-/// Reset ("epochs"): the other one empties the cache and puts a block for an address B where A's
-/// was. The runner never executes it for A, nor patches it.
+/// Eviction: the other one empties the arena of A's block and puts one for an address B there.
+/// The runner never executes it for A, and nobody patches it for A.
 #include <doctest/doctest.h>
 
 #include "explorer.hpp"
@@ -20,10 +20,12 @@ enum class Mutation {
     KeepsFarEntry, // the far entry does not lead to the dispatcher
     LinksToDead,   // link() does not look if its target has died
     KillsOnce,     // only before the bytes change
-    // reset()
-    KeepsBranchCache,  // of the other vCPU
-    DoesNotStopOthers, // the other one is in translated code meanwhile
-    LinksAfterReset,   // serve_link() does not ask whether there was a reset
+    // recycle()
+    KeepsBranchCache,   // of the other vCPU
+    KeepsLinksInto,     // jumps of blocks elsewhere still lead there
+    KeepsLinksFrom,     // jumps that were there will be put back when their target dies
+    DoesNotStopOthers,  // the other one is in translated code meanwhile
+    LinksAfterEviction, // serve_link() does not ask whether there was one
 };
 
 enum Block : unsigned char { kNone, kOld, kNew };
@@ -159,13 +161,15 @@ struct KillModel {
     }
 };
 
-struct ResetModel {
+struct EvictionModel {
     enum Place : unsigned char { kFree, kA, kB };
     struct State {
-        Place place = kA;                  // what the memory of A's block holds
-        bool branch_cache = true;          // the runner's leads to it
+        Place place = kA;         // what the memory of A's block holds
+        bool branch_cache = true; // the runner's leads to it
+        bool link = true;         // likewise a jump of a block elsewhere
+        bool own_link = true;     // a jump of A's block is among those to a block elsewhere
         bool stop = false, stands = false; // the runner, at a safepoint
-        unsigned char resets = 0, resets_before = 0;
+        unsigned char evictions = 0, evictions_before = 0;
         unsigned char runner = 0, laps = 0, other = 0;
         bool foreign = false, patched = false;
         auto operator<=>(const State&) const = default;
@@ -198,21 +202,21 @@ struct ResetModel {
                 s.runner = kEnd;
                 s.stands = true;
             } else {
-                s.runner = s.branch_cache ? 2 : 3;
+                s.runner = s.branch_cache || s.link ? 2 : 3;
             }
             return true;
-        case 2: // the address out of the branch cache
+        case 2: // the address out of the branch cache or the jump
             s.foreign = s.foreign || s.place != kA;
             s.runner = 0;
             return true;
         case 3: // serve_link(): before the lookup, which may translate and so wait
-            s.resets_before = s.resets;
+            s.evictions_before = s.evictions;
             s.runner = 4;
             return true;
         case 4: return safepoint(s, 5);
         default: // patch the jump that was come from
-            if (s.resets == s.resets_before || is(Mutation::LinksAfterReset))
-                s.patched = s.patched || s.resets != s.resets_before;
+            if (s.evictions == s.evictions_before || is(Mutation::LinksAfterEviction))
+                s.patched = s.patched || s.evictions != s.evictions_before;
             s.runner = 0;
             return true;
         }
@@ -220,17 +224,22 @@ struct ResetModel {
 
     bool other(State& s) const {
         switch (s.other) {
-        case 0: s.branch_cache = laps_decide(s); break;
+        case 0:
+            s.branch_cache = laps_decide(s);
+            s.link = s.laps == 2;
+            break;
         case 1: s.stop = true; break;
         case 2:
             if (!s.stands && !is(Mutation::DoesNotStopOthers))
                 return false;
             s.place = kFree;
-            ++s.resets;
-            if (!is(Mutation::KeepsBranchCache))
-                s.branch_cache = false;
+            ++s.evictions;
+            s.branch_cache = s.branch_cache && is(Mutation::KeepsBranchCache);
+            s.link = s.link && is(Mutation::KeepsLinksInto);
+            s.own_link = is(Mutation::KeepsLinksFrom);
             break;
         case 3: s.place = kB; break;
+        case 4: s.patched = s.patched || s.own_link; break; // the block elsewhere dies
         default:
             s.stop = false;
             s.other = kEnd;
@@ -240,7 +249,7 @@ struct ResetModel {
         return true;
     }
 
-    /// Both ways to A are looked at: with and without an entry in the branch cache.
+    /// All ways to A are looked at: with and without an entry in the branch cache.
     static bool laps_decide(const State& s) { return s.laps % 2 == 0; }
 
     const char* wrong(const State& s) const {
@@ -271,13 +280,16 @@ TEST_CASE("the model of kill() sees what would be wrong") {
 }
 
 TEST_CASE("code memory is not given away under a vCPU") {
-    const auto result = doppel::model::explore(ResetModel{});
+    const auto result = doppel::model::explore(EvictionModel{});
     CHECK(result.wrong == "");
     CHECK(result.states > 50);
 }
 
-TEST_CASE("the model of reset() sees what would be wrong") {
-    CHECK(verdict<ResetModel>(Mutation::KeepsBranchCache) == "another block's code is executed");
-    CHECK(verdict<ResetModel>(Mutation::DoesNotStopOthers) != "");
-    CHECK(verdict<ResetModel>(Mutation::LinksAfterReset) == "another block's code is patched");
+TEST_CASE("the model of recycle() sees what would be wrong") {
+    CHECK(verdict<EvictionModel>(Mutation::KeepsBranchCache) == "another block's code is executed");
+    CHECK(verdict<EvictionModel>(Mutation::DoesNotStopOthers) != "");
+    CHECK(verdict<EvictionModel>(Mutation::KeepsLinksInto) == "another block's code is executed");
+    CHECK(verdict<EvictionModel>(Mutation::KeepsLinksFrom) == "another block's code is patched");
+    CHECK(verdict<EvictionModel>(Mutation::LinksAfterEviction) ==
+          "another block's code is patched");
 }

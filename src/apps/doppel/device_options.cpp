@@ -168,6 +168,15 @@ Result<std::uint32_t> parse_threshold(const std::string& value) {
     return jumps;
 }
 
+Result<std::uint32_t> parse_cache(const std::string& value) {
+    std::uint32_t mib = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), mib);
+    if (error != std::errc{} || end != value.data() + value.size())
+        return base::fail(Errc::InvalidArgument, fmt::format("'cache={}' is no number", value),
+                          "give the room for translated code in MiB, such as 128");
+    return mib;
+}
+
 Result<std::uint64_t> parse_seed(std::string_view value) {
     std::uint64_t seed = 0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), seed);
@@ -198,10 +207,13 @@ Result<description::Translation> parse_translation(const std::string& text) {
             translation.tuning.loop_threshold = DOPPEL_TRY(parse_threshold(value));
         else if (key == "chaos")
             translation.chaos = DOPPEL_TRY(parse_seed(value));
+        else if (key == "cache")
+            translation.cache_mib = DOPPEL_TRY(parse_cache(value));
         else
-            return base::fail(
-                Errc::InvalidArgument, fmt::format("'{}' is unknown", part),
-                fmt::format("use {}loop-threshold=JUMPS, chaos=SEED, jitdump=DIRECTORY", names));
+            return base::fail(Errc::InvalidArgument, fmt::format("'{}' is unknown", part),
+                              fmt::format("use {}loop-threshold=JUMPS, chaos=SEED, cache=MIB, "
+                                          "jitdump=DIRECTORY",
+                                          names));
     }
     return translation;
 }

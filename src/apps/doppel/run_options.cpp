@@ -234,7 +234,8 @@ void add_execution_options(CLI::App& command, RunOptions& o) {
             "for work on the translator: optimizations to leave out (no-stack-page, "
             "no-groups, no-flags, no-slots, no-links, no-branches, no-long-blocks, no-loops), "
             "loop-threshold=JUMPS to its beginning after which a loop is translated "
-            "again, chaos=SEED for disturbances that no guest may notice (slow), and "
+            "again, chaos=SEED for disturbances that no guest may notice (slow), cache=MIB of "
+            "room for translated code (128 unless given), and "
             "jitdump=DIRECTORY for a file by which Linux perf knows translated code")
         ->type_name("LIST");
     command.add_flag(

@@ -114,6 +114,9 @@ TEST_CASE("run: optimizations can be left out one by one") {
     CHECK(run({"--translator", "chaos=7"})->translation.chaos == 7);
     for (const char* const bad : {"chaos", "chaos=", "chaos=0", "chaos=-1", "chaos=7x"})
         CHECK(refused({"--translator", bad}).find("give a number from 1") != std::string::npos);
+    CHECK(run({"--translator", "cache=4"})->translation.cache_mib == 4);
+    for (const char* const bad : {"cache=", "cache=1", "cache=2G", "cache=4000"})
+        CHECK(refused({"--translator", bad}).find("cache") != std::string::npos);
     CHECK(refused({"--translator", "jitdump="}).starts_with("--translator: 'jitdump='"));
 }
 

@@ -52,13 +52,34 @@ std::uint32_t& CodeCache::next_of(Block& block, std::uint64_t gpa_page) const {
                                                                : block.next_in_second_page;
 }
 
+void CodeCache::reserve(std::size_t used) {
+    constexpr std::size_t kLine = 64;
+    const std::size_t each = (memory_->size() - used) / kArenas & ~(kLine - 1);
+    for (std::size_t i = 0; i < kArenas; ++i) {
+        const std::size_t begin = used + i * each;
+        arenas_.at(i) = {.begin = begin,
+                         .end = begin + each,
+                         .used = begin,
+                         .first_block = i * kArenaBlocks,
+                         .first_signal = i * kArenaSignals};
+    }
+}
+
+std::uint64_t CodeCache::code_bytes() const {
+    std::uint64_t bytes = arenas_[0].begin;
+    for (const Arena& one : arenas_)
+        bytes += one.used - one.begin;
+    return bytes;
+}
+
 Block& CodeCache::add_block(const NewBlock& made) {
-    Block& block = blocks_.add(packed(made));
-    const std::uint32_t number = blocks_.number_of(block);
-    block.first_signal = static_cast<std::uint32_t>(signals_.size());
+    Arena& into = arena();
+    const auto number = static_cast<std::uint32_t>(into.first_block + into.blocks++);
+    Block& block = blocks_.make(number, packed(made));
+    block.first_signal = static_cast<std::uint32_t>(into.first_signal + into.signals);
     for (const SignalSite& site : made.signal_sites)
-        signals_.add(site);
-    used_ = static_cast<std::size_t>(made.end - memory_->exec() + 15) & ~std::size_t{15};
+        signals_.make(into.first_signal + into.signals++, site);
+    into.used = static_cast<std::size_t>(made.end - memory_->exec() + 15) & ~std::size_t{15};
     made_.fetch_add(1, std::memory_order_relaxed);
     if (block.loop) {
         loops_.fetch_add(1, std::memory_order_relaxed);
@@ -71,6 +92,11 @@ Block& CodeCache::add_block(const NewBlock& made) {
     enlist(block.key.gpa & ~std::uint64_t{0xfff}, block.next_in_page);
     if (block.key.second_page != 0)
         enlist(block.key.second_page, block.next_in_second_page);
+    enter_table(block, number);
+    return block;
+}
+
+void CodeCache::enter_table(Block& block, std::uint32_t number) {
     const std::uint64_t code = hash(block.key);
     for (std::size_t i = code;; ++i) {
         auto& slot = table_[i & (kTableSize - 1)];
@@ -78,9 +104,65 @@ Block& CodeCache::add_block(const NewBlock& made) {
             continue;
         block.table_slot = static_cast<std::uint32_t>(i & (kTableSize - 1));
         slot.store((number + kFirstNumber) | tag_of(code), std::memory_order_release);
-        break;
+        return;
     }
-    return block;
+}
+
+bool CodeCache::next_arena() {
+    const std::size_t next = (current_ + 1) % kArenas;
+    if (arenas_.at(next).blocks != 0)
+        return false;
+    current_ = next;
+    return true;
+}
+
+/// Jumps in an arena that is emptied lead nowhere any more.
+void CodeCache::drop_links_from(Block& block, const Arena& from) {
+    for (std::uint32_t* to = &block.incoming; *to != Block::kNone;) {
+        const std::uint32_t number = *to;
+        Link& link = links_[number];
+        if (!from.contains(link.place)) {
+            to = &link.next;
+            continue;
+        }
+        *to = link.next;
+        link.next = std::exchange(free_links_, number);
+    }
+}
+
+/// All live blocks are in the list of their page, and the table is made anew: tombstones must not
+/// fill it in the course of time.
+std::vector<std::uint64_t> CodeCache::recycle() {
+    current_ = (current_ + 1) % kArenas;
+    Arena& old = arena();
+    for (std::size_t i = 0; i < old.blocks; ++i)
+        kill(blocks_[old.first_block + i]);
+    for (std::size_t i = 0; i < kTableSize; ++i)
+        table_[i].store(kFree, std::memory_order_relaxed);
+    std::vector<std::uint64_t> emptied;
+    for (auto& [page, first] : pages_) {
+        for (std::uint32_t* to = &first; *to != Block::kNone;) {
+            const std::uint32_t number = *to;
+            Block& block = blocks_[number];
+            std::uint32_t& next = next_of(block, page);
+            if (block.dead) {
+                *to = next;
+                continue;
+            }
+            drop_links_from(block, old);
+            if ((block.key.gpa & ~std::uint64_t{0xfff}) == page)
+                enter_table(block, number);
+            to = &next;
+        }
+        if (first == Block::kNone)
+            emptied.push_back(page);
+    }
+    for (const std::uint64_t page : emptied)
+        pages_.erase(page);
+    old.used = old.begin;
+    old.blocks = old.signals = 0;
+    ++evictions_;
+    return emptied;
 }
 
 void CodeCache::link(std::uint8_t* place, const std::uint8_t* unlinked, Block& target,
@@ -199,25 +281,18 @@ bool CodeCache::overlaps(std::uint64_t gpa, std::uint64_t length_bytes) const {
     return false;
 }
 
-void CodeCache::clear() {
-    for (std::size_t i = 0; i < kTableSize; ++i)
-        table_[i].store(kFree, std::memory_order_relaxed);
-    blocks_.clear();
-    links_.clear();
-    free_links_ = Block::kNone;
-    signals_.clear();
-    pages_.clear();
-    loop_heads_.clear();
-    used_ = reserved_;
-    ++resets_;
-}
-
 const Block* CodeCache::find_by_host(const void* address) const {
     const auto* const at = static_cast<const std::uint8_t*>(address);
-    const auto after = std::upper_bound(
-        blocks_.begin(), blocks_.end(), at,
+    const auto offset = static_cast<std::size_t>(at - memory_->exec());
+    const auto in =
+        std::ranges::find_if(arenas_, [offset](const Arena& one) { return one.contains(offset); });
+    if (in == arenas_.end() || in->blocks == 0)
+        return nullptr;
+    const Block* const first = &blocks_[in->first_block];
+    const Block* const after = std::upper_bound(
+        first, first + in->blocks, at,
         [](const std::uint8_t* value, const Block& block) { return value < block.begin; });
-    if (after == blocks_.begin())
+    if (after == first)
         return nullptr;
     const Block& block = *(after - 1);
     return at < block.end() ? &block : nullptr;

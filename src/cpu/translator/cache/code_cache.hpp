@@ -6,25 +6,30 @@
 /// the same library sits at many addresses), must vanish when its bytes change, and is looked up
 /// millions of times a second by threads that must not wait for each other.
 ///
-/// Design. Code memory is filled front to back and emptied as a whole (reset()) when it is full.
+/// Design. Code memory is divided into arenas, which are filled front to back, one after the other.
+/// When there is no empty one left, the one that was filled first is emptied (recycle()): what is
+/// still in use there is made again, three quarters and more of all code are not touched.
 /// Blocks are found through an open hash table of atomic words: find() takes no lock; insert(),
 /// link() and invalidate() hold `mutex_`. A block belongs to one guest page, or to two when its
 /// only instruction crosses. Blocks of one page jump to each other directly (Link); everything
 /// else goes through the branch caches of the vCPUs, which hold far entries.
 ///
-/// A dead block's memory stays until the next reset(), so that a vCPU inside it may finish it: its
-/// incoming links are put back to "ask", and the first bytes of its far entry become a jump to
+/// A dead block's memory stays until its arena is emptied, so that a vCPU inside it may finish it:
+/// its incoming links are put back to "ask", and the first bytes of its far entry become a jump to
 /// `stale_entry`, which looks the target up anew. So no vCPU's branch cache needs to be visited.
 /// Its page may be no code page any more: a vCPU gets no write permission for the page it runs in,
 /// or it would run on past its own stores to it (Dispatcher::runs_in()).
 ///
-/// reset() needs every other vCPU out of translated code: the runtime's stop() sees to that.
+/// recycle() needs every other vCPU out of translated code, and all branch caches emptied behind
+/// it: the runtime's stop() sees to that.
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <set>
 #include <span>
 #include <unordered_map>
+#include <vector>
 
 #include "base/mutex.hpp"
 #include "base/result.hpp"
@@ -38,6 +43,9 @@ class CodeCache {
 public:
     static constexpr std::size_t kTableSize = std::size_t{1} << 19;
     static constexpr std::size_t kMaxBlocks = kTableSize / 2;
+    static constexpr std::size_t kArenas = 8;
+    /// More than any block has.
+    static constexpr std::size_t kBlockBytes = 64 * 1024, kBlockSignals = 1024;
 
     /// Errors: OutOfMemory.
     static base::Result<std::unique_ptr<CodeCache>> create(std::size_t code_bytes);
@@ -61,16 +69,23 @@ public:
     // --- one thread at a time: the caller holds mutex() ---
     base::Mutex& mutex() { return mutex_; }
     /// Where the next block may be written, and how much room there is.
-    std::uint8_t* free_begin() const { return memory_->exec() + used_; }
-    std::size_t free_bytes() const { return memory_->size() - used_; }
-    bool nearly_full() const {
-        return free_bytes() < 256 * 1024 || blocks_.room() == 0 || signals_.room() < 1024;
+    std::uint8_t* free_begin() const { return memory_->exec() + arena().used; }
+    std::size_t free_bytes() const { return arena().end - arena().used; }
+    /// There is no room for another block in this arena.
+    bool full() const {
+        return free_bytes() < kBlockBytes || arena().blocks == kArenaBlocks ||
+               arena().signals + kBlockSignals > kArenaSignals;
     }
+    /// Goes on in the next arena. False: it has to be emptied first.
+    bool next_arena();
+    /// Empties the next arena and goes on there; no vCPU is in translated code. Returns the pages
+    /// that have no blocks any more.
+    std::vector<std::uint64_t> recycle();
     /// Keeps [0, used) for stubs for ever; before the first block.
-    void reserve(std::size_t used) { used_ = reserved_ = used; }
+    void reserve(std::size_t used);
     void set_stale_entry(const std::uint8_t* entry) { stale_entry_ = entry; }
 
-    Block& add_block(const NewBlock& made); // its code was written at free_begin()
+    Block& add_block(const NewBlock& made); // its code was written at free_begin(); not full()
     /// Makes the jump at `place` go to `entry` of `target`; no-op when that block is dead, or when
     /// there are more links than anybody has seen.
     void link(std::uint8_t* place, const std::uint8_t* unlinked, Block& target,
@@ -87,32 +102,39 @@ public:
     /// Puts all jumps into the block back to "ask".
     void unlink(Block& block);
     /// For tests: any block, dead or not; nullptr when there is none.
-    Block* any_block(std::uint64_t random) {
-        return blocks_.size() == 0 ? nullptr : &blocks_[random % blocks_.size()];
+    Block* any_block(std::uint64_t random) const {
+        const Arena& from = arenas_[random % kArenas];
+        return from.blocks == 0 ? nullptr
+                                : &blocks_[from.first_block + random / kArenas % from.blocks];
     }
     /// A block was made from a byte of [gpa, gpa + length), which lies in one page.
     bool overlaps(std::uint64_t gpa, std::uint64_t length_bytes) const;
-    /// Drops everything; no vCPU is in translated code. Calls `page` for each page that had blocks.
-    template <typename Page> void reset(Page&& page) {
-        for (const auto& [gpa, first] : pages_)
-            page(gpa);
-        clear();
-    }
     /// The block whose host code contains `address`, or nullptr.
     const Block* find_by_host(const void* address) const;
     std::span<const SignalSite> signal_sites(const Block& block) const {
-        return {signals_.begin() + block.first_signal, block.signals};
+        return {&signals_[block.first_signal], block.signals};
     }
 
     std::uint64_t blocks_made() const { return made_.load(std::memory_order_relaxed); }
     std::uint64_t loops_made() const { return loops_.load(std::memory_order_relaxed); }
     std::uint64_t guest_bytes() const { return guest_bytes_.load(std::memory_order_relaxed); }
-    std::uint64_t code_bytes() const { return used_; }
-    std::uint64_t resets() const { return resets_; }
+    std::uint64_t code_bytes() const;
+    /// Arenas that were emptied.
+    std::uint64_t evictions() const { return evictions_; }
 
 private:
+    static constexpr std::size_t kArenaBlocks = kMaxBlocks / kArenas;
+    static constexpr std::size_t kArenaSignals = 16 * kArenaBlocks;
+    /// [begin, end) of code memory, and its part of the tables.
+    struct Arena {
+        std::size_t begin = 0, end = 0, used = 0;
+        std::size_t first_block = 0, blocks = 0; // in order of host addresses, dead ones included
+        std::size_t first_signal = 0, signals = 0;
+
+        bool contains(std::size_t offset) const { return offset - begin < end - begin; }
+        bool has(std::uint32_t block) const { return block - first_block < kArenaBlocks; }
+    };
     static constexpr std::size_t kMaxLinks = 4 * kMaxBlocks;
-    static constexpr std::size_t kMaxSignals = 16 * kMaxBlocks;
     CodeCache();
     /// Entry of table_: the block's number, and above it 13 bits of its key's hash, so that
     /// looking for a block touches hardly any other.
@@ -132,7 +154,10 @@ private:
         return (page >> 40 & ~std::uint64_t{63}) | ((key.gpa ^ key.gpa >> 6) & 63) |
                (tag >> 48 << 48);
     }
-    void clear();
+    Arena& arena() { return arenas_[current_]; }
+    const Arena& arena() const { return arenas_[current_]; }
+    void enter_table(Block& block, std::uint32_t number);
+    void drop_links_from(Block& block, const Arena& from);
     void kill(Block& block);
     void forget(Block& block, std::uint64_t gpa_page);
     std::uint32_t& next_of(Block& block, std::uint64_t gpa_page) const;
@@ -144,18 +169,18 @@ private:
     std::unique_ptr<CodeMemory> memory_;
     std::unique_ptr<std::atomic<Word>[]> table_;
     base::Mutex mutex_;
-    std::size_t used_ = 0;
-    std::size_t reserved_ = 0;
-    Pool<Block> blocks_{kMaxBlocks}; // in order of host addresses, dead ones included
+    std::array<Arena, kArenas> arenas_;
+    std::size_t current_ = 0;
+    Reserved<Block> blocks_{kMaxBlocks};
     Pool<Link> links_{kMaxLinks};
     std::uint32_t free_links_ = Block::kNone;
-    Pool<SignalSite> signals_{kMaxSignals};
+    Reserved<SignalSite> signals_{kArenas * kArenaSignals};
     std::unordered_map<std::uint64_t, std::uint32_t> pages_; // gpa of page -> first block
     std::set<std::uint64_t> loop_heads_;                     // gpa
     const std::uint8_t* stale_entry_ = nullptr;
     std::atomic<std::uint64_t> made_{0}, loops_{0};
     std::atomic<std::uint64_t> guest_bytes_{0};
-    std::uint64_t resets_ = 0;
+    std::uint64_t evictions_ = 0;
 };
 
 } // namespace doppel::cpu::translator

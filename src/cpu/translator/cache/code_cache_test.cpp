@@ -33,6 +33,21 @@ struct Rig {
         const base::MutexLock lock{cache->mutex()};
         return cache->add_block(block);
     }
+    /// Blocks of pages from `gpa` on, one each, until the arena is full; how many.
+    std::uint64_t fill_arena(std::uint64_t gpa) {
+        std::uint64_t blocks = 0;
+        for (; !cache->full(); ++blocks)
+            add(gpa + blocks * 0x1000, static_cast<std::uint32_t>(blocks));
+        return blocks;
+    }
+    const Block* find(std::uint64_t gpa) const {
+        return cache->find({.gpa = gpa, .second_page = 0, .mode = 0});
+    }
+    static const std::uint8_t* target_of(const std::uint8_t* place) {
+        std::int32_t distance = 0;
+        std::memcpy(&distance, place, sizeof distance);
+        return place + 4 + distance;
+    }
     static std::uint32_t call(const std::uint8_t* at) {
         std::uint32_t (*function)() = nullptr;
         std::memcpy(&function, &at, sizeof function);
@@ -76,34 +91,26 @@ TEST_CASE_FIXTURE(Rig, "the far entry of a dead block leads to the stale entry")
 TEST_CASE_FIXTURE(Rig, "links lead to the target while it lives, then back to asking") {
     std::uint8_t* const place = cache->memory().exec() + 8;
     const std::uint8_t* const unlinked = cache->memory().exec() + 48;
-    const auto target_of = [&] {
-        std::int32_t distance = 0;
-        std::memcpy(&distance, place, sizeof distance);
-        return place + 4 + distance;
-    };
     Block& target = add(0x4000, 1);
     cache->link(place, unlinked, target, target.far_entry());
-    CHECK(target_of() == target.far_entry());
+    CHECK(target_of(place) == target.far_entry());
     cache->invalidate_page(0x4000);
-    CHECK(target_of() == unlinked);
+    CHECK(target_of(place) == unlinked);
     cache->link(place, unlinked, target, target.far_entry());
-    CHECK(target_of() == unlinked);
+    CHECK(target_of(place) == unlinked);
 }
 
 TEST_CASE_FIXTURE(Rig, "links are used again, however often their target is made anew") {
     std::uint8_t* const base = cache->memory().exec();
-    const auto target_of = [&](std::size_t place) {
-        std::int32_t distance = 0;
-        std::memcpy(&distance, base + place, sizeof distance);
-        return base + place + 4 + distance;
-    };
     for (std::uint32_t round = 0; round < 110'000; ++round) {
+        if (cache->full() && !cache->next_arena())
+            cache->recycle();
         Block& target = add(0x4000, 1);
         for (std::size_t place = 0; place < 40; place += 8)
             cache->link(base + place, base + 48, target, target.far_entry());
-        REQUIRE(target_of(32) == target.far_entry());
+        REQUIRE(target_of(base + 32) == target.far_entry());
         cache->invalidate_page(0x4000);
-        REQUIRE(target_of(32) == base + 48);
+        REQUIRE(target_of(base + 32) == base + 48);
     }
 }
 
@@ -136,14 +143,96 @@ TEST_CASE_FIXTURE(Rig, "a write beside the code of a page does not overlap") {
     CHECK_FALSE(cache->overlaps(0x6104, 1));
 }
 
-TEST_CASE_FIXTURE(Rig, "reset names the pages that had code and gives the room back") {
-    add(0x7000, 1);
-    add(0x8000, 1);
-    std::vector<std::uint64_t> pages;
-    cache->reset([&](std::uint64_t page) { pages.push_back(page); });
-    CHECK(pages.size() == 2);
-    CHECK(cache->code_bytes() == 64);
-    CHECK(cache->find({.gpa = 0x7000, .second_page = 0, .mode = 0}) == nullptr);
+/// Arenas of 64 KiB hold blocks of 16 bytes: what a page of a guest has here.
+struct SmallRig : Rig {
+    static constexpr std::uint64_t kStep = std::uint64_t{1} << 32;
+    SmallRig() {
+        cache = std::move(*CodeCache::create(CodeCache::kArenas * 2 * CodeCache::kBlockBytes + 64));
+        cache->reserve(64);
+        cache->set_stale_entry(cache->memory().exec() + 32);
+    }
+    void fill_all() {
+        for (std::uint64_t i = 0; i < CodeCache::kArenas; ++i) {
+            per_arena = fill_arena(i * kStep);
+            CHECK(cache->next_arena() == (i + 1 < CodeCache::kArenas));
+        }
+    }
+    std::uint64_t per_arena = 0;
+};
+
+TEST_CASE_FIXTURE(SmallRig, "a full cache loses what it was filled with first, and only that") {
+    fill_all();
+    REQUIRE(per_arena > 1000);
+    const std::uint64_t bytes = cache->code_bytes();
+    const std::vector<std::uint64_t> pages = cache->recycle();
+    CHECK(pages.size() == per_arena);
+    CHECK(cache->evictions() == 1);
+    CHECK(cache->code_bytes() < bytes - per_arena * 15);
+    for (std::uint64_t i = 0; i < per_arena; ++i) {
+        REQUIRE(find(i * 0x1000) == nullptr);
+        REQUIRE_FALSE(cache->page_has_code(i * 0x1000));
+        for (std::uint64_t arena = 1; arena < CodeCache::kArenas; ++arena) {
+            const Block* const kept = find(arena * kStep + i * 0x1000);
+            REQUIRE(kept != nullptr);
+            REQUIRE(call(kept->far_entry()) == i);
+            REQUIRE(cache->find_by_host(kept->begin + 2) == kept);
+        }
+    }
+    CHECK_FALSE(cache->full());
+    CHECK(call(add(0, 77).far_entry()) == 77);
+    CHECK(find(0) != nullptr);
+}
+
+TEST_CASE_FIXTURE(SmallRig, "a page with blocks in two arenas has code until both are emptied") {
+    add(0x1004, 5);
+    REQUIRE(cache->next_arena());
+    add(0x1008, 6);
+    add(0x1ffc, 7, 0x2000);
+    while (cache->next_arena()) {
+    }
+    CHECK(cache->recycle().empty());
+    CHECK(find(0x1004) == nullptr);
+    CHECK(find(0x1008) != nullptr);
+    CHECK(cache->page_has_code(0x1000));
+    CHECK(cache->recycle().size() == 2);
+    CHECK_FALSE(cache->page_has_code(0x1000));
+    CHECK_FALSE(cache->page_has_code(0x2000));
+}
+
+TEST_CASE_FIXTURE(SmallRig, "jumps into an emptied arena ask again") {
+    Block& target = add(0x1000, 1);
+    std::uint8_t* const place = cache->memory().exec() + 8; // in no arena
+    const std::uint8_t* const unlinked = cache->memory().exec() + 48;
+    cache->link(place, unlinked, target, target.far_entry());
+    CHECK(target_of(place) == target.far_entry());
+    fill_all();
+    cache->recycle();
+    CHECK(target_of(place) == unlinked);
+}
+
+TEST_CASE_FIXTURE(SmallRig, "jumps that were in an emptied arena are not put back there") {
+    const Block& source = add(0x1000, 1);
+    auto* const place = cache->memory().exec() + (source.begin - cache->memory().exec()) + 8;
+    fill_arena(kStep);
+    REQUIRE(cache->next_arena());
+    Block& target = add(0x2000, 2);
+    cache->link(place, cache->memory().exec() + 48, target, target.far_entry());
+    for (std::size_t i = 2; i < CodeCache::kArenas; ++i)
+        REQUIRE(cache->next_arena());
+    cache->recycle(); // the source's
+    const std::uint8_t* const now = target_of(place);
+    CHECK(cache->invalidate_page(0x2000));
+    CHECK(target_of(place) == now);
+}
+
+TEST_CASE_FIXTURE(SmallRig, "the table does not fill with what was dropped") {
+    for (std::uint32_t round = 0; round < 40; ++round) {
+        if (!cache->next_arena())
+            cache->recycle();
+        fill_arena(round * kStep);
+        REQUIRE(find(kStep * 1000) == nullptr); // comes to an end
+    }
+    CHECK(cache->evictions() >= 30);
 }
 
 TEST_CASE_FIXTURE(Rig, "a host address finds its block") {

@@ -254,7 +254,7 @@ VcpuStats TranslatorVcpu::stats() const {
         const auto& cost = parts_->world.cost();
         stats.translated_instructions = cost.instructions();
         stats.translation_ns = cost.ns_per_instruction();
-        stats.code_cache_resets = cache.resets();
+        stats.code_cache_evictions = cache.evictions();
         stats.host_bytes_percent = cost.median_percent();
         const auto stops = parts_->world.rendezvous().counts();
         stats.stops = stops.stops;

@@ -132,12 +132,13 @@ void World::make_code_page(Caller& caller, std::uint64_t gpa_page) {
     rendezvous_.exclusive(caller, vcpus, take_permission);
 }
 
-void World::drop_all_code(Caller& caller, DropWhen when) {
+void World::evict(Caller& caller, EvictWhen when) {
     rendezvous_.exclusive(caller, [this, when] {
         const base::MutexLock lock{cache_->mutex()};
-        if (when == DropWhen::NearlyFull && !cache_->nearly_full())
+        if (when == EvictWhen::Full && !cache_->full())
             return; // somebody else was faster
-        cache_->reset([this](std::uint64_t page) { memory_.set_code_page({page}, false); });
+        for (const std::uint64_t page : cache_->recycle())
+            memory_.set_code_page({page}, false);
         const std::scoped_lock among{mutex_};
         for (const Member& member : members_)
             member.dispatcher->drop_code();
@@ -149,18 +150,19 @@ Block* World::translate(Caller& caller, const BlockKey& key, std::uint64_t rip,
                         const FeatureSet& features) {
     const std::uint64_t page = key.gpa & ~kPageOffset;
     for (;;) {
-        if (cache_->nearly_full())
-            drop_all_code(caller, DropWhen::NearlyFull);
         make_code_page(caller, page);
         if (second != nullptr)
             make_code_page(caller, key.second_page);
-        const base::MutexLock lock{cache_->mutex()};
-        if (!is_code_page(page) || (second != nullptr && !is_code_page(key.second_page)) ||
-            cache_->nearly_full())
-            continue; // written to, or full, in between
-        if (Block* const block = cache_->find(key); block != nullptr)
-            return block;
-        return make_block(key, rip, host, second, features);
+        {
+            const base::MutexLock lock{cache_->mutex()};
+            if (!is_code_page(page) || (second != nullptr && !is_code_page(key.second_page)))
+                continue; // written to in between
+            if (Block* const block = cache_->find(key); block != nullptr)
+                return block;
+            if (!cache_->full() || cache_->next_arena())
+                return make_block(key, rip, host, second, features);
+        }
+        evict(caller, EvictWhen::Full);
     }
 }
 
@@ -215,7 +217,7 @@ Block* World::make_loop(Block& head, std::uint64_t rip, const std::byte* host,
                         const FeatureSet& features) {
     const base::MutexLock lock{cache_->mutex()};
     const std::uint64_t begun_ns = cost_.begin();
-    if (cache_->nearly_full() || !scan_head(head, host, features))
+    if (cache_->full() || !scan_head(head, host, features))
         return nullptr;
     Block* const loop = emit_block(head.key, rip, begun_ns);
     if (loop != nullptr) {
@@ -234,7 +236,7 @@ Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t b
     made.loop = t_scan.loop.active;
     BlockTranslator translator{assembler, stubs_, t_scan, t_space};
     translator.translate(made);
-    DOPPEL_VERIFY(!assembler.full(), "a block fits in the room that nearly_full() leaves");
+    DOPPEL_VERIFY(!assembler.full(), "a block fits in the room that full() leaves");
     if (translator.failed())
         return nullptr;
     if (spoil_ != nullptr)
@@ -258,8 +260,8 @@ void World::link(const Site& site, std::uint64_t site_address, Block& target) {
 }
 
 void World::disturb(Caller& caller, Chaos::Act act, std::uint64_t random) {
-    if (act == Chaos::Act::DropCode)
-        return drop_all_code(caller, DropWhen::Always);
+    if (act == Chaos::Act::EvictArena)
+        return evict(caller, EvictWhen::Always);
     if (act == Chaos::Act::Safepoint)
         return rendezvous_.exclusive(caller, [] {});
     const base::MutexLock lock{cache_->mutex()};

@@ -59,7 +59,7 @@ public:
                                  const FeatureSet& features);
     void link(const Site& site, std::uint64_t site_address, translator::Block& target);
 
-    /// Unlink, Evict, DropCode, Safepoint; see Chaos. The caller is between two blocks.
+    /// Unlink, Evict, EvictArena, Safepoint; see Chaos. The caller is between two blocks.
     void disturb(cpu::Rendezvous::Participant& caller, Chaos::Act act, std::uint64_t random);
 
     // --- any thread ---
@@ -73,8 +73,8 @@ private:
     void make_code_page(Caller& caller, std::uint64_t gpa_page);
     bool is_code_page(std::uint64_t gpa_page);
     std::vector<Member> writers(const RamView::State& state);
-    enum class DropWhen { NearlyFull, Always };
-    void drop_all_code(Caller& caller, DropWhen when);
+    enum class EvictWhen { Full, Always };
+    void evict(Caller& caller, EvictWhen when);
     translator::Block* make_block(const translator::BlockKey& key, std::uint64_t rip,
                                   const std::byte* host, const std::byte* second,
                                   const FeatureSet& features);

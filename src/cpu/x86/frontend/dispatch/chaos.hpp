@@ -22,10 +22,10 @@ public:
         DropWrites,
         DropBranches,
         Poll,
-        Events,    // looks for events that nobody has announced
-        Unlink,    // a block
-        Evict,     // the blocks of a page
-        DropCode,  // all of it
+        Events, // looks for events that nobody has announced
+        Unlink, // a block
+        Evict,  // the blocks of a page
+        EvictArena,
         Safepoint, // of all vCPUs
     };
 
@@ -49,7 +49,7 @@ public:
             return Act::None;
         const std::uint64_t number = next() >> 20;
         if ((number & 4095) == 0)
-            return Act::DropCode;
+            return Act::EvictArena;
         if ((number & 255) < 4)
             return Act::Safepoint;
         constexpr Act kOften[] = {

@@ -239,7 +239,7 @@ bool Dispatcher::serve_link(Result& result, bool& leave) {
     if (unlinked_)
         return to_variant && enter_variant(leave, result);
     bool fault = false;
-    const std::uint64_t resets = cache_.resets();
+    const std::uint64_t evictions = cache_.evictions();
     CodePage page;
     Block* target = find_block(cx_.state.rip, to_variant ? mode::kEachChecked : 0, page, fault);
     if (target == nullptr)
@@ -247,7 +247,8 @@ bool Dispatcher::serve_link(Result& result, bool& leave) {
     const bool waits = (at.bits & Site::kBackward) != 0 && loops_ && !target->loop && !to_variant &&
                        visit_loop(target, page.host + (cx_.state.rip & kPageOffset));
     const bool refused = chaos_.enabled() && !chaos_.may_link();
-    if (link_ && !waits && !refused && target->key.second_page == 0 && cache_.resets() == resets) {
+    if (link_ && !waits && !refused && target->key.second_page == 0 &&
+        cache_.evictions() == evictions) {
         vectors_.store();
         cold_.link(at, site_address(), *target);
     }
