@@ -9,14 +9,15 @@
 namespace doppel::description {
 
 struct Tuning {
-    bool stack_page = true;  // one check for pushes, pops and accesses near rsp
-    bool groups = true;      // one check for accesses through the same registers
-    bool flags = true;       // flags that a check clobbers are computed again, not saved
-    bool slots = true;       // guest r12 to r15 stay in scratch registers between checks
-    bool links = true;       // blocks of a page jump to each other
-    bool branches = true;    // indirect and far branches find their target in a cache
-    bool long_blocks = true; // a block goes on behind a conditional branch
-    bool loops = true;       // hot loops are translated again, with their checks before them
+    bool stack_page = true;    // one check for pushes, pops and accesses near rsp
+    bool stack_pointer = true; // pushes and pops that follow each other move rsp once
+    bool groups = true;        // one check for accesses through the same registers
+    bool flags = true;         // flags that a check clobbers are computed again, not saved
+    bool slots = true;         // guest r12 to r15 stay in scratch registers between checks
+    bool links = true;         // blocks of a page jump to each other
+    bool branches = true;      // indirect and far branches find their target in a cache
+    bool long_blocks = true;   // a block goes on behind a conditional branch
+    bool loops = true;         // hot loops are translated again, with their checks before them
     std::uint32_t loop_threshold = 32; // jumps back to its beginning that make a loop hot
 };
 
@@ -26,6 +27,7 @@ struct TuningName {
 };
 inline constexpr std::array kTuningNames{
     TuningName{"stack-page", &Tuning::stack_page},
+    TuningName{"stack-pointer", &Tuning::stack_pointer},
     TuningName{"groups", &Tuning::groups},
     TuningName{"flags", &Tuning::flags},
     TuningName{"slots", &Tuning::slots},

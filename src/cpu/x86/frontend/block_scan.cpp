@@ -43,12 +43,7 @@ bool stack_access(const ScannedInstruction& at, std::int32_t word, std::int32_t&
     case Treatment::PushSegment:
     case Treatment::Pushf:
     case Treatment::Call:
-        offset = -word;
-        size = word;
-        return true;
     case Treatment::IndirectCall:
-        if (in.has_memory())
-            return false; // two accesses: each is checked by itself
         offset = -word;
         size = word;
         return true;

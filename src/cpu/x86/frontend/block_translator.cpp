@@ -52,6 +52,8 @@ void BlockTranslator::translate(NewBlock& out) {
         emit_loop_start();
     for (std::size_t i = 0; i < scan_.count && !ended_; ++i) {
         const ScannedInstruction& at = scan_.list[i];
+        if (rsp_owed_ != 0 && !rsp_can_wait(i))
+            pay_rsp();
         settle_slots(at);
         if (!names_scratch0(at))
             in_scratch0_ = ScannedInstruction::kNoGroup;
@@ -66,6 +68,7 @@ void BlockTranslator::translate(NewBlock& out) {
         dying_ = false;
     }
     release_slots();
+    pay_rsp();
     if (!ended_)
         link_jump(scan_.list[scan_.count - 1], scan_.end_offset);
     out.body_end = a_.here();
@@ -342,6 +345,7 @@ void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
     if (at.in.op >= Op::Fxsave && at.in.op <= Op::Xrstors)
         site.bits = Site::kVector;
     release_slots();
+    pay_rsp();
     hold_flags();
     const FlagPlace held = saved_ ? FlagPlace::Slot : FlagPlace::Register;
     exit_begin_ = a_.here();

@@ -105,6 +105,8 @@ private:
     void hold_flags();
     void leave_maker();
     void emit_makers();
+    bool flags_dead_from(std::size_t index) const;
+    bool cannot_stop(const ScannedInstruction& at) const;
     /// Behind a check: what its miss needs.
     Recipe lost_recipe() const { return saved_ ? Recipe{} : recipe_; }
     FlagPlace lost_place() const { return made_ ? FlagPlace::Made : FlagPlace::Slot; }
@@ -113,12 +115,7 @@ private:
     /// Where an access may go after its check: [r12 + r14 + d], [base + r14 + d], [r13 + r14], or
     /// with `single` [r13], which leaves r14 free.
     Mem access(const ScannedInstruction& at, std::uint32_t size, bool write, bool single);
-    /// Likewise [rsp + offset] of a push, pop, call, return; r13 is free afterwards.
-    Mem stack_access(const ScannedInstruction& at, std::int32_t offset, bool write);
-    Mem cached_stack(const ScannedInstruction& at, std::int32_t offset, std::uint32_t size,
-                     bool write, bool single);
-    void check_stack_group(const ScannedInstruction& at, std::int32_t offset, std::uint32_t size,
-                           bool write);
+    Mem other_access(const ScannedInstruction& at); // a word of a PUSH or CALL through memory
     static std::int32_t tag_offset(bool write) {
         return write ? DOPPEL_TLB(wtag) : DOPPEL_TLB(rtag);
     }
@@ -133,6 +130,20 @@ private:
     /// Base, index, displacement as host operands, slots and RIP loaded into scratch registers.
     Mem address_parts(const ScannedInstruction& at);
     bool simple_address(const Instruction& in, Mem& out) const;
+
+    // --- emit_stack.cpp ---
+    /// Likewise [rsp + offset] of a push, pop, call, return; r13 is free afterwards.
+    Mem stack_access(const ScannedInstruction& at, std::int32_t offset, bool write);
+    Mem cached_stack(const ScannedInstruction& at, std::int32_t offset, std::uint32_t size,
+                     bool write, bool single);
+    void check_stack_group(const ScannedInstruction& at, std::int32_t offset, std::uint32_t size,
+                           bool write);
+    std::int32_t silent_rsp_move(const ScannedInstruction& at) const;
+    bool reaches_over_rsp(const ScannedInstruction& at) const;
+    bool rsp_can_wait(std::size_t index) const;
+    bool defer_rsp(const ScannedInstruction& at);
+    void move_rsp(std::int32_t bytes);
+    void pay_rsp();
 
     // --- emit_group.cpp ---
     Mem group_access(const ScannedInstruction& at, bool write);
@@ -152,7 +163,6 @@ private:
     void load_word(HostReg to, const Mem& from);
     void store_word(const Mem& to, HostReg from);
     void address_word(HostReg to, const Mem& address); // lea; wraps at 4 GiB in 32-bit code
-    void move_rsp(std::int32_t bytes) { address_word(kGuestRsp, {kGuestRsp, kNoReg, 1, bytes}); }
 
     // --- integer.cpp ---
     void emit_instruction(const ScannedInstruction& at);
@@ -270,6 +280,7 @@ private:
     std::array<GroupState, BlockScan::kMaxBases> group_states_{};
     std::uint8_t in_scratch0_ = ScannedInstruction::kNoGroup; // whose host address is there, too
     bool stack_in_scratch1_ = false;                          // the addend of the stack page
+    std::int32_t rsp_owed_ = 0;                               // to be added to guest rsp
     /// The guest register without a home that a scratch register holds; dirty: its slot is stale.
     struct HeldSlot {
         static constexpr std::uint8_t kNone = 0xff;

@@ -155,6 +155,11 @@ bool is_locked(const Instruction& in) {
     return in.has_memory() && (in.lock() || in.op == Op::Xchg);
 }
 
+bool interpreter_decides(const Instruction& in) {
+    return in.has(attribute::kAligned | attribute::kX87State) || in.type == InstructionClass::X87 ||
+           in.type == InstructionClass::Mmx;
+}
+
 /// Bit-string addressing (register offset, memory operand) reaches beyond the operand.
 bool is_bit_string(const Instruction& in) {
     return (in.op == Op::Bt || in.op == Op::Bts || in.op == Op::Btr || in.op == Op::Btc) &&

@@ -10,6 +10,9 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
 /// A locked memory operand: by the prefix, or XCHG.
 bool is_locked(const Instruction& in);
 
+/// Something else may come before a page fault: misalignment, a pending x87 exception.
+bool interpreter_decides(const Instruction& in);
+
 /// BT and its like with a register offset into memory.
 bool is_bit_string(const Instruction& in);
 

@@ -407,6 +407,76 @@ TEST_CASE("a loop that faults shows the flags of its last turn") {
     CHECK(failures == 0);
 }
 
+/// Pushes, pops, moves of rsp, calls and what may come between them, near the edges of pages.
+std::vector<std::uint8_t> make_stack_code(Generator& generator, const FeatureSet& features) {
+    using Bytes = std::vector<std::uint8_t>;
+    Bytes code;
+    const auto add = [&code](const Bytes& bytes) {
+        code.insert(code.end(), bytes.begin(), bytes.end());
+    };
+    for (std::uint64_t i = 2 + generator.below(14); i > 0; --i) {
+        const auto reg = static_cast<std::uint8_t>(generator.below(8));
+        const auto rex = static_cast<std::uint8_t>(0x40 | generator.below(2));
+        const auto small = static_cast<std::uint8_t>(generator.below(8) * 8);
+        switch (generator.below(12)) {
+        case 0:
+        case 1:
+        case 2: add({rex, static_cast<std::uint8_t>(0x50 | reg)}); break; // push
+        case 3:
+        case 4: add({rex, static_cast<std::uint8_t>(0x58 | reg)}); break; // pop
+        case 5: add({0x6a, small}); break;                                // push imm
+        case 6: add({0x48, 0x83, 0xec, small}); break;                    // sub rsp, imm
+        case 7: add({0x48, 0x83, 0xc4, small}); break;                    // add rsp, imm
+        case 8: add({0xe8, 0, 0, 0, 0}); break;                           // call to what follows
+        case 9: add({0x48, 0x8b, 0x44, 0x24, small}); break;              // mov rax, [rsp + small]
+        case 10: add({0x39, 0xd8, 0x74, 0x00}); break;                    // cmp eax, ebx; je
+        default: {
+            const Bytes bytes = generator.instruction(features);
+            Instruction in;
+            (void)decode(bytes, CodeSize::Bits64, in);
+            if (in.flags_undefined == 0)
+                add(bytes);
+        }
+        }
+    }
+    switch (generator.below(3)) { // lea rax, [the hlt]; push rax; ret, or call [rsp]
+    case 0: add({0x48, 0x8d, 0x05, 2, 0, 0, 0, 0x50, 0xc3}); break;
+    case 1: add({0x48, 0x8d, 0x05, 4, 0, 0, 0, 0x50, 0xff, 0x14, 0x24}); break;
+    default: break;
+    }
+    code.push_back(0xf4);
+    return code;
+}
+
+TEST_CASE("a stack that is moved in many ways, at the edges of pages with other rights") {
+    TestMachine interpreter{TestMachine::Kind::Interpreter};
+    TestMachine translator{TestMachine::Kind::Translator};
+    const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
+    Generator generator{number("DOPPEL_SEED", 6)};
+    const std::uint64_t count = number("DOPPEL_CASES", 10'000);
+    unsigned failures = 0;
+    for (std::uint64_t i = 0; i < count && failures < 10; ++i) {
+        Case test = make_case(generator, features);
+        test.code = make_stack_code(generator, features);
+        const std::uint64_t page = kDataAt + 0x1000 * (1 + generator.below(3));
+        test.gpr.at(Rsp) = generator.below(2) == 0 ? page + 64 - generator.below(128)
+                                                   : page - 0x800 + generator.below(16) * 8;
+        const std::uint64_t at = kCodeAt + 0x1000 * (i % 64) + generator.below(3900);
+        protect_data(interpreter);
+        protect_data(translator);
+        const VmExit x = run(interpreter, Code::Long64, test, at);
+        const VmExit y = run(translator, Code::Long64, test, at);
+        const std::string text =
+            x.index() != y.index() ? "different exit" : difference(interpreter, translator, 0);
+        if (text.empty())
+            continue;
+        ++failures;
+        FAIL_CHECK(fmt::format("case {}: {} code {} at {:#x} rsp {:#x}", i, text, hex(test.code),
+                               at, test.gpr.at(Rsp)));
+    }
+    CHECK(failures == 0);
+}
+
 TEST_CASE("REP MOVS and REP STOS go from page to page, up to one that they must not touch") {
     TestMachine interpreter{TestMachine::Kind::Interpreter};
     TestMachine translator{TestMachine::Kind::Translator};

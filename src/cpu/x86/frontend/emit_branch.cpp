@@ -162,7 +162,9 @@ void BlockTranslator::emit_call(const ScannedInstruction& at) {
 
 void BlockTranslator::load_target(const ScannedInstruction& at) {
     const unsigned reg = at.in.operands[0].reg;
-    if (at.in.has_memory())
+    if (at.treatment == Treatment::IndirectCall && at.in.has_memory())
+        load_word(kScratch0, other_access(at)); // at.stack is that of the push
+    else if (at.in.has_memory())
         load_word(kScratch0, access(at, word_, false, false));
     else if (in_slot(reg))
         a_.load(kScratch0, slot(reg));
@@ -170,12 +172,19 @@ void BlockTranslator::load_target(const ScannedInstruction& at) {
         code32_ ? a_.mov32(kScratch0, kHome[reg]) : a_.mov(kScratch0, kHome[reg]);
 }
 
-/// A call to a non-canonical address faults before it pushes: the interpreter shall do that.
+/// A call to a non-canonical address faults before it pushes: the interpreter shall do that. Users
+/// call into their half: other addresses are looked at out of the way.
 void BlockTranslator::check_canonical_target(const ScannedInstruction& at) {
     if (code32_)
         return; // no limit below 4 GiB
     clobber_flags();
-    interpret_unless_canonical(kScratch0, at);
+    if ((scan_.mode & mode::kUser) == 0) {
+        interpret_unless_canonical(kScratch0, at);
+        return;
+    }
+    a_.rorx(kScratch1, kScratch0, 47);
+    a_.test_imm32(kScratch1, 0x1ffff);
+    interpret_if(Condition::NotEqual, at);
 }
 
 void BlockTranslator::emit_indirect(const ScannedInstruction& at) {

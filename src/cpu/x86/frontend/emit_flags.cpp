@@ -5,6 +5,7 @@
 /// made them, while its operands are as they were.
 #include "cpu/x86/frontend/block_translator.hpp"
 
+#include <bit>
 #include <cstring>
 
 namespace doppel::cpu::x86::frontend {
@@ -52,21 +53,6 @@ Instruction opposite(Instruction in) {
     return in;
 }
 
-/// The instructions from `index` on make all flags before anything can see the old ones.
-bool dead_from(const BlockScan& scan, std::size_t index) {
-    for (; index < scan.count; ++index) {
-        const ScannedInstruction& at = scan.list.at(index);
-        if (at.treatment == Treatment::Lea || at.treatment == Treatment::Nothing)
-            continue;
-        if (at.treatment != Treatment::Generic || at.in.has_memory() || needs_flags(at.in) ||
-            may_signal(at.in))
-            return false;
-        if (makes_all_flags(at.in))
-            return true;
-    }
-    return false;
-}
-
 } // namespace
 
 BlockTranslator::Recipe BlockTranslator::recipe_of(const ScannedInstruction& at) const {
@@ -103,6 +89,37 @@ void BlockTranslator::emit_recipe(const Recipe& recipe) {
     emit_rewritten(a_, in, bytes, with);
 }
 
+/// Translated code is not left there, whatever the flags are: memory has been checked by others.
+bool BlockTranslator::cannot_stop(const ScannedInstruction& at) const {
+    const bool checked_stack = at.stack && group_checked_.at(at.stack_group);
+    switch (at.treatment) {
+    case Treatment::Lea: return at.in.operand_size != 2;
+    case Treatment::Nothing: return true;
+    case Treatment::Push:
+    case Treatment::Pop: return checked_stack;
+    case Treatment::Generic: break;
+    default: return false;
+    }
+    const int slots = std::popcount(slot_operands(at.in)); // more are the interpreter's
+    return !may_signal(at.in) && (at.in.has_memory() ? checked_stack && slots < 2 : slots < 3);
+}
+
+/// The instructions from `index` on make all flags before anything can see the old ones.
+bool BlockTranslator::flags_dead_from(std::size_t index) const {
+    for (; index < scan_.count; ++index) {
+        const ScannedInstruction& at = scan_.list.at(index);
+        if (!cannot_stop(at))
+            return false;
+        if (at.treatment != Treatment::Generic)
+            continue;
+        if (needs_flags(at.in))
+            return false;
+        if (makes_all_flags(at.in))
+            return true;
+    }
+    return false;
+}
+
 /// Before `at` is translated: it may change what the flags could be computed from.
 void BlockTranslator::keep_flags_across(const ScannedInstruction& at) {
     if (!recipe_)
@@ -116,7 +133,7 @@ void BlockTranslator::keep_flags_across(const ScannedInstruction& at) {
     const bool clobbers =
         at.treatment != Treatment::Lea && (at.treatment != Treatment::Generic || checks);
     if (clobbers && at.treatment == Treatment::Generic && !needs_flags(at.in) &&
-        !may_signal(at.in) && dead_from(scan_, at.index + 1u)) {
+        !may_signal(at.in) && flags_dead_from(at.index + 1u)) {
         dying_ = true;
         return;
     }

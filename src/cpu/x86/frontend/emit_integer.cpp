@@ -73,7 +73,8 @@ void BlockTranslator::emit_generic(const ScannedInstruction& at) {
         return;
     }
     if (!memory) {
-        emit_plain(at);
+        if (!defer_rsp(at))
+            emit_plain(at);
     } else {
         const bool slots = slot_operands(in) != 0;
         const bool grouped = at.base_group != ScannedInstruction::kNoGroup;
@@ -153,7 +154,7 @@ void BlockTranslator::emit_push(const ScannedInstruction& at) {
     } else {
         store_word(to, kHome[operand.reg]);
     }
-    move_rsp(-word_);
+    rsp_owed_ -= word_;
 }
 
 void BlockTranslator::emit_push_segment(const ScannedInstruction& at) {
@@ -166,11 +167,7 @@ void BlockTranslator::emit_push_segment(const ScannedInstruction& at) {
 
 /// The source is read before the stack is checked: its page fault comes first.
 void BlockTranslator::emit_push_memory(const ScannedInstruction& at) {
-    clobber_in_check();
-    Mem simple;
-    const bool is_simple = simple_address(at.in, simple);
-    const Mem from = checked(at, is_simple ? &simple : nullptr, word_, false, false);
-    load_word(kScratch0, from);
+    load_word(kScratch0, other_access(at));
     a_.store(DOPPEL_FRAME(spare), kScratch0);
     const Mem to = stack_access(at, -word_, true);
     a_.load(kScratch0, DOPPEL_FRAME(spare));
@@ -190,7 +187,7 @@ void BlockTranslator::emit_pop(const ScannedInstruction& at) {
         load_word(kHome[reg], from);
     }
     if (reg != Rsp)
-        move_rsp(word_);
+        rsp_owed_ += word_;
 }
 
 void BlockTranslator::emit_leave(const ScannedInstruction& at) {

@@ -13,15 +13,6 @@ using namespace translator;
 
 namespace {
 
-const Mem kStackPage{kTlb, kNoReg, 1, DOPPEL_TLB(stack_page)};
-const Mem kStackAddend{kTlb, kNoReg, 1, DOPPEL_TLB(stack_addend)};
-
-/// Something else may come before a page fault: misalignment, a pending x87 exception.
-bool interpreter_decides(const Instruction& in) {
-    return in.has(attribute::kAligned | attribute::kX87State) || in.type == InstructionClass::X87 ||
-           in.type == InstructionClass::Mmx;
-}
-
 /// Displacements up to here are added with 64 bits in 32-bit code: should the sum leave the 4 GiB,
 /// no tag matches it, and the interpreter finds the place.
 constexpr std::int64_t kNear32 = 0x8000;
@@ -150,6 +141,13 @@ Mem BlockTranslator::access(const ScannedInstruction& at, std::uint32_t size, bo
     return checked(at, simple_address(at.in, simple) ? &simple : nullptr, size, write, single);
 }
 
+/// Checked by itself, whatever the scan has found: for an instruction that accesses the stack, too.
+Mem BlockTranslator::other_access(const ScannedInstruction& at) {
+    clobber_in_check();
+    Mem simple;
+    return checked(at, simple_address(at.in, simple) ? &simple : nullptr, word_, false, false);
+}
+
 /// A locked operand that is not aligned may lie in two cache lines: rotating the offset in the page
 /// brings the low bits to the top, so that one compare sees them with everything else.
 Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size,
@@ -207,68 +205,6 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
     miss.flags = lost_place();
     cold_.push_back(miss);
     return result;
-}
-
-void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32_t offset,
-                                        std::uint32_t size, bool write) {
-    if (group_checked_[at.stack_group])
-        return;
-    group_checked_[at.stack_group] = true;
-    const StackGroup& group = scan_.groups[at.stack_group];
-    clobber_in_check();
-    std::uint8_t* const start = a_.here();
-    const std::int32_t low = group.low - at.rsp_before;
-    const std::int32_t range = group.high - group.low;
-    a_.lea(kScratch0, {kGuestRsp, kNoReg, 1, low});
-    a_.alu(Alu::Xor, kScratch0, kStackPage);
-    a_.alu_imm(Alu::Cmp, kScratch0, 4096 - range);
-    Cold miss;
-    miss.place = a_.jump_if_later(Condition::Above);
-    miss.why = Exit::StackMiss;
-    miss.relative_to = start;
-    miss.site = {.page_offset = at.page_offset,
-                 .length = at.in.length,
-                 .bits = static_cast<std::uint8_t>(
-                     (write ? Site::kWrite : 0) |
-                     (at.in.type >= InstructionClass::X87 ? Site::kVector : 0) |
-                     (interpreter_decides(at.in) ? Site::kCareful : 0)),
-                 .low = static_cast<std::int16_t>(low),
-                 .size = static_cast<std::uint8_t>(size),
-                 .extra = static_cast<std::uint16_t>(range),
-                 .first = static_cast<std::int16_t>(offset)};
-    miss.left = left_before(at);
-    miss.recipe = lost_recipe();
-    miss.flags = lost_place();
-    cold_.push_back(miss);
-}
-
-Mem BlockTranslator::cached_stack(const ScannedInstruction& at, std::int32_t offset,
-                                  std::uint32_t size, bool write, bool single) {
-    if (!group_checked_[at.stack_group])
-        stack_in_scratch1_ = false; // the check comes now
-    check_stack_group(at, offset, size, write);
-    if (single) {
-        take(kScratch0);
-        if (!stack_in_scratch1_)
-            a_.load(kScratch0, kStackAddend);
-        a_.lea(kScratch0, {stack_in_scratch1_ ? kScratch1 : kScratch0, kGuestRsp, 1, offset});
-        return {kScratch0};
-    }
-    if (!stack_in_scratch1_) {
-        take(kScratch1);
-        a_.load(kScratch1, kStackAddend);
-    }
-    stack_in_scratch1_ = true;
-    return {kGuestRsp, kScratch1, 1, offset};
-}
-
-Mem BlockTranslator::stack_access(const ScannedInstruction& at, std::int32_t offset, bool write) {
-    if (at.stack)
-        return cached_stack(at, offset, word_, write, false);
-    stack_in_scratch1_ = false;
-    clobber_in_check();
-    const Mem simple{kGuestRsp, kNoReg, 1, offset};
-    return checked(at, &simple, word_, write, false);
 }
 
 } // namespace doppel::cpu::x86::frontend
