@@ -202,6 +202,9 @@ private:
     void interpret_if_downwards(const ScannedInstruction& at);
     void check_string(const ScannedInstruction& at, HostReg pointer, const Mem& addend);
     void emit_string_chunk(const ScannedInstruction& at);
+    void check_whole_string(const ScannedInstruction& at, HostReg pointer, const Mem& addend,
+                            std::vector<std::uint8_t*>& elsewhere);
+    void emit_host_string(const ScannedInstruction& at);
 
     // --- emit_x87.cpp ---
     /// Flag-free; clobbers both scratch registers.

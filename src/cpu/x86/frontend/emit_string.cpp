@@ -115,14 +115,34 @@ void BlockTranslator::emit_string_chunk(const ScannedInstruction& at) {
     a_.store(kRest, kScratch1);
 }
 
-/// As far as the pages of both ends reach, and then again. The host's own overlaps in the same way.
-void BlockTranslator::emit_rep_string(const ScannedInstruction& at) {
+/// One end of a REP MOVS or REP STOS of at most 4096 bytes, 0 included: its addend to `addend`.
+/// Otherwise, or if it lies in two pages that are not neighbours in the host, too: to `elsewhere`.
+void BlockTranslator::check_whole_string(const ScannedInstruction& at, HostReg pointer,
+                                         const Mem& addend, std::vector<std::uint8_t*>& elsewhere) {
+    const std::int32_t tag = tag_offset(pointer == kRdi);
+    const auto size = static_cast<std::uint8_t>(at.in.operand_size);
+    const auto unless = [&](Condition condition) {
+        elsewhere.push_back(a_.jump_if_later(condition));
+    };
+    a_.lea(kScratch0, {pointer, kRcx, size, -1});
+    emit_index(kScratch0);
+    a_.alu(Alu::Xor, kScratch0, tlb_entry(tag));
+    a_.alu_imm(Alu::Cmp, kScratch0, 4095);
+    unless(Condition::Above);
+    a_.load(kScratch0, tlb_entry(DOPPEL_TLB(addend)));
+    emit_index(pointer);
+    a_.alu(Alu::Cmp, kScratch0, tlb_entry(DOPPEL_TLB(addend)));
+    unless(Condition::NotEqual);
+    a_.store(addend, kScratch0);
+    a_.load(kScratch0, tlb_entry(tag));
+    a_.alu(Alu::Xor, kScratch0, pointer);
+    a_.alu_imm(Alu::Cmp, kScratch0, 4095);
+    unless(Condition::Above);
+}
+
+/// The host's own, on what the checks have found. It overlaps in the same way as the guest's.
+void BlockTranslator::emit_host_string(const ScannedInstruction& at) {
     const bool moves = at.in.op == Op::Movs;
-    interpret_if_downwards(at);
-    a_.alu_imm(Alu::Cmp, kRcx, kMostElements);
-    interpret_if(Condition::Above, at);
-    const std::uint8_t* const again = a_.here();
-    emit_string_chunk(at);
     a_.alu(Alu::Add, kRdi, kTo);
     if (moves)
         a_.alu(Alu::Add, kRsi, kFrom);
@@ -141,9 +161,30 @@ void BlockTranslator::emit_rep_string(const ScannedInstruction& at) {
         if (moves)
             a_.mov32(kRsi, kRsi);
     }
+}
+
+/// At once where that is possible; otherwise as far as the pages of both ends reach, and again.
+void BlockTranslator::emit_rep_string(const ScannedInstruction& at) {
+    interpret_if_downwards(at);
+    std::vector<std::uint8_t*> elsewhere;
+    a_.alu_imm(Alu::Cmp, kRcx, 4096 / at.in.operand_size);
+    elsewhere.push_back(a_.jump_if_later(Condition::Above));
+    check_whole_string(at, kRdi, kTo, elsewhere);
+    if (at.in.op == Op::Movs)
+        check_whole_string(at, kRsi, kFrom, elsewhere);
+    emit_host_string(at);
+    std::uint8_t* const done = a_.jump_later();
+    for (std::uint8_t* const place : elsewhere)
+        a_.bind(place);
+    a_.alu_imm(Alu::Cmp, kRcx, kMostElements);
+    interpret_if(Condition::Above, at);
+    const std::uint8_t* const again = a_.here();
+    emit_string_chunk(at);
+    emit_host_string(at);
     a_.load(kRcx, kRest);
     a_.alu_imm(Alu::Cmp, kRcx, 0);
     a_.jump_if(Condition::NotEqual, again);
+    a_.bind(done);
 }
 
 } // namespace doppel::cpu::x86::frontend
