@@ -19,7 +19,7 @@ namespace doppel::block {
 namespace {
 constexpr std::uint64_t kZeroChunk = 1u << 20;
 constexpr std::uint64_t kMaxTransfer = 1u << 30; // below what one system call can move
-constexpr std::size_t kSmallBytes = 64u << 10;
+constexpr std::size_t kSmallBytes = 256u << 10;
 
 std::int64_t transfer_now(FileOperation::Kind kind, int fd, const std::vector<iovec>& pieces,
                           std::uint64_t offset) {

@@ -11,15 +11,35 @@ namespace doppel::block {
 
 namespace {
 
+/// io_uring where the kernel lets us, else threads: made at the first operation, as a tool that
+/// reads a little of a file in memory needs neither.
+class EngineOnDemand final : public IoEngine {
+public:
+    explicit EngineOnDemand(base::EventLoop& loop) : loop_{loop} {}
+    void submit(FileOperation& operation) override { engine().submit(operation); }
+    const char* name() const override { return engine().name(); }
+
+private:
+    IoEngine& engine() const {
+        if (!engine_) {
+            if (auto ring = UringEngine::create(loop_); ring)
+                engine_ = std::move(*ring);
+            else
+                engine_ = std::make_unique<ThreadEngine>(loop_);
+        }
+        return *engine_;
+    }
+
+    base::EventLoop& loop_;
+    mutable std::unique_ptr<IoEngine> engine_;
+};
+
 Result<std::unique_ptr<IoEngine>> create_engine(base::EventLoop& loop, IoKind kind) {
     if (kind == IoKind::Threads)
         return std::unique_ptr<IoEngine>{std::make_unique<ThreadEngine>(loop)};
-    auto ring = UringEngine::create(loop);
-    if (ring)
-        return std::unique_ptr<IoEngine>{std::move(*ring)};
-    if (kind == IoKind::IoUring)
-        return std::unexpected(std::move(ring).error());
-    return std::unique_ptr<IoEngine>{std::make_unique<ThreadEngine>(loop)};
+    if (kind == IoKind::Auto)
+        return std::unique_ptr<IoEngine>{std::make_unique<EngineOnDemand>(loop)};
+    return std::unique_ptr<IoEngine>{DOPPEL_TRY(UringEngine::create(loop))};
 }
 
 } // namespace
