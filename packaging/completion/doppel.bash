@@ -52,7 +52,7 @@ _doppel() {
         COMPREPLY=($(compgen -f -- "$cur"))
     elif [ "${COMP_WORDS[1]}" = run ] && ! _doppel_run_value "$prev"; then
         COMPREPLY=($(compgen -W "--kernel --initrd --append --module --memory --cpus --cpu
-            --engine --time --console --disk --net --rng --virtio-console --name --no-reboot --debug-exit
+            --engine --time --console --disk --object --net --rng --virtio-console --name --no-reboot --debug-exit
             --check --translator --stats --profile --profile-symbols --restore --restore-clock
             --dry-run --log --help" -- "$cur"))
     elif [ "${COMP_WORDS[1]}" != run ]; then

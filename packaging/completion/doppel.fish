@@ -32,6 +32,7 @@ __doppel_run -l time -x -a 'real virtual' -d 'What the clocks of the guest follo
 __doppel_run -l engine -x -a 'auto kvm translator interpreter' -d 'What executes guest code'
 __doppel_run -l console -x -a 'stdio pty file: socket: none' -d 'Where the first serial port goes'
 __doppel_run -l disk -r -F -d 'Disk behind virtio-blk, with its options'
+__doppel_run -l object -x -d 'Secret for an encrypted disk: secret,id=ID,file=FILE'
 __doppel_run -l net -x -a 'none user user,forward=tcp:2222:22' -d 'Network card'
 __doppel_run -l rng -d 'Entropy device'
 __doppel_run -l virtio-console -x -a 'stdio pty file: socket: none' -d 'Where the console hvc0 goes'

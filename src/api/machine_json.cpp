@@ -69,6 +69,18 @@ Result<void> take(const json::value& from, const std::string& path, std::vector<
     return {};
 }
 
+Result<void> take(const json::value& from, const std::string& path, description::Options& to) {
+    const auto* object = from.if_object();
+    if (object == nullptr)
+        return wrong(path, "an object of strings");
+    to.clear();
+    for (const auto& [key, value] : *object) {
+        const std::string name{key.data(), key.size()};
+        DOPPEL_TRY_VOID(take(value, path + "." + name, to[name]));
+    }
+    return {};
+}
+
 Result<void> take(const json::value& from, const std::string& path, description::Engine& to) {
     std::string name;
     DOPPEL_TRY_VOID(take(from, path, name));
@@ -119,6 +131,12 @@ json::value give(const std::optional<std::uint16_t>& value) {
 json::value give(const std::vector<std::string>& value) {
     return json::array(value.begin(), value.end());
 }
+json::value give(const description::Options& value) {
+    json::object object;
+    for (const auto& [name, text] : value)
+        object[name] = text;
+    return object;
+}
 json::value give(description::Engine value) { return json::value(description::engine_name(value)); }
 json::value give(description::TimeMode value) {
     return json::value(description::time_mode_name(value));
@@ -149,6 +167,13 @@ template <typename Visit> void members(Visit& visit, description::Disk& disk) {
     visit("serial", disk.serial);
     visit("cache", disk.cache);
     visit("address", disk.address);
+    visit("options", disk.options);
+    visit("limits", disk.limits);
+}
+template <typename Visit> void members(Visit& visit, description::Secret& secret) {
+    visit("id", secret.id);
+    visit("file", secret.file);
+    visit("format", secret.format);
 }
 template <typename Visit> void members(Visit& visit, description::Net& net) {
     visit("kind", net.kind);
@@ -196,6 +221,7 @@ template <typename Visit> void members(Visit& visit, Machine& machine) {
     visit("translation", machine.translation);
     visit("boot", machine.boot);
     visit("console", machine.console);
+    visit("secrets", machine.secrets);
     visit("disks", machine.disks);
     visit("nets", machine.nets);
     visit("rng", machine.rng);
@@ -209,8 +235,9 @@ template <typename Visit> void members(Visit& visit, Machine& machine) {
 
 template <typename T>
 concept Group = std::same_as<T, description::Boot> || std::same_as<T, description::Console> ||
-                std::same_as<T, description::Disk> || std::same_as<T, description::Net> ||
-                std::same_as<T, description::Rng> || std::same_as<T, description::VirtioConsole> ||
+                std::same_as<T, description::Disk> || std::same_as<T, description::Secret> ||
+                std::same_as<T, description::Net> || std::same_as<T, description::Rng> ||
+                std::same_as<T, description::VirtioConsole> ||
                 std::same_as<T, description::Tuning> || std::same_as<T, description::Translation> ||
                 std::same_as<T, description::Profiling> || std::same_as<T, Machine>;
 template <typename T> struct IsGroupList : std::false_type {};

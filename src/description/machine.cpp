@@ -144,6 +144,32 @@ Result<void> validate_disk(const Disk& disk, const std::string& field) {
     return {};
 }
 
+/// Every secret that a disk is opened with is there.
+Result<void> validate_secrets(const Machine& machine) {
+    for (std::size_t i = 0; i < machine.secrets.size(); ++i) {
+        const auto& secret = machine.secrets[i];
+        const auto field = fmt::format("secrets[{}]", i);
+        if (secret.id.empty() || secret.file.empty())
+            return invalid(field, "a secret wants an id and a file");
+        if (secret.format != "raw" && secret.format != "base64")
+            return invalid(
+                field + ".format",
+                fmt::format("format '{}' of secret '{}' is unknown", secret.format, secret.id),
+                "use raw or base64");
+        if (std::ranges::count(machine.secrets, secret.id, &Secret::id) > 1)
+            return invalid(field + ".id", fmt::format("two secrets have the id '{}'", secret.id));
+    }
+    for (std::size_t i = 0; i < machine.disks.size(); ++i)
+        for (const auto& [name, value] : machine.disks[i].options)
+            if (name.ends_with("key-secret") &&
+                std::ranges::find(machine.secrets, value, &Secret::id) == machine.secrets.end())
+                return invalid(fmt::format("disks[{}].options", i),
+                               fmt::format("disk '{}' wants the secret '{}', which is not there",
+                                           machine.disks[i].path, value),
+                               fmt::format("add --object secret,id={},file=FILE", value));
+    return {};
+}
+
 /// The error of a part, with its place in the description.
 template <typename T> Result<void> valid_part(const Result<T>& part, std::string field) {
     if (part)
@@ -291,6 +317,7 @@ Result<void> validate(const Machine& machine) {
     DOPPEL_TRY_VOID(validate_profiling(machine));
     DOPPEL_TRY_VOID(validate_console(machine.console, "console.path"));
     DOPPEL_TRY_VOID(validate_virtio_console(machine));
+    DOPPEL_TRY_VOID(validate_secrets(machine));
     for (std::size_t i = 0; i < machine.disks.size(); ++i)
         DOPPEL_TRY_VOID(validate_disk(machine.disks[i], fmt::format("disks[{}]", i)));
     for (std::size_t i = 0; i < machine.nets.size(); ++i)

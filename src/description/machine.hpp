@@ -3,6 +3,8 @@
 /// The machine description: the only input of doppel-vmm. Every command-line flag of `doppel run`
 /// compiles to it; its JSON form is in api/machine_json.hpp. Pure data; any thread.
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -42,14 +44,26 @@ struct Boot {
     std::vector<std::string> modules; // multiboot modules: "path arguments…"
 };
 
+/// What unlocks encrypted disks: the content of a file, which is no part of the description.
+struct Secret {
+    std::string id;
+    std::string file;
+    std::string format = "raw"; // or base64
+};
+
+/// Names and values of options that another module knows.
+using Options = std::map<std::string, std::string, std::less<>>;
+
 /// A disk behind virtio-blk.
 struct Disk {
-    std::string path;
+    std::string path; // or the URL of an NBD export
     std::string format = "raw";
     bool read_only = false;
     std::string serial;              // at most kMaxSerial characters
     std::string cache = "writeback"; // writeback, writethrough, none, directsync, unsafe
     std::string address;             // "00:08.0": bus, device, function of its PCI function
+    Options options{};               // how the format is opened: "encrypt.key-secret"
+    Options limits{};                // rates, see block/filter: "iops-total", "bps-write-max"
 };
 
 enum class NetKind : std::uint8_t {
@@ -118,6 +132,7 @@ struct Machine {
     Translation translation;
     Boot boot;
     Console console;
+    std::vector<Secret> secrets;
     std::vector<Disk> disks;
     std::vector<Net> nets;
     Rng rng;

@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "img/objects.hpp"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstring>
 #include <string_view>
 #include <vector>
 
 #include <fmt/core.h>
 
-#include "base/unique_fd.hpp"
 #include "block/crypto/encoded_secret.hpp"
+#include "block/crypto/secret_file.hpp"
 #include "img/image_name.hpp"
 
 namespace doppel::img {
@@ -68,32 +64,6 @@ std::string value_of(const Object& object, std::string_view name, std::string st
     return found == object.values.end() ? std::move(standard) : found->second;
 }
 
-constexpr std::size_t kMaxSecret = 64u << 10;
-
-/// The file's bytes as they are: a line's end at their end belongs to them, as it does for QEMU.
-Result<block::Secret> read_secret(const std::string& path) {
-    const base::UniqueFd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-    if (!fd)
-        return base::fail_errno(errno, fmt::format("open '{}'", path));
-    block::Secret secret{kMaxSecret};
-    std::size_t size = 0;
-    while (size < kMaxSecret) {
-        const auto got = ::read(fd.get(), secret.span().data() + size, kMaxSecret - size);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return base::fail_errno(errno, fmt::format("read '{}'", path));
-        if (got == 0)
-            break;
-        size += static_cast<std::size_t>(got);
-    }
-    if (size == kMaxSecret)
-        return bad(fmt::format("'{}' is too long for a secret", path),
-                   fmt::format("At most {} bytes.", kMaxSecret - 1));
-    secret.shorten(size);
-    return secret;
-}
-
 } // namespace
 
 Result<block::Secret> Objects::secret(const std::string& id) const {
@@ -136,8 +106,9 @@ Result<void> Objects::load_secret(const std::string& id, const Object& object) {
         return bad(fmt::format("format '{}' is unknown", form), "Use raw or base64.");
     if (object.values.contains("data") == object.values.contains("file"))
         return bad("it wants either data=… or file=FILE");
-    auto secret = object.values.contains("file") ? DOPPEL_TRY(read_secret(value_of(object, "file")))
-                                                 : block::Secret::of(value_of(object, "data"));
+    auto secret = object.values.contains("file")
+                      ? DOPPEL_TRY(block::crypto::read_secret_file(value_of(object, "file")))
+                      : block::Secret::of(value_of(object, "data"));
     if (form == "base64")
         secret = DOPPEL_TRY(block::crypto::decode_base64(secret.span()));
     const auto key_id = value_of(object, "keyid");

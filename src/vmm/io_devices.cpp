@@ -6,7 +6,9 @@
 
 #include <fmt/core.h>
 
+#include "block/crypto/secret_file.hpp"
 #include "block/file/file_node.hpp"
+#include "block/filter/throttle_node.hpp"
 #include "block/image/open_image.hpp"
 #include "block/io/io_context.hpp"
 #include "description/network.hpp"
@@ -29,6 +31,7 @@ struct OpenDisk {
     description::Disk description;
     std::unique_ptr<IoWorker> worker;
     std::unique_ptr<block::IoContext> context;
+    std::unique_ptr<block::filter::ThrottleGroup> limits; // null: none
     std::unique_ptr<block::Drive> drive;
 };
 
@@ -49,7 +52,15 @@ struct Entropy {
     std::unique_ptr<IoWorker> worker;
 };
 
-Result<OpenDisk> open_disk(const description::Disk& disk, std::size_t index) {
+block::crypto::SecretFiles secrets_of(const Machine& machine) {
+    std::map<std::string, block::crypto::SecretFiles::File> files;
+    for (const auto& secret : machine.secrets)
+        files[secret.id] = {secret.file, secret.format == "base64"};
+    return block::crypto::SecretFiles{std::move(files)};
+}
+
+Result<OpenDisk> open_disk(const description::Disk& disk, const block::SecretSource& secrets,
+                           std::size_t index) {
     OpenDisk open;
     open.description = disk;
     open.worker = DOPPEL_TRY(IoWorker::create(fmt::format("disk{}", index)));
@@ -58,10 +69,17 @@ Result<OpenDisk> open_disk(const description::Disk& disk, std::size_t index) {
     options.format = disk.format;
     options.access = disk.read_only ? block::Access::ReadOnly : block::Access::ReadWrite;
     options.cache = DOPPEL_TRY(block::parse_cache_mode(disk.cache));
-    auto drive = block::open_drive(*open.context, disk.path, options);
-    if (!drive)
-        return std::unexpected(std::move(drive).error().with_context("disk"));
-    open.drive = std::move(*drive);
+    options.driver = disk.options;
+    options.secrets = &secrets;
+    auto node = block::open_for_guest(*open.context, disk.path, options);
+    if (!node)
+        return std::unexpected(std::move(node).error().with_context("disk"));
+    if (!disk.limits.empty()) {
+        open.limits = DOPPEL_TRY(block::filter::ThrottleGroup::create(disk.limits));
+        node = std::make_unique<block::filter::ThrottleNode>(*open.context, std::move(*node),
+                                                             *open.limits);
+    }
+    open.drive = std::make_unique<block::Drive>(std::move(*node));
     return open;
 }
 
@@ -105,6 +123,7 @@ std::unique_ptr<devices::VirtioDevice> make_net(OpenNet& net, memory::GuestMemor
 } // namespace
 
 struct IoDevices::Impl {
+    block::crypto::SecretFiles secrets;
     std::vector<OpenDisk> disks;
     std::vector<OpenNet> nets;
     std::vector<Entropy> rngs;
@@ -127,9 +146,9 @@ IoDevices::~IoDevices() = default;
 
 Result<std::unique_ptr<IoDevices>> IoDevices::open(const Machine& machine,
                                                    chardev::Backend* console) {
-    auto impl = std::make_unique<Impl>();
+    auto impl = std::make_unique<Impl>(secrets_of(machine));
     for (const auto& disk : machine.disks)
-        impl->disks.push_back(DOPPEL_TRY(open_disk(disk, impl->disks.size())));
+        impl->disks.push_back(DOPPEL_TRY(open_disk(disk, impl->secrets, impl->disks.size())));
     for (const auto& net : machine.nets)
         impl->nets.push_back(DOPPEL_TRY(open_net(net, impl->nets.size())));
     if (machine.rng.present)

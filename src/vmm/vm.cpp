@@ -15,6 +15,7 @@
 #include "base/event_loop.hpp"
 #include "base/log.hpp"
 #include "base/mapped_file.hpp"
+#include "block/image/open_image.hpp"
 #include "description/host_cpu.hpp"
 #include "machine/pc.hpp"
 #include "vmm/board_state.hpp"
@@ -85,7 +86,10 @@ Machine with_absolute_paths(Machine machine) {
     for (auto& module : machine.boot.modules)
         make_absolute(module);
     for (auto& disk : machine.disks)
-        make_absolute(disk.path);
+        if (!block::is_network_name(disk.path))
+            make_absolute(disk.path);
+    for (auto& secret : machine.secrets)
+        make_absolute(secret.file);
     return machine;
 }
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 
 from terminal import Terminal
@@ -25,6 +26,7 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2]
 ASSETS = SOURCE / "build" / "assets"
 OPTIONS = argparse.Namespace(build=None, engine="auto")
 FILE_BYTES = 3_000_017
+MIB = 1 << 20
 
 
 DOPPEL = "bin/doppel"
@@ -96,6 +98,12 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def wait_for(path):
+    deadline = time.monotonic() + 30
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 class Network(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -138,6 +146,100 @@ class Network(unittest.TestCase):
                 self.assertTrue(guest.run("sha256sum /tmp/file").startswith(self.digest))
                 guest.run("rmmod virtio_net && insmod /modules/virtio_net.ko")
             self.assertEqual(guest.power_off(), 0)
+
+
+class Disk(unittest.TestCase):
+    """Disks that are more than a file: encrypted, throttled, behind a server."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="doppel-disk-")
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.content = (os.urandom(MIB) + b"text " * (MIB // 5)).ljust(4 * MIB, b"\0")
+        self.raw, self.secret = self.folder / "raw", self.folder / "secret"
+        self.raw.write_bytes(self.content)
+        self.secret.write_text("12345678")
+        self.object = f"secret,id=s0,file={self.secret}"
+
+    def qemu_img(self, *words):
+        subprocess.run(["qemu-img", *map(str, words)], check=True, timeout=120,
+                       capture_output=True)
+
+    def encrypted(self, kind, key):
+        """Made by QEMU, with few rounds: the passphrase shall not take seconds."""
+        image = self.folder / f"{kind}.img"
+        form = f"{key}key-secret=s0,{key}iter-time=10"
+        if kind == "qcow2":
+            form += ",encrypt.format=luks"
+        self.qemu_img("create", "-q", "--object", self.object, "-f", kind, "-o", form, image,
+                      len(self.content))
+        self.qemu_img("convert", "--object", self.object, "-n", "-f", "raw",
+                      "--target-image-opts", self.raw,
+                      f"driver={kind},{key}key-secret=s0,file.filename={image}")
+        return image
+
+    def test_luks_is_read_and_written(self):
+        for kind, key in (("qcow2", "encrypt."), ("luks", "")):
+            with self.subTest(format=kind):
+                image = self.encrypted(kind, key)
+                with Guest("--object", self.object, "--disk",
+                           f"{image},format={kind},{key}key-secret=s0") as guest:
+                    self.assertEqual(guest.run("cat /sys/block/vda/size"),
+                                     str(len(self.content) // 512))
+                    digest = hashlib.sha256(self.content).hexdigest()
+                    self.assertTrue(guest.run("sha256sum /dev/vda").startswith(digest))
+                    guest.run("printf changed | dd of=/dev/vda bs=512 seek=4096 conv=fsync")
+                    self.assertEqual(guest.power_off(), 0)
+                self.qemu_img("convert", "--object", self.object, "--image-opts", "-O", "raw",
+                              f"driver={kind},{key}key-secret=s0,file.filename={image}",
+                              self.folder / "back")
+                changed = bytearray(self.content)
+                changed[MIB * 2:MIB * 2 + 7] = b"changed"
+                got = (self.folder / "back").read_bytes()
+                self.assertEqual(got[:MIB * 2 + 7], changed[:MIB * 2 + 7])
+                self.assertEqual(got[MIB * 2 + 512:], changed[MIB * 2 + 512:])
+
+    def test_a_wrong_passphrase_starts_nothing(self):
+        image = self.encrypted("qcow2", "encrypt.")
+        self.secret.write_text("87654321")
+        done = subprocess.run([OPTIONS.build / DOPPEL, "run", "--kernel", ASSETS / "vmlinuz",
+                               "--object", self.object, "--disk",
+                               f"{image},format=qcow2,encrypt.key-secret=s0"], check=False,
+                              capture_output=True, text=True, timeout=60)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("passphrase", done.stderr)
+
+    def test_limits_are_kept(self):
+        """100 operations a second of 4 KiB, each past the guest's cache: 200 take 2 s."""
+        with Guest("--disk", f"{self.raw},iops=100") as guest:
+            start = time.monotonic()
+            guest.run("dd if=/dev/vda of=/dev/null bs=4k count=200 iflag=direct")
+            took = time.monotonic() - start
+            print(f"(200 reads at 100 a second took {took:.2f} s)")
+            self.assertGreater(took, 1.7)  # a tenth of a second's worth comes at once
+            self.assertLess(took, 20)
+            self.assertEqual(guest.power_off(), 0)
+        with Guest("--disk", f"{self.raw},bps=1000000") as guest:
+            start = time.monotonic()
+            guest.run("dd if=/dev/vda of=/dev/null bs=64k count=40 iflag=direct")
+            self.assertGreater(time.monotonic() - start, 2.3)  # 2.6 MB
+            self.assertEqual(guest.power_off(), 0)
+
+    def test_a_disk_behind_a_server(self):
+        image, socket_path = self.folder / "served.qcow2", self.folder / "socket"
+        self.qemu_img("convert", "-f", "raw", "-O", "qcow2", self.raw, image)
+        name = f"nbd+unix:///?socket={socket_path}"
+        named = '{"driver": "raw", "file": {"driver": "nbd", "path": "%s"}}' % socket_path
+        with subprocess.Popen(["qemu-nbd", "-t", "-f", "qcow2", "-k", socket_path, image]) as server:
+            try:
+                for disk in (name, f"json:{named}"):
+                    wait_for(socket_path)
+                    with Guest("--disk", disk) as guest:
+                        digest = hashlib.sha256(self.content).hexdigest()
+                        self.assertTrue(guest.run("sha256sum /dev/vda").startswith(digest))
+                        self.assertEqual(guest.power_off(), 0)
+            finally:
+                server.terminate()
 
 
 class Console(unittest.TestCase):

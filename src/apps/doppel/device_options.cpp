@@ -12,7 +12,10 @@
 
 #include <fmt/core.h>
 
+#include "block/filter/throttle_group.hpp"
+#include "block/image/open_image.hpp"
 #include "description/network.hpp"
+#include "img/image_name.hpp"
 
 namespace doppel::cli {
 
@@ -49,8 +52,36 @@ Result<bool> parse_switch(const std::string& key, const std::string& value) {
                       fmt::format("write {}=on or {}=off", key, key));
 }
 
+/// QEMU's names of a limit, "iops_rd", "bps-write-max", "throttling.iops-total", as the filter has
+/// them; empty: it is none.
+std::string limit_name(std::string key) {
+    constexpr std::string_view kPrefix = "throttling.";
+    if (key.starts_with(kPrefix))
+        key.erase(0, kPrefix.size());
+    if (!key.starts_with("iops") && !key.starts_with("bps"))
+        return {};
+    std::ranges::replace(key, '_', '-');
+    const auto kind_at = key.find('-');
+    auto rest = kind_at == std::string::npos ? std::string{} : key.substr(kind_at);
+    for (const auto& [brief, full] :
+         {std::pair{"-rd", "-read"}, std::pair{"-wr", "-write"}, std::pair{"-total", "-total"}}) {
+        const std::string_view name = brief;
+        if (rest == name || rest.starts_with(std::string{name} + "-"))
+            rest.replace(0, name.size(), full);
+    }
+    if (rest.empty() || rest.starts_with("-max"))
+        rest.insert(0, "-total");
+    return key.substr(0, kind_at) + rest;
+}
+
+/// How an encrypted image is opened, as in doppel-img's --image-opts.
+bool is_open_option(std::string_view key) {
+    return key.starts_with("encrypt.") || key.starts_with("backing.") || key == "key-secret";
+}
+
 Result<void> set_of_disk(description::Disk& disk, const std::string& text) {
     const auto [key, value] = key_and_value(text);
+    const auto limit = limit_name(key);
     if (key == "readonly")
         disk.read_only = DOPPEL_TRY(parse_switch(key, value));
     else if (value.empty())
@@ -65,10 +96,15 @@ Result<void> set_of_disk(description::Disk& disk, const std::string& text) {
         disk.cache = value;
     else if (key == "addr")
         disk.address = value;
+    else if (is_open_option(key))
+        disk.options[key] = value;
+    else if (!limit.empty())
+        disk.limits[limit] = value;
     else
         return base::fail(Errc::InvalidArgument,
                           fmt::format("disk '{}' has no option '{}'", disk.path, key),
-                          "there are format, readonly, serial, cache and addr");
+                          "there are format, readonly, serial, cache, addr, iops, bps (and _rd, "
+                          "_wr, _max), encrypt.key-secret and key-secret");
     return {};
 }
 
@@ -129,20 +165,99 @@ Result<std::optional<description::Net>> parse_net(const std::string& text) {
     return net;
 }
 
-Result<description::Disk> parse_disk(const std::string& text) {
-    const auto parts = split(text);
+namespace {
+
+/// Where the object of "json:{…},readonly=on" ends.
+std::size_t end_of_json(const std::string& text) {
+    std::size_t depth = 0;
+    bool quoted = false;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (quoted && text[i] == '\\')
+            ++i;
+        else if (text[i] == '"')
+            quoted = !quoted;
+        else if (!quoted && text[i] == '{')
+            ++depth;
+        else if (!quoted && text[i] == '}' && --depth == 0)
+            return i + 1;
+    }
+    return text.size();
+}
+
+/// "json:{"driver": "qcow2", "file": {…}, "encrypt.key-secret": …}": what else names it.
+Result<description::Disk> disk_of_json(const std::string& json) {
+    auto name = DOPPEL_TRY(img::parse_image_name(json, false, ""));
+    if (!name.filters.empty())
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("driver '{}' stands in front of no disk of a VM",
+                                      name.filters.front().driver),
+                          "write limits as iops=N,bps=N");
     description::Disk disk;
-    disk.path = parts.front();
+    disk.path = std::move(name.path);
+    if (!name.format.empty())
+        disk.format = std::move(name.format);
+    for (auto& [option, value] : name.options)
+        disk.options[option] = std::move(value);
+    return disk;
+}
+
+} // namespace
+
+Result<description::Disk> parse_disk(const std::string& text) {
+    description::Disk disk;
+    auto rest = text;
+    if (text.starts_with("json:")) {
+        const auto end = end_of_json(text);
+        disk = DOPPEL_TRY(disk_of_json(text.substr(0, end)));
+        rest.erase(0, end);
+    }
+    const auto parts = split(rest);
+    if (disk.path.empty())
+        disk.path = parts.front();
     if (disk.path.empty())
         return base::fail(Errc::InvalidArgument, fmt::format("'{}' names no file", text),
                           "write it like disk.img,format=raw");
     for (std::size_t i = 1; i < parts.size(); ++i)
         DOPPEL_TRY_VOID(set_of_disk(disk, parts[i]));
+    if (auto limits = block::filter::ThrottleGroup::create(disk.limits); !limits)
+        return std::unexpected(
+            std::move(limits).error().with_context(fmt::format("disk '{}'", disk.path)));
     return disk;
+}
+
+Result<description::Secret> parse_secret(const std::string& text) {
+    const auto parts = split(text);
+    if (parts.front() != "secret")
+        return base::fail(Errc::InvalidArgument, fmt::format("type '{}' is unknown", parts.front()),
+                          "there is secret, such as secret,id=NAME,file=FILE");
+    description::Secret secret;
+    for (std::size_t i = 1; i < parts.size(); ++i) {
+        const auto [key, value] = key_and_value(parts[i]);
+        if (key == "id")
+            secret.id = value;
+        else if (key == "file")
+            secret.file = value;
+        else if (key == "format")
+            secret.format = value;
+        else if (key == "data")
+            return base::fail(Errc::InvalidArgument, "data=… would show the secret to every user",
+                              "write it to a file, and give file=FILE");
+        else
+            return base::fail(Errc::InvalidArgument, fmt::format("a secret has no '{}'", key),
+                              "there are id, file and format");
+    }
+    if (secret.id.empty() || secret.file.empty())
+        return base::fail(Errc::InvalidArgument, fmt::format("'{}' wants an id and a file", text),
+                          "write it like secret,id=NAME,file=FILE");
+    if (::access(secret.file.c_str(), R_OK) != 0)
+        return base::fail_errno(errno, fmt::format("cannot read secret '{}'", secret.file));
+    return secret;
 }
 
 Result<void> check_disk(const description::Disk& disk) {
     struct stat info{};
+    if (block::is_network_name(disk.path))
+        return {};
     if (::stat(disk.path.c_str(), &info) != 0)
         return base::fail_errno(errno, fmt::format("cannot open disk '{}'", disk.path));
     if (S_ISDIR(info.st_mode))

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// The options of `doppel run` that describe a device in one word: "FILE,format=raw,readonly=on".
+/// The options of `doppel run` that describe a device in one word: "FILE,format=raw,readonly=on";
+/// and the secrets for them.
 #include <optional>
 #include <string>
 
@@ -11,6 +12,8 @@ namespace doppel::cli {
 
 /// Errors: InvalidArgument naming the key or value. Does not look at the file.
 base::Result<description::Disk> parse_disk(const std::string& text);
+/// "secret,id=NAME,file=FILE,format=base64". Errors: InvalidArgument, and what the file says.
+base::Result<description::Secret> parse_secret(const std::string& text);
 /// That the disk can be opened: what is missing, a directory or not permitted is said before
 /// anything starts.
 base::Result<void> check_disk(const description::Disk& disk);

@@ -80,8 +80,9 @@ Result<std::uint16_t> parse_port(const std::string& text) {
 
 /// The description names its own members; a person typed flags.
 Error with_flag(Error error) {
-    constexpr std::array<std::pair<std::string_view, const char*>, 11> kFlags{{
+    constexpr std::array<std::pair<std::string_view, const char*>, 12> kFlags{{
         {"disks", "--disk"},
+        {"secrets", "--object"},
         {"nets", "--net"},
         {"cpus", "--cpus"},
         {"memory_bytes", "--memory"},
@@ -97,6 +98,13 @@ Error with_flag(Error error) {
         if (field == error.field.substr(0, error.field.find('[')))
             return std::move(error).with_context(flag);
     return error;
+}
+
+Result<std::vector<description::Secret>> secrets_of(const RunOptions& o) {
+    std::vector<description::Secret> secrets;
+    for (const auto& text : o.objects)
+        secrets.push_back(DOPPEL_TRY(parse_secret(text)));
+    return secrets;
 }
 
 Result<std::vector<description::Disk>> disks_of(const RunOptions& o) {
@@ -262,8 +270,16 @@ void add_device_options(CLI::App& command, RunOptions& o) {
     command
         .add_option("--disk", o.disks,
                     "disk behind virtio-blk: FILE[,format=raw][,readonly=on][,serial=TEXT]"
-                    "[,cache=MODE][,addr=00:08.0]; repeatable")
+                    "[,cache=MODE][,iops=N][,bps=N][,encrypt.key-secret=ID][,addr=00:08.0]; FILE "
+                    "may be an nbd:// URL or json:{…}; repeatable")
         ->type_name("FILE[,…]")
+        ->expected(1)
+        ->take_all();
+    command
+        .add_option("--object", o.objects,
+                    "what unlocks an encrypted disk: secret,id=ID,file=FILE[,format=base64]; "
+                    "repeatable")
+        ->type_name("secret,…")
         ->expected(1)
         ->take_all();
     command
@@ -380,6 +396,7 @@ Result<Machine> machine_of(const RunOptions& o) {
     if (is_given(o, "--translator"))
         machine.translation = DOPPEL_TRY(of_flag("--translator", parse_translation(o.translator)));
     DOPPEL_TRY_VOID(set_consoles(o, machine));
+    machine.secrets = DOPPEL_TRY(of_flag("--object", secrets_of(o)));
     machine.disks = DOPPEL_TRY(of_flag("--disk", disks_of(o)));
     machine.nets = DOPPEL_TRY(of_flag("--net", nets_of(o)));
     machine.rng.present = o.rng;

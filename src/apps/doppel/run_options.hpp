@@ -18,7 +18,7 @@ struct RunOptions {
                                         console = "stdio", virtio_console, name, log = "warning",
                                         debug_exit_port, time, translator, profile, restore,
                                         restore_clock = "catch-up";
-    std::vector<std::string> modules, disks, nets, profile_symbols;
+    std::vector<std::string> modules, objects, disks, nets, profile_symbols;
     const CLI::App* command = nullptr; // which was parsed: knows what was given
     std::uint32_t cpus = 1;
     bool no_reboot = false, debug_exit = false, dry_run = false, stats = false, check = false,

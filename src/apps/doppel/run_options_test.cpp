@@ -211,6 +211,61 @@ TEST_CASE("run: what is wrong is named by its flag") {
     CHECK(refused({"--append", std::string(4096, 'x')}).starts_with("--append"));
 }
 
+TEST_CASE("run: disks with limits, secrets and names that are no files") {
+    const std::string any = kAnyFile;
+    auto machine = run({"--disk", any + ",readonly=on,iops=100,bps_rd=5000,throttling.bps-write=7,"
+                                        "iops_max=200,iops_max_length=3,iops_size=4096"});
+    REQUIRE(machine);
+    const description::Options limits{
+        {"iops-total", "100"},     {"bps-read", "5000"},           {"bps-write", "7"},
+        {"iops-total-max", "200"}, {"iops-total-max-length", "3"}, {"iops-size", "4096"}};
+    CHECK(machine->disks[0].limits == limits);
+    machine = run({"--object", "secret,id=s,file=" + any, "--disk",
+                   any + ",readonly=on,format=qcow2,encrypt.key-secret=s"});
+    REQUIRE(machine);
+    CHECK(machine->secrets[0].file == any);
+    CHECK(machine->disks[0].options == description::Options{{"encrypt.key-secret", "s"}});
+    machine = run({"--disk", "nbd+unix:///disk?socket=/run/s,format=qcow2"});
+    REQUIRE(machine);
+    CHECK(machine->disks[0].path == "nbd+unix:///disk?socket=/run/s");
+    CHECK(machine->disks[0].format == "qcow2");
+    machine = run({"--object", "secret,id=s,file=" + any, "--disk",
+                   R"(json:{"driver": "qcow2", "encrypt": {"key-secret": "s"}, )"
+                   R"("file": {"driver": "file", "filename": ")" +
+                       any + R"("}},readonly=on)"});
+    REQUIRE(machine);
+    CHECK(machine->disks[0].path == any);
+    CHECK(machine->disks[0].format == "qcow2");
+    CHECK(machine->disks[0].read_only);
+    CHECK(machine->disks[0].options == description::Options{{"encrypt.key-secret", "s"}});
+}
+
+TEST_CASE("run: wrong limits, secrets and names of disks are one sentence") {
+    const std::string disk = std::string{kAnyFile} + ",readonly=on";
+    const auto because = [&](const std::string& more, std::string_view text) {
+        const auto message = refused({"--disk", disk + more});
+        INFO(message);
+        CHECK(message.find(text) != std::string::npos);
+    };
+    because(",iops=many", "many");
+    because(",iops=10,iops_rd=5", "excludes limits of reads");
+    because(",iops_left=10", "iops-left");
+    because(",encrypt.key-secret=s", "wants the secret 's', which is not there");
+    because(",colour=red", "has no option 'colour'");
+    CHECK(refused({"--disk", "json:{\"driver\": \"qcow2\""}).find("json:") != std::string::npos);
+    CHECK(refused({"--disk", R"(json:{"driver": "throttle", "throttle-group": "g", )"
+                             R"("file": {"driver": "file", "filename": "x"}})"})
+              .find("iops=N") != std::string::npos);
+    CHECK(refused({"--object", "iothread,id=x"}).find("'iothread' is unknown") !=
+          std::string::npos);
+    CHECK(refused({"--object", "secret,id=x,data=y"}).find("show the secret") != std::string::npos);
+    CHECK(refused({"--object", "secret,id=x"}).find("wants an id and a file") != std::string::npos);
+    CHECK(refused({"--object", "secret,id=x,file=/none"}).find("No such file") !=
+          std::string::npos);
+    CHECK(refused({"--object", "secret,id=x,format=hex,file=" + std::string{kAnyFile}})
+              .find("'hex'") != std::string::npos);
+}
+
 TEST_CASE("run: log levels") {
     RunOptions options;
     CHECK(launch_options_of(options).value().log_level == base::LogLevel::Warning);

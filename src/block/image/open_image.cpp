@@ -163,8 +163,8 @@ Task<OpenedImage> open_image(IoContext& context, std::string path, ImageOptions 
     co_return image;
 }
 
-Result<std::unique_ptr<Drive>> open_drive(IoContext& context, const std::string& path,
-                                          const ImageOptions& options) {
+Result<std::unique_ptr<ImageNode>> open_for_guest(IoContext& context, const std::string& path,
+                                                  const ImageOptions& options) {
     auto careful = options;
     careful.trust_probe = false;
     auto image = DOPPEL_TRY(context.wait(open_image(context, path, careful)));
@@ -174,7 +174,12 @@ Result<std::unique_ptr<Drive>> open_drive(IoContext& context, const std::string&
             fmt::format("'{}' looks like {}, but its format was not named", path,
                         image.format->name),
             fmt::format("Say format {}, or raw if a guest wrote it.", image.format->name));
-    return std::make_unique<Drive>(std::move(image.node));
+    return std::move(image.node);
+}
+
+Result<std::unique_ptr<Drive>> open_drive(IoContext& context, const std::string& path,
+                                          const ImageOptions& options) {
+    return std::make_unique<Drive>(DOPPEL_TRY(open_for_guest(context, path, options)));
 }
 
 } // namespace doppel::block

@@ -27,8 +27,11 @@ struct OpenedImage {
 /// format finds wrong; a backing file of the chain cannot be opened, and which.
 Task<OpenedImage> open_image(IoContext& context, std::string path, ImageOptions options);
 
-/// The image as a device sees it. The format must be named unless the image is read only: a guest
-/// that can write a disk whose format is guessed chooses what we take it for next time.
+/// An image for a guest. The format must be named unless the image is read only: a guest that can
+/// write a disk whose format is guessed chooses what we take it for next time.
+Result<std::unique_ptr<ImageNode>> open_for_guest(IoContext& context, const std::string& path,
+                                                  const ImageOptions& options);
+/// The same as a device sees it.
 Result<std::unique_ptr<Drive>> open_drive(IoContext& context, const std::string& path,
                                           const ImageOptions& options);
 
