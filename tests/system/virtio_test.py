@@ -230,7 +230,8 @@ class Disk(unittest.TestCase):
         self.qemu_img("convert", "-f", "raw", "-O", "qcow2", self.raw, image)
         name = f"nbd+unix:///?socket={socket_path}"
         named = '{"driver": "raw", "file": {"driver": "nbd", "path": "%s"}}' % socket_path
-        with subprocess.Popen(["qemu-nbd", "-t", "-f", "qcow2", "-k", socket_path, image]) as server:
+        command = ["qemu-nbd", "-t", "-f", "qcow2", "-k", socket_path, image]
+        with subprocess.Popen(command) as server:
             try:
                 for disk in (name, f"json:{named}"):
                     wait_for(socket_path)
