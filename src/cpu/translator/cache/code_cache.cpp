@@ -54,7 +54,7 @@ std::uint32_t& CodeCache::next_of(Block& block, std::uint64_t gpa_page) const {
 
 void CodeCache::reserve(std::size_t used) {
     constexpr std::size_t kLine = 64;
-    const std::size_t each = (memory_->size() - used) / kArenas & ~(kLine - 1);
+    const std::size_t each = (memory_->size() - used - kLine) / kArenas & ~(kLine - 1);
     for (std::size_t i = 0; i < kArenas; ++i) {
         const std::size_t begin = used + i * each;
         arenas_.at(i) = {.begin = begin,
@@ -79,7 +79,7 @@ Block& CodeCache::add_block(const NewBlock& made) {
     block.first_signal = static_cast<std::uint32_t>(into.first_signal + into.signals);
     for (const SignalSite& site : made.signal_sites)
         signals_.make(into.first_signal + into.signals++, site);
-    into.used = static_cast<std::size_t>(made.end - memory_->exec() + 15) & ~std::size_t{15};
+    into.used = static_cast<std::size_t>(made.end - memory_->exec() + 7) & ~std::size_t{7};
     made_.fetch_add(1, std::memory_order_relaxed);
     if (block.loop) {
         loops_.fetch_add(1, std::memory_order_relaxed);

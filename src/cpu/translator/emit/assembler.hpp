@@ -143,6 +143,10 @@ public:
         rr(false, 0xf7, kRax, reg);
         u32(value);
     }
+    void test_imm(HostReg reg, std::int32_t value) { // of all 64
+        rr(true, 0xf7, kRax, reg);
+        u32(static_cast<std::uint32_t>(value));
+    }
     void test_mem32_imm32(const Mem& mem, std::uint32_t value) {
         rm(false, 0xf7, kRax, mem);
         u32(value);
@@ -168,6 +172,7 @@ public:
     void movsxd(HostReg to, const Mem& from) { rm(true, 0x63, to, from); }
     void lahf() { byte(0x9f); }
     void sahf() { byte(0x9e); }
+    void stc() { byte(0xf9); }
     void seto_al() { put(0xc0900f, 3); }
     void xchg_al_high(HostReg high_of); // xchg <reg>l, <reg>h of rax, rcx, rdx, rbx
 

@@ -86,7 +86,7 @@ void BlockTranslator::translate(NewBlock& out) {
 
 /// Where jumps arrive as the body wants them, usually, stands directly before it.
 void BlockTranslator::emit_entries(NewBlock& out) {
-    a_.align(16);
+    a_.align(8);
     if (counting_) {
         emit_far_entry(out);
         emit_counting_entries(out);
@@ -158,7 +158,7 @@ void BlockTranslator::emit_native_entries(NewBlock& out) {
 /// they are found by Frame::flag_maker.
 void BlockTranslator::emit_dead_entries(NewBlock& out) {
     const auto in_slot = static_cast<std::uint32_t>(stubs_.made_slot - stubs_.base);
-    const Mem maker = frame_at(offsetof(Frame, flag_maker));
+    const Mem maker = DOPPEL_FRAME(flag_maker);
     a_.store32_imm(maker, in_slot);
     std::uint8_t* const over = a_.short_jump_later();
     emit_native_entries(out);
@@ -204,8 +204,9 @@ void BlockTranslator::emit_counting_entries(NewBlock& out) {
 }
 
 /// The exit, the site and, in blocks that count, the byte behind it.
-void BlockTranslator::emit_leave(const std::uint8_t* stub, const Site& site, std::uint8_t left) {
-    emit_exit(a_, stub, stubs_, site);
+void BlockTranslator::emit_leave(Exit why, const std::uint8_t* stub, const Site& site,
+                                 std::uint8_t left) {
+    emit_exit(a_, why, stub, stubs_, site, counting_ ? sizeof site : site_bytes(why));
     if (counting_)
         a_.byte(left);
 }
@@ -241,34 +242,35 @@ void BlockTranslator::emit_cold() {
         }
         if (cold.why == Exit::StackMiss)
             emit_stack_refill(cold);
-        if (cold.group)
+        if (cold.group) {
+            a_.test_imm(kScratch0, -4096);
             emit_crossing(cold);
+        }
         if (cold.recipe)
             emit_recipe(cold.recipe);
         Site site = cold.site;
         if (cold.relative_to != nullptr)
-            site.relative =
-                static_cast<std::int32_t>(cold.relative_to - (a_.here() + Stubs::kExitBytes));
+            site.back = static_cast<std::uint16_t>(a_.here() + Stubs::exit_bytes(cold.why) -
+                                                   cold.relative_to);
         const std::uint8_t* const stub =
             cold.shared ? stubs_.shared_branch
                         : stubs_.exit(cold.why, cold.recipe ? FlagPlace::Register : cold.flags);
-        emit_leave(stub, site, cold.left);
+        emit_leave(cold.why, stub, site, cold.left);
     }
 }
 
 /// The stack has moved to another page, which is mostly in the TLB. See is_stack_page32().
 void BlockTranslator::emit_stack_refill(const Cold& cold) {
-    a_.lea(kScratch0, {kGuestRsp, kNoReg, 1, cold.site.low});
     std::uint8_t* unsafe = nullptr;
     if (code32_) {
-        a_.lea(kScratch1, {kScratch0, kNoReg, 1, -kStackMargin32});
+        a_.lea(kScratch1, {kGuestRsp, kNoReg, 1, cold.site.low - kStackMargin32});
         a_.shr(kScratch1, 16);
         a_.alu_imm(Alu::Cmp, kScratch1, 0x10000 - 2 * (kStackMargin32 >> 16));
         unsafe = a_.short_jump_if_later(Condition::AboveEqual);
     }
     a_.mov_imm(kScratch1, 4096u - cold.site.extra);
     a_.call(stubs_.stack_refill);
-    a_.jump_if(Condition::BelowEqual, cold.relative_to);
+    a_.jump_if(Condition::Below, cold.relative_to);
     if (cold.site.page_offset <= kLastStart)
         emit_crossing(cold);
     if (unsafe != nullptr)
@@ -349,7 +351,8 @@ void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
     hold_flags();
     const FlagPlace held = saved_ ? FlagPlace::Slot : FlagPlace::Register;
     exit_begin_ = a_.here();
-    emit_leave(stubs_.exit(Exit::Interpret, made_ ? FlagPlace::Made : held), site, left_before(at));
+    emit_leave(Exit::Interpret, stubs_.exit(Exit::Interpret, made_ ? FlagPlace::Made : held), site,
+               left_before(at));
     ended_ = true;
 }
 

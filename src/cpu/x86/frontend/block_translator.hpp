@@ -91,7 +91,7 @@ private:
     void emit_dead_entries(translator::NewBlock& out);
     void emit_counting_entries(translator::NewBlock& out);
     void emit_cold();
-    void emit_leave(const std::uint8_t* stub, const Site& site, std::uint8_t left);
+    void emit_leave(Exit why, const std::uint8_t* stub, const Site& site, std::uint8_t left);
 
     // --- emit_flags.cpp ---
     Recipe recipe_of(const ScannedInstruction& at) const;

@@ -61,7 +61,7 @@ void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint8
     miss.why = Exit::Branch;
     miss.site.page_offset = at.page_offset;
     miss.site.length = at.in.length;
-    miss.site.undo = undo;
+    miss.site.extra = undo;
     miss.site.bits = at.treatment == Treatment::Return ? std::uint8_t{0} : Site::kCall;
     const bool to_supervisor = (scan_.mode & mode::kUser) == 0 ? at.treatment != Treatment::Sysret
                                                                : at.treatment == Treatment::Syscall;

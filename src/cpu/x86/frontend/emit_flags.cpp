@@ -209,7 +209,7 @@ void BlockTranslator::hold_flags() {
 void BlockTranslator::leave_maker() {
     const bool fused = a_.here() == body_end_; // the branch shall stay beside its compare
     const std::uint8_t* const start = a_.here();
-    a_.store32_imm(frame_at(offsetof(Frame, flag_maker)), 0);
+    a_.store32_imm(DOPPEL_FRAME(flag_maker), 0);
     const auto bytes = static_cast<std::size_t>(a_.here() - start);
     std::uint8_t* place = a_.here() - 4;
     if (fused) {

@@ -7,12 +7,6 @@ namespace doppel::cpu::x86::frontend {
 
 using namespace translator;
 
-namespace {
-
-Mem group_host(std::size_t group) { return frame_at(offsetof(Frame, group_host) + group * 8); }
-
-} // namespace
-
 Mem BlockTranslator::group_access(const ScannedInstruction& at, bool write) {
     const BaseGroup& group = scan_.bases.at(at.base_group);
     GroupState& state = group_states_.at(at.base_group);
@@ -43,10 +37,10 @@ void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write,
     miss.group = true;
     miss.relative_to = start;
     miss.site = {.page_offset = at.page_offset,
-                 .length = at.in.length,
+                 .extra = static_cast<std::uint16_t>(group.high - group.low),
                  .bits = static_cast<std::uint8_t>(Site::kGroup | (writable ? Site::kWrite : 0) |
                                                    (writable && !write ? Site::kEarly : 0)),
-                 .extra = static_cast<std::uint16_t>(group.high - group.low)};
+                 .length = at.in.length};
     miss.left = left_before(at);
     miss.recipe = lost_recipe();
     miss.flags = lost_place();
@@ -61,11 +55,10 @@ void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write,
     state.writable = writable;
 }
 
-/// Of a base group or a stack group, whose address with the tag taken off is in scratch 0: if the
-/// page is the right one, but the range reaches into the next, to the variant of the block that
-/// checks each access by itself, from this instruction on. Otherwise a miss.
+/// Of a base group or a stack group. If the page is the right one, but the range reaches into the
+/// next, which ZF says, to the variant of the block that checks each access by itself, from this
+/// instruction on. Otherwise a miss.
 void BlockTranslator::emit_crossing(const Cold& cold) {
-    a_.alu_imm(Alu::Cmp, kScratch0, 4095);
     Cold crossing;
     crossing.why = Exit::Link;
     crossing.left = cold.left;
@@ -76,13 +69,13 @@ void BlockTranslator::emit_crossing(const Cold& cold) {
         crossing.site.bits =
             (cold.flags == FlagPlace::Made ? Site::kMade : Site::kInSlot) | Site::kVariant;
         a_.align_link(2);
-        crossing.place = crossing.relative_to = a_.jump_if_later(Condition::BelowEqual);
+        crossing.place = crossing.relative_to = a_.jump_if_later(Condition::Equal);
         cold_.push_back(crossing);
         return;
     }
     crossing.site.bits = Site::kInRegister | Site::kVariant;
     crossing.flags = FlagPlace::Register;
-    std::uint8_t* const elsewhere = a_.short_jump_if_later(Condition::Above);
+    std::uint8_t* const elsewhere = a_.short_jump_if_later(Condition::NotEqual);
     emit_recipe(cold.recipe);
     a_.align_link(1);
     crossing.place = crossing.relative_to = a_.jump_later();

@@ -21,9 +21,8 @@ using namespace translator;
 
 namespace {
 
-Mem group_host(std::size_t group) { return frame_at(offsetof(Frame, group_host) + group * 8); }
-const Mem kTurns = frame_at(offsetof(Frame, loop_turns));
-const Mem kLimit = frame_at(offsetof(Frame, loop_limit));
+const Mem kTurns = DOPPEL_FRAME(loop_turns);
+const Mem kLimit = DOPPEL_FRAME(loop_limit);
 
 /// A kick is looked for at least every 1000 blocks.
 constexpr std::int32_t kMostTurns = 1000;

@@ -192,14 +192,14 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
     }
     miss.relative_to = start;
     miss.site = {.page_offset = at.page_offset,
-                 .length = at.in.length,
+                 .extra = static_cast<std::uint16_t>(a_.here() - start),
                  .bits = static_cast<std::uint8_t>(
                      (write ? Site::kWrite : 0) | (single ? Site::kSingle : 0) |
                      (turn != 0 ? Site::kTurned : 0) |
                      (at.in.type >= InstructionClass::X87 ? Site::kVector : 0) |
                      (interpreter_decides(at.in) ? Site::kCareful : 0)),
-                 .size = static_cast<std::uint8_t>(size),
-                 .extra = static_cast<std::uint16_t>(a_.here() - start)};
+                 .length = at.in.length,
+                 .size = static_cast<std::uint8_t>(size)};
     miss.left = left_before(at);
     miss.recipe = lost_recipe();
     miss.flags = lost_place();

@@ -102,14 +102,14 @@ void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32
     miss.why = Exit::StackMiss;
     miss.relative_to = start;
     miss.site = {.page_offset = at.page_offset,
-                 .length = at.in.length,
+                 .extra = static_cast<std::uint16_t>(range),
                  .bits = static_cast<std::uint8_t>(
                      (write ? Site::kWrite : 0) |
                      (at.in.type >= InstructionClass::X87 ? Site::kVector : 0) |
                      (interpreter_decides(at.in) ? Site::kCareful : 0)),
-                 .low = static_cast<std::int16_t>(low),
+                 .length = at.in.length,
                  .size = static_cast<std::uint8_t>(size),
-                 .extra = static_cast<std::uint16_t>(range),
+                 .low = static_cast<std::int16_t>(low),
                  .first = static_cast<std::int16_t>(offset)};
     miss.left = left_before(at);
     miss.recipe = lost_recipe();

@@ -79,8 +79,8 @@ void BlockTranslator::check_string(const ScannedInstruction& at, HostReg pointer
     miss.place = a_.jump_if_later(Condition::Above);
     miss.relative_to = start;
     miss.site = {.page_offset = at.page_offset,
-                 .length = at.in.length,
                  .bits = static_cast<std::uint8_t>((write ? Site::kWrite : 0) | Site::kCareful),
+                 .length = at.in.length,
                  .size = 1};
     miss.left = left_before(at);
     cold_.push_back(miss);

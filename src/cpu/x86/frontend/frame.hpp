@@ -39,25 +39,35 @@ constexpr bool in_slot(unsigned guest_register) {
     return kHome[guest_register] == translator::kNoReg;
 }
 
-/// 128 bytes directly below CpuState. Only `attention` is touched by other threads.
+/// Directly below CpuState; the last 128 bytes, which displacements of 8 bits reach, are what
+/// blocks use. Only `attention` is touched by other threads.
 struct FrameHeader {
-    std::uint64_t tsc_offset = 0;   // guest TSC - host TSC
+    static constexpr std::size_t kNearGroups = 8;
+
+    std::array<std::uint64_t, 6> gap{};
     std::uint64_t host_rsp = 0;     // while translated code runs
     std::uint64_t tlb_register = 0; // r15
     std::uint64_t resume_r13 = 0, resume_r14 = 0;
-    std::uint64_t exit_site = 0; // offset in code memory of the Site of the exit that was taken
     std::uint64_t exit_r13 = 0, exit_r14 = 0;
-    std::uint64_t spare = 0;           // of one instruction's translation
     std::uint64_t refill_limit = 0;    // of the stack refill
     std::uint64_t shared_branches = 0; // TlbSet::SharedBranch[]
-    std::uint64_t page_va = 0; // linear address of the page the block in execution started in
+    std::uint64_t resume = 0;          // where to enter
+    std::uint64_t loop_turns = 0;      // a loop without checks: turns after the first …
+
+    /// Of the block's base groups: where they begin; of a loop's groups: what makes a host address.
+    std::array<std::uint64_t, kNearGroups> group_host{};
+    std::uint64_t loop_limit = 0; // … and its counter when they are over
+    std::uint64_t exit_site = 0;  // offset in code memory of the Site of the exit that was taken
+    std::uint64_t spare = 0;      // of one instruction's translation
+    std::uint64_t page_va = 0;    // linear address of the page the block in execution started in
     /// The frame's own address, or kAttention: leave at the next poll.
     std::atomic<std::uint64_t> attention{0};
     /// "The slot": lahf in bits 15:8, OF in bit 0. Read and written as 16 bits everywhere: the host
     /// cannot forward a store to a wider load.
     std::uint16_t flags = 0;
-    std::uint64_t resume = 0;    // where to enter
-    std::uint64_t call_slot = 0; // the return address of calls to stubs passes through here
+    std::uint32_t flag_maker = 0; // offset in code memory: see Stubs::made_slot
+    std::uint64_t tsc_offset = 0; // guest TSC - host TSC
+    std::uint64_t call_slot = 0;  // the return address of calls to stubs passes through here
 
     /// While no stack page is cached, stack_page is one that no guest finds: neither canonical nor
     /// to be guessed. `random` is any number.
@@ -67,7 +77,7 @@ struct FrameHeader {
     /// Not an address: a poll that follows it is a SIGSEGV, which is how tight loops notice.
     static constexpr std::uint64_t kAttention = 0x4000'0000'0000'0000;
 };
-static_assert(sizeof(FrameHeader) == 128);
+static_assert(sizeof(FrameHeader) == 256 && offsetof(FrameHeader, group_host) == 128);
 
 /// What SYSCALL and SYSRET of 64-bit code load, worked out of IA32_STAR.
 struct FastCalls {
@@ -91,11 +101,7 @@ struct alignas(64) Frame {
     std::uint64_t pauses_left = 0; // until the next PAUSE that lets other threads run
     FastCalls fast_calls;
     StringWork string;
-    std::uint32_t flag_maker = 0;               // offset in code memory: see Stubs::made_slot
-    std::array<std::uint64_t, 16> group_host{}; // of the block's base groups: where they begin; of
-                                                // a loop's groups: what makes a host address
-    std::uint64_t loop_turns = 0;               // a loop without checks: turns after the first …
-    std::uint64_t loop_limit = 0;               // … and its counter when they are over
+    std::array<std::uint64_t, 8> far_group_host{}; // those behind FrameHeader::group_host
     /// Of FS and GS in 32-bit code: joined to the linear address of an access. 0, or kNotFlat: the
     /// segment does not reach over all 4 GiB, the interpreter checks its limits.
     std::array<std::uint64_t, 2> segment_guard{};
@@ -123,6 +129,12 @@ constexpr Mem state_at(std::size_t offset) { return at_rsp(static_cast<std::int3
 constexpr Mem frame_at(std::size_t offset) {
     return at_rsp(static_cast<std::int32_t>(offset) -
                   static_cast<std::int32_t>(sizeof(FrameHeader)));
+}
+constexpr Mem group_host(std::size_t group) {
+    const bool near = group < FrameHeader::kNearGroups;
+    return near
+               ? at_rsp(header_offset(offsetof(FrameHeader, group_host) + group * 8))
+               : frame_at(offsetof(Frame, far_group_host) + (group - FrameHeader::kNearGroups) * 8);
 }
 inline Mem segment_base(unsigned segment) {
     return at_rsp(static_cast<std::int32_t>(offsetof(CpuState, segment) +
@@ -172,19 +184,20 @@ constexpr bool is_stack_page32(std::uint64_t linear) {
     return linear - kStackMargin32 < 0x1'0000'0000 - 2 * std::uint64_t{kStackMargin32};
 }
 
-/// What stands behind an exit, that is a jump to a stub, in translated code. In blocks that count a
-/// byte follows: how many of the block's instructions have been taken from the budget and not been
-/// executed.
+/// What stands behind an exit, that is a jump to a stub, in translated code: as much of it as this
+/// kind of exit needs (site_bytes()), as there are as many exits as guest instructions. In blocks
+/// that count all of it, and behind it a byte: how many of the block's instructions have been taken
+/// from the budget and not been executed.
 struct Site {
     std::uint16_t page_offset = 0; // of the guest instruction (links: of the target)
-    std::uint8_t length = 0;       // of the guest instruction
+    std::uint16_t back = 0;        // bytes from there to here: the check; a link's rel32
+    std::uint16_t extra = 0;       // from the check to the access; stack check: bytes of the range;
+                                   // a branch: how the instruction moved rsp, in bytes, see kCall
     std::uint8_t bits = 0;
-    std::int16_t low = 0;      // stack check: first byte of the range, from guest rsp
-    std::uint8_t size = 0;     // of the access (stack check: of the first one)
-    std::uint8_t undo = 0;     // a branch: how the instruction moved rsp, in bytes; see kCall
-    std::int32_t relative = 0; // from here to: the check; a link's rel32
-    std::uint16_t extra = 0;   // from the check to the access; stack check: bytes of the range
-    std::int16_t first = 0;    // stack check: the first access, from guest rsp
+    std::uint8_t length = 0; // of the guest instruction
+    std::uint8_t size = 0;   // of the access (stack check: of the first one)
+    std::int16_t low = 0;    // stack check: first byte of the range, from guest rsp
+    std::int16_t first = 0;  // stack check: the first access, from guest rsp
 
     static constexpr std::uint8_t kWrite = 1;
     static constexpr std::uint8_t kVector = 2;     // the interpreter needs the vector state
@@ -192,7 +205,7 @@ struct Site {
     static constexpr std::uint8_t kInRegister = 8; // … and/or in the register
     static constexpr std::uint8_t kBackward = 16;  // link: must poll
     static constexpr std::uint8_t kCareful = 16;   // miss: the interpreter decides which fault
-    static constexpr std::uint8_t kCall = 32;      // undo += 8, otherwise -=
+    static constexpr std::uint8_t kCall = 32;      // `extra` is added to rsp, otherwise taken off
     static constexpr std::uint8_t kMade = 64;    // link: Frame::flag_maker computes them, from the
                                                  // guest registers in `extra`
     static constexpr std::uint8_t kVariant = 32; // link: to the target's variant kEachChecked
@@ -202,7 +215,7 @@ struct Site {
     static constexpr std::uint8_t kTurned = 128; // miss of a locked access: r13 is rotated right
                                                  // by log2(size)
 };
-static_assert(sizeof(Site) == 16);
+static_assert(sizeof(Site) == 14);
 
 /// Why translated code returned to the dispatcher.
 enum class Exit : std::uint32_t {
@@ -218,5 +231,17 @@ enum class Exit : std::uint32_t {
     Budget,    // the budget does not last for the block
     Count
 };
+
+/// Of a Site.
+constexpr std::size_t site_bytes(Exit why) {
+    switch (why) {
+    case Exit::Attention: return offsetof(Site, back);
+    case Exit::Link:
+    case Exit::Branch: return offsetof(Site, length);
+    case Exit::Miss: return offsetof(Site, size) + 1;
+    case Exit::StackMiss: return sizeof(Site);
+    default: return offsetof(Site, size);
+    }
+}
 
 } // namespace doppel::cpu::x86::frontend

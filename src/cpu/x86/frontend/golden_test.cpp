@@ -132,13 +132,6 @@ public:
     bool exists(std::uint16_t) const override { return false; }
 };
 
-/// The first instruction of an exit.
-bool leaves(const Instruction& in) {
-    return in.op == Op::Mov && in.operands[1].kind == OperandKind::Immediate &&
-           in.memory_base == Rsp &&
-           in.displacement == header_offset(offsetof(FrameHeader, exit_site));
-}
-
 /// The body, from the entry for flags in the register on; what is out of the way begins where the
 /// body ends. Branch targets: from the start of the block.
 std::string host_text(const Golden& golden) {
@@ -165,19 +158,17 @@ std::string host_text(const Golden& golden) {
     const bool saves = block.flags_wanted == translator::FlagsWanted::InSlot;
     std::string text = saves ? "    (flags saved)\n" : "";
     const std::uint8_t* at = block.hot_begin;
-    while (at < block.body_end) {
+    while (at < block.hot_end) {
         const std::size_t offset = static_cast<std::size_t>(at - exec);
-        const std::size_t left = static_cast<std::size_t>(block.body_end - at);
+        const std::size_t left = static_cast<std::size_t>(block.hot_end - at);
         Instruction in;
         const std::span<const std::uint8_t> bytes{memory.data() + offset, left};
         REQUIRE(decode(bytes, CodeSize::Bits64, in) == DecodeStatus::Ok);
-        if (leaves(in)) // a Site follows, which is no code
-            return text + "    (exit)\n";
         text += fmt::format("    {}\n", disassemble(bytes, CodeSize::Bits64,
                                                     static_cast<std::uint64_t>(at - block.begin)));
         at += in.length;
     }
-    return text;
+    return text + (block.hot_end != block.body_end ? "    (exit)\n" : "");
 }
 
 std::string all() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/x86/frontend/stubs.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -33,7 +34,7 @@ void emit_enter(Assembler& a) {
 
 /// Through Frame::flag_maker, the reason in scratch 0.
 void emit_leave_made(Assembler& a, Exit why, const std::uint8_t* base) {
-    a.load32(kScratch1, frame_at(offsetof(Frame, flag_maker)));
+    a.load32(kScratch1, DOPPEL_FRAME(flag_maker));
     a.mov_imm(kScratch0, reinterpret_cast<std::uint64_t>(base));
     a.alu(Alu::Add, kScratch1, kScratch0);
     a.mov_imm(kScratch0, static_cast<std::uint64_t>(why));
@@ -85,22 +86,28 @@ const std::uint8_t* emit_stack_refill(Assembler& a) {
     Mem limit = DOPPEL_FRAME(refill_limit);
     limit.displacement += 8;
     const Mem tag{kTlb, kScratch1, 8, DOPPEL_TLB(wtag)};
+    const Mem stack_page{kTlb, kNoReg, 1, DOPPEL_TLB(stack_page)};
     a.store(limit, kScratch1);
+    a.alu(Alu::Xor, kScratch0, stack_page);
     a.bextr(kScratch1, kScratch0, kTlb);
     a.alu(Alu::Xor, kScratch0, tag);
     a.alu(Alu::Cmp, kScratch0, limit);
     std::uint8_t* const no = a.short_jump_if_later(Condition::Above);
     a.load(kScratch0, tag);
-    a.store({kTlb, kNoReg, 1, DOPPEL_TLB(stack_page)}, kScratch0);
+    a.store(stack_page, kScratch0);
     a.load(kScratch0, {kTlb, kScratch1, 8, DOPPEL_TLB(addend)});
     a.store({kTlb, kNoReg, 1, DOPPEL_TLB(stack_addend)}, kScratch0);
+    a.stc();
+    a.ret();
     a.bind_short(no);
+    a.test_imm(kScratch0, -4096);
     a.ret();
     return start;
 }
 
 const std::uint8_t* emit_shared_branch(Assembler& a, const std::uint8_t* miss) {
     const std::uint8_t* const start = a.here();
+    a.store32(DOPPEL_FRAME(exit_site), kScratch1);
     a.rorx(kScratch1, kScratch0, TlbSet::kSharedBits);
     a.alu(Alu::Xor, kScratch1, kScratch0);
     a.alu_imm(Alu::And, kScratch1, TlbSet::kSharedBranches - 1, false);
@@ -108,8 +115,11 @@ const std::uint8_t* emit_shared_branch(Assembler& a, const std::uint8_t* miss) {
     static_assert(sizeof(TlbSet::SharedBranch) == 16);
     a.alu(Alu::Add, kScratch1, DOPPEL_FRAME(shared_branches));
     a.alu(Alu::Cmp, kScratch0, Mem{kScratch1});
-    a.jump_if(Condition::NotEqual, miss);
+    std::uint8_t* const other = a.short_jump_if_later(Condition::NotEqual);
     a.jump(Mem{kScratch1, kNoReg, 1, offsetof(TlbSet::SharedBranch, host)});
+    a.bind_short(other);
+    a.load32(kScratch1, DOPPEL_FRAME(exit_site));
+    a.jump(miss);
     return start;
 }
 
@@ -131,7 +141,10 @@ Stubs emit_stubs(Assembler& a) {
             a.align(16);
             stubs.exits[why][flags] = a.here();
             a.store(DOPPEL_FRAME(exit_r13), kScratch0);
-            a.store(DOPPEL_FRAME(exit_r14), kScratch1);
+            if (static_cast<Exit>(why) == Exit::Miss)
+                a.store(DOPPEL_FRAME(exit_r14), kScratch1);
+            else
+                a.store32(DOPPEL_FRAME(exit_site), kScratch1);
             const auto place = static_cast<FlagPlace>(flags);
             if (place == FlagPlace::Made)
                 emit_leave_made(a, static_cast<Exit>(why), stubs.base);
@@ -144,15 +157,24 @@ Stubs emit_stubs(Assembler& a) {
     return stubs;
 }
 
-void emit_exit(Assembler& a, const std::uint8_t* stub, const Stubs& stubs, const Site& site) {
-    const std::uint8_t* const behind = a.here() + Stubs::kExitBytes;
-    a.store32_imm(DOPPEL_FRAME(exit_site), static_cast<std::uint32_t>(behind - stubs.base));
+void emit_exit(Assembler& a, Exit why, const std::uint8_t* stub, const Stubs& stubs,
+               const Site& site, std::size_t bytes) {
+    const std::uint8_t* const behind = a.here() + Stubs::exit_bytes(why);
+    const auto offset = static_cast<std::uint32_t>(behind - stubs.base);
+    if (why == Exit::Miss) {
+        a.store32_imm(DOPPEL_FRAME(exit_site), offset);
+    } else {
+        a.byte(0x41); // mov r14d, offset
+        a.byte(0xbe);
+        a.u32(offset);
+    }
     a.jump(stub);
-    std::array<std::uint64_t, 2> words;
-    static_assert(sizeof words == sizeof site);
+    std::array<std::uint64_t, 2> words{};
+    static_assert(sizeof site <= sizeof words);
     std::memcpy(words.data(), &site, sizeof site);
-    a.u64(words[0]);
-    a.u64(words[1]);
+    a.put(words[0], std::min<std::size_t>(bytes, 8));
+    if (bytes > 8)
+        a.put(words[1], bytes - 8);
 }
 
 } // namespace doppel::cpu::x86::frontend

@@ -13,17 +13,18 @@ namespace doppel::cpu::x86::frontend {
 enum class FlagPlace : std::uint8_t { Register, Slot, Made };
 
 struct Stubs {
-    /// Length of an exit: `mov [exit_site], offset of the Site; jmp stub`, and then the Site. A
-    /// call would be shorter, but its return address, never returned to, makes the host mispredict
-    /// the return from `enter` and those of its callers.
-    static constexpr std::size_t kExitBytes = 13;
+    /// Length of an exit: `mov r14d, offset of the Site; jmp stub`, and then the Site; where r14
+    /// is needed, `mov [exit_site], …`. A call would be shorter, but its return address, never
+    /// returned to, makes the host mispredict the return from `enter` and those of its callers.
+    static constexpr std::size_t exit_bytes(Exit why) { return why == Exit::Miss ? 13 : 11; }
     const std::uint8_t* base = nullptr; // of code memory
     /// Loads everything but vectors from the frame, runs from header.resume until an exit, stores
     /// everything. Vectors, x87 and MXCSR stay the guest's.
     using Enter = Exit (*)(CpuState* frame);
     Enter enter = nullptr;
-    /// Called by translated code: r13 = first byte of a stack range, r14 = 4096 - its length. Makes
-    /// its page the stack page; above: it is not in the TLB for writing, or the range crosses.
+    /// Called by translated code: r13 = first byte of a stack range, xor stack_page, r14 = 4096 -
+    /// its length. Makes its page the stack page, and sets CF. Otherwise ZF: the page is in the TLB
+    /// for writing, but the range crosses its end.
     const std::uint8_t* stack_refill = nullptr;
     /// Target of exits for Exit::Branch in supervisor code: looks in the shared branches first.
     const std::uint8_t* shared_branch = nullptr;
@@ -41,7 +42,8 @@ struct Stubs {
 
 /// At the very start of code memory.
 Stubs emit_stubs(translator::Assembler& to);
-void emit_exit(translator::Assembler& to, const std::uint8_t* stub, const Stubs& stubs,
-               const Site& site);
+/// For `why`, with the first `bytes` of `site`.
+void emit_exit(translator::Assembler& to, Exit why, const std::uint8_t* stub, const Stubs& stubs,
+               const Site& site, std::size_t bytes);
 
 } // namespace doppel::cpu::x86::frontend

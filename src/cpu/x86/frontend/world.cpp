@@ -230,7 +230,7 @@ Block* World::make_loop(Block& head, std::uint64_t rip, const std::byte* host,
 /// Of what was scanned last. nullptr: it cannot be translated as a loop.
 Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t begun_ns) {
     std::uint8_t* const exec = cache_->free_begin();
-    Assembler assembler{cache_->memory().writable(exec), exec, cache_->free_bytes()};
+    Assembler assembler{cache_->memory().writable(exec), exec, CodeCache::kBlockBytes};
     NewBlock made;
     made.key = key;
     made.loop = t_scan.loop.active;
@@ -256,7 +256,7 @@ void World::link(const Site& site, std::uint64_t site_address, Block& target) {
     if (from == nullptr || from->dead || ((from->key.gpa ^ target.key.gpa) & ~kPageOffset) != 0)
         return;
     if (const std::uint8_t* const entry = link_entry(site, target); entry != nullptr)
-        cache_->link(behind + site.relative, behind - Stubs::kExitBytes, target, entry);
+        cache_->link(behind - site.back, behind - Stubs::exit_bytes(Exit::Link), target, entry);
 }
 
 void World::disturb(Caller& caller, Chaos::Act act, std::uint64_t random) {

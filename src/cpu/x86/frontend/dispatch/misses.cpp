@@ -100,8 +100,7 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
         locked ? std::rotl(frame_.header.exit_r13, std::countr_zero(unsigned{at.size}))
                : frame_.header.exit_r13;
     const std::uint64_t linear = difference ^ (write ? tlb.wtag.data() : tlb.rtag.data())[index];
-    const std::uint64_t check =
-        site_address() + static_cast<std::uint64_t>(std::int64_t{at.relative});
+    const std::uint64_t check = site_address() - at.back;
     cx_.state.rip = site_rip(at);
     const bool exists = addressable(linear, at.size);
     const bool crosses = (linear & kPageOffset) + at.size > 4096;
@@ -170,8 +169,7 @@ bool Dispatcher::serve_stack_miss(Result& result, bool& leave) {
         if (tlb.wtag.data()[index] == page) {
             tlb.stack_page = page;
             tlb.stack_addend = tlb.addend.data()[index];
-            return resume_at(site_address() +
-                             static_cast<std::uint64_t>(std::int64_t{at.relative}));
+            return resume_at(site_address() - at.back);
         }
     }
     return enter_variant(leave, result);
@@ -197,8 +195,7 @@ bool Dispatcher::serve_group_miss(const Site& at, Result& result, bool& leave) {
         bool fault = false;
         fill(low, write && (at.bits & Site::kEarly) == 0, host, fault);
         if (!fault && tags[TlbInstance::index(low)] == (low & ~kPageOffset))
-            return resume_at(site_address() +
-                             static_cast<std::uint64_t>(std::int64_t{at.relative}));
+            return resume_at(site_address() - at.back);
     }
     return enter_variant(leave, result); // which will find the same, and whose it is
 }
@@ -285,7 +282,7 @@ bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
         const Site at = site();
         cx_.state.rip = site_rip(at);
         const bool call = (at.bits & Site::kCall) != 0;
-        cx_.state.gpr.data()[Rsp] += call ? at.undo : -std::uint64_t{at.undo};
+        cx_.state.gpr.data()[Rsp] += call ? at.extra : -std::uint64_t{at.extra};
         if (compare_first())
             return false;
         leave = !interpret(result);
