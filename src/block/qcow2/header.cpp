@@ -27,6 +27,9 @@ constexpr std::uint64_t kMaxCryptoBytes = 64u << 20;
 constexpr std::uint32_t kExtBitmaps = 0x23852875;
 constexpr std::uint32_t kExtDataFile = 0x44415441;
 constexpr std::size_t kMaxFormatName = 16;
+constexpr std::size_t kExtensionHead = 8;
+constexpr std::size_t kBitmapsBytes = 24;
+constexpr std::size_t kSectorBytes = 512; // what a power cut does not tear
 
 template <typename T> T field(std::span<const std::byte> head, std::size_t at) {
     return load_be<T>(head.data() + at);
@@ -213,9 +216,10 @@ std::span<const std::byte> bytes_of(const std::string& text) {
     return std::as_bytes(std::span{text.data(), text.size()});
 }
 
+/// A torn write must not part the fixed fields from what belongs to them. Nearly always all of it
+/// lies in one sector: the names of features, which nobody needs, only if they do not pass it. A
+/// long backing name does; it stays where it is when bitmaps come and go.
 void append_extensions(std::vector<std::byte>& out, const Header& header) {
-    // The first: in the sector of the fixed fields whatever follows, so that no torn write of the
-    // header parts the two.
     if (header.crypt_method == kCryptLuks) {
         std::array<std::byte, 16> bytes{};
         store_be(bytes.data(), header.crypto.offset);
@@ -226,11 +230,8 @@ void append_extensions(std::vector<std::byte>& out, const Header& header) {
         append_extension(out, kExtBackingFormat, bytes_of(header.backing_format));
     if (!header.data_file.empty() && header.external_data())
         append_extension(out, kExtDataFile, bytes_of(header.data_file));
-    // The names cost 392 bytes: more than a 512-byte cluster can always spare.
-    if (header.version >= 3 && header.cluster_bits >= 12)
-        append_extension(out, kExtFeatureNames, feature_table());
     if (header.bitmaps.count > 0) {
-        std::array<std::byte, 24> bytes{};
+        std::array<std::byte, kBitmapsBytes> bytes{};
         store_be(bytes.data(), header.bitmaps.count);
         store_be(bytes.data() + 8, header.bitmaps.directory_bytes);
         store_be(bytes.data() + 16, header.bitmaps.directory_offset);
@@ -238,7 +239,13 @@ void append_extensions(std::vector<std::byte>& out, const Header& header) {
     }
     for (const auto& extension : header.unknown_extensions)
         append_extension(out, extension.type, extension.bytes);
-    out.resize(out.size() + 8); // the end marker
+    const auto names = feature_table();
+    const auto rest = kExtensionHead + header.backing_file.size(); // the end marker, the name
+    if (header.version >= 3 && out.size() + kExtensionHead + names.size() + rest <= kSectorBytes)
+        append_extension(out, kExtFeatureNames, names);
+    else if (header.version >= 3 && header.bitmaps.count == 0 && header.cluster_bits > 9)
+        out.resize(out.size() + kExtensionHead + kBitmapsBytes);
+    out.resize(out.size() + kExtensionHead);
 }
 
 void store_fixed_fields(std::span<std::byte> out, const Header& header) {

@@ -63,40 +63,51 @@ Task<bool> Qcow2Node::make_room(std::uint64_t bytes) {
     co_return packed_at_ < packed_used_;
 }
 
-/// Gives back what is allocated for packing and holds nothing.
+/// Gives back what is allocated for packing and holds nothing. The next compressed cluster begins
+/// elsewhere: what lies beside it may be freed from now on, and its place used for something else.
 Task<void> Qcow2Node::release_packing() {
     const auto first = packed_used_;
     const auto count = (packed_end_ - packed_used_) >> geometry_.cluster_bits;
-    packed_end_ = packed_used_;
+    packed_at_ = packed_end_ = packed_used_;
     if (count > 0)
         DOPPEL_AWAIT_VOID(refcounts_.add(first >> geometry_.cluster_bits, count, -1));
     co_return {};
 }
 
 /// Compressed clusters lie byte to byte; each adds one reference to the host clusters it touches.
+Task<std::uint64_t> Qcow2Node::pack(std::uint64_t bytes) {
+    auto wait = metadata_.lock();
+    auto guard = co_await wait;
+    DOPPEL_AWAIT(shares, make_room(bytes));
+    if (shares) // a cluster nobody used has the reference that its allocation gave it
+        DOPPEL_AWAIT_VOID(refcounts_.add(packed_at_ >> geometry_.cluster_bits, 1, +1));
+    const auto at = packed_at_;
+    packed_at_ += bytes;
+    packed_used_ = base::align_up(packed_at_, geometry_.cluster());
+    co_return at;
+}
+
+/// The table says so once the data is there.
 Task<void> Qcow2Node::write_compressed(std::uint64_t offset, std::vector<std::byte> bytes) {
     if (data_file_ || luks_)
         co_return base::fail(Errc::Unsupported, "external or encrypted data cannot be compressed");
     DOPPEL_VERIFY(!bytes.empty() && bytes.size() < geometry_.cluster(), "it was compressed");
-    std::uint64_t at = 0;
-    {
-        auto wait = metadata_.lock();
-        auto guard = co_await wait;
-        DOPPEL_AWAIT(old, entry_at(offset));
-        DOPPEL_AWAIT(shares, make_room(bytes.size()));
-        if (shares) // a cluster nobody used has the reference that its allocation gave it
-            DOPPEL_AWAIT_VOID(refcounts_.add(packed_at_ >> geometry_.cluster_bits, 1, +1));
-        at = packed_at_;
-        packed_at_ += bytes.size();
-        packed_used_ = base::align_up(packed_at_, geometry_.cluster());
-        const Entry entry{compressed_word(at, bytes.size(), geometry_.cluster_bits), 0};
-        DOPPEL_AWAIT_VOID(set_entry(offset, entry));
-        free_entry(old, false);
-        bitmaps_.mark(offset, std::min(geometry_.cluster(), size() - offset));
-        barrier_ = true;
-    }
+    DOPPEL_AWAIT(at, pack(bytes.size()));
+    const Entry entry{compressed_word(at, bytes.size(), geometry_.cluster_bits), 0};
     const auto from = IoBuffer::of(bytes);
-    DOPPEL_AWAIT_VOID(file_->write(at, from, Durability::Cached));
+    auto data_task = file_->write(at, from, Durability::Cached);
+    auto written = co_await data_task;
+    auto wait = metadata_.lock();
+    auto guard = co_await wait;
+    if (!written) {
+        free_entry(entry, false);
+        co_return written;
+    }
+    DOPPEL_AWAIT(old, entry_at(offset));
+    DOPPEL_AWAIT_VOID(set_entry(offset, entry));
+    free_entry(old, false);
+    bitmaps_.mark(offset, std::min(geometry_.cluster(), size() - offset));
+    barrier_ = true;
     co_return {};
 }
 

@@ -7,6 +7,9 @@
 ///
 ///     guest data, refcounts ─flush─ refcount table ─flush─ L2 tables ─flush─ L1 ─flush─ frees
 ///
+/// What changes the whole image at once (snapshots) changes copies, which one write of the header's
+/// first sector makes count.
+///
 /// A cluster that was freed keeps its refcount until the last flush, so nobody reuses it while a
 /// durable table may still point to it.
 ///
@@ -152,6 +155,7 @@ private:
 
     // placing.cpp
     Task<bool> make_room(std::uint64_t bytes);
+    Task<std::uint64_t> pack(std::uint64_t bytes);
     Task<void> release_packing();
 
     // zeroing.cpp
@@ -177,6 +181,7 @@ private:
 
     // resizing.cpp
     Task<void> grow_l1(std::uint64_t entries);
+    Task<void> grow(std::uint64_t size_bytes);
     Task<void> shrink(std::uint64_t size_bytes);
     Task<void> replace_l1(std::vector<std::uint64_t> table);
 
@@ -186,15 +191,17 @@ private:
     Task<void> expand_zeroes();
 
     // snapshots.cpp
-    Task<void> write_snapshot_table(std::vector<Snapshot> table);
+    Task<void> detach_tables();
+    Task<void> detach_table(std::uint64_t l1_index);
+    Task<void> attach_tables(std::vector<Snapshot> snapshots);
+    Task<std::uint64_t> write_to_new_place(std::vector<std::byte> bytes);
+    std::vector<std::byte> l1_bytes() const;
     Task<std::vector<std::uint64_t>> read_l1(std::uint64_t offset, std::uint64_t entries);
     Task<void> add_references(const std::vector<std::uint64_t>& l1, int delta);
     Task<void> add_table_references(std::uint64_t table, int delta);
     Task<void> refresh_copied();
     Task<void> refresh_table(std::uint64_t l1_index);
     Task<bool> refreshed_entry(Entry& entry);
-    Task<void> guard_begin();
-    Task<void> guard_end();
     Result<std::size_t> find_snapshot(const std::string& name) const;
 
     friend class Checker;
@@ -218,6 +225,7 @@ private:
     TableCache l2_;
     Refcounts refcounts_;
     std::set<std::uint64_t> dirty_l1_; // indices
+    std::set<std::uint64_t> detached_; // L2 tables that nothing on disk names yet
     std::vector<Freed> freed_;
     bool barrier_ = false;         // data or refcounts must be durable before the L2 tables
     std::uint64_t fresh_from_ = 0; // file offset from which nothing was ever written

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include <fmt/core.h>
 
@@ -111,6 +112,10 @@ Task<void> Refcounts::add(std::uint64_t first, std::uint64_t count, int delta) {
                 co_return base::fail(Errc::Corrupt,
                                      fmt::format("cluster {} is freed but not in use", cluster + i),
                                      "Repair the image with check -r all.");
+            if (delta < 0 && old == 1 && detached_) {
+                keep(cluster + i, 1);
+                continue;
+            }
             store_refcount(block, place.index + i, order, delta > 0 ? old + 1 : old - 1);
             if (delta < 0 && old == 1)
                 next_free_ = std::min(next_free_, cluster + i);
@@ -265,7 +270,10 @@ Task<void> Refcounts::grow_table(std::uint64_t block_index, std::uint64_t least_
         store_refcount(blocks[i / per_block], i % per_block, geometry_.refcount_order, 1);
     for (std::uint64_t i = 0; i < new_blocks; ++i)
         table[block_index + i] = (start + i) << geometry_.cluster_bits;
-    DOPPEL_AWAIT_VOID(write_grown(start, blocks, table, clusters));
+    if (detached_)
+        place_grown(start, blocks);
+    else
+        DOPPEL_AWAIT_VOID(write_grown(start, blocks, table, clusters));
     const auto old_first = table_offset_ >> geometry_.cluster_bits;
     const auto old_count = table_clusters_;
     table_ = std::move(table);
@@ -298,6 +306,93 @@ Task<void> Refcounts::write_grown(std::uint64_t start,
     base::store_be(fields.data() + 8, static_cast<std::uint32_t>(clusters));
     const auto from = IoBuffer::of(fields);
     DOPPEL_AWAIT_VOID(file_.write(kOffsetOfReftable, from, Durability::Durable));
+    co_return {};
+}
+
+/// The same for a table that the header will name later.
+void Refcounts::place_grown(std::uint64_t start,
+                            const std::vector<std::vector<std::byte>>& blocks) {
+    auto offset = start << geometry_.cluster_bits;
+    for (const auto& block : blocks) {
+        blocks_.create(offset, geometry_.cluster());
+        for (std::uint64_t at = 0; at < geometry_.cluster(); at += blocks_.slice_bytes())
+            std::copy_n(block.data() + at, blocks_.slice_bytes(), blocks_.find(offset + at));
+        offset += geometry_.cluster();
+    }
+}
+
+void Refcounts::keep(std::uint64_t first, std::uint64_t count) {
+    if (!kept_.empty() && kept_.back().first + kept_.back().count == first)
+        kept_.back().count += count;
+    else
+        kept_.push_back({first, count});
+}
+
+/// A place for each block and one for the table: taking them may need more blocks.
+Task<std::vector<std::uint64_t>> Refcounts::places_for_copies(Run& table) {
+    std::vector<std::uint64_t> places;
+    const auto blocks = [&] {
+        return table_.size() -
+               static_cast<std::size_t>(std::ranges::count(table_, std::uint64_t{0}));
+    };
+    while (places.size() < blocks() || table.count != table_clusters_) {
+        if (places.size() < blocks()) {
+            DOPPEL_AWAIT(place, allocate(1));
+            places.push_back(place << geometry_.cluster_bits);
+            continue;
+        }
+        if (table.count > 0)
+            DOPPEL_AWAIT_VOID(add(table.first, table.count, -1)); // the table has grown
+        table.count = table_clusters_;
+        DOPPEL_AWAIT(first, allocate(table.count));
+        table.first = first;
+    }
+    co_return places;
+}
+
+Task<void> Refcounts::move_block(std::size_t index, std::uint64_t to) {
+    const auto from = table_[index];
+    blocks_.create(to, geometry_.cluster());
+    for (std::uint64_t at = 0; at < geometry_.cluster(); at += blocks_.slice_bytes()) {
+        DOPPEL_AWAIT(slice, blocks_.load(from + at));
+        std::copy_n(slice, blocks_.slice_bytes(), blocks_.find(to + at));
+    }
+    blocks_.forget(from, geometry_.cluster());
+    keep(from >> geometry_.cluster_bits, 1);
+    table_[index] = to;
+    if (blocks_.pressed())
+        DOPPEL_AWAIT_VOID(blocks_.write_dirty()); // no table on disk names them
+    co_return {};
+}
+
+Task<void> Refcounts::detach() {
+    Run table;
+    DOPPEL_AWAIT(places, places_for_copies(table));
+    detached_ = true;
+    auto place = places.begin();
+    for (std::size_t i = 0; i < table_.size(); ++i)
+        if (table_[i] != 0)
+            DOPPEL_AWAIT_VOID(move_block(i, *place++));
+    keep(table_offset_ >> geometry_.cluster_bits, table_clusters_);
+    table_offset_ = table.first << geometry_.cluster_bits;
+    co_return {};
+}
+
+Task<void> Refcounts::write_detached() {
+    DOPPEL_AWAIT_VOID(blocks_.write_dirty());
+    std::vector<std::byte> bytes(table_.size() * 8);
+    for (std::size_t i = 0; i < table_.size(); ++i)
+        base::store_be(bytes.data() + i * 8, table_[i]);
+    const auto from = IoBuffer::of(bytes);
+    DOPPEL_AWAIT_VOID(file_.write(table_offset_, from, Durability::Cached));
+    dirty_entries_.clear();
+    co_return {};
+}
+
+Task<void> Refcounts::attach() {
+    detached_ = false;
+    for (const auto& run : std::exchange(kept_, {}))
+        DOPPEL_AWAIT_VOID(add(run.first, run.count, -1));
     co_return {};
 }
 

@@ -36,6 +36,13 @@ public:
 
     /// Sets what a check has counted. Error: no block counts the cluster.
     Task<void> set(std::uint64_t cluster, std::uint64_t value);
+    /// From here on everything changes in copies of the table and its blocks: nothing of it counts
+    /// until the header names the new table. What nobody uses any more is kept until then.
+    Task<void> detach();
+    /// Writes the copies. They must be durable before the header names the table.
+    Task<void> write_detached();
+    /// The header names the new table; the old one and what was kept are given back.
+    Task<void> attach();
     /// After somebody else has written a new table.
     void replace(std::vector<std::uint64_t> table, std::uint64_t offset, std::uint64_t clusters);
 
@@ -64,7 +71,11 @@ private:
     Task<std::uint64_t> allocate_many(std::uint64_t count);
     Task<void> write_grown(std::uint64_t start, const std::vector<std::vector<std::byte>>& blocks,
                            const std::vector<std::uint64_t>& table, std::uint64_t clusters);
+    void place_grown(std::uint64_t start, const std::vector<std::vector<std::byte>>& blocks);
     Task<Run> find_free(std::uint64_t from, std::uint64_t count);
+    Task<std::vector<std::uint64_t>> places_for_copies(Run& table);
+    Task<void> move_block(std::size_t index, std::uint64_t to);
+    void keep(std::uint64_t first, std::uint64_t count);
 
     Node& file_;
     Geometry geometry_;
@@ -74,6 +85,8 @@ private:
     std::uint64_t table_clusters_;
     std::set<std::uint64_t> dirty_entries_;
     std::uint64_t next_free_ = 1;
+    bool detached_ = false;
+    std::vector<Run> kept_; // count one less once the header names the new table
 };
 
 } // namespace doppel::block::qcow2

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include <fmt/core.h>
 
@@ -42,10 +43,27 @@ Task<void> Qcow2Node::replace_l1(std::vector<std::uint64_t> table) {
 }
 
 Task<void> Qcow2Node::grow_l1(std::uint64_t entries) {
+    auto wait = metadata_.lock();
+    auto guard = co_await wait;
     auto table = l1_;
     table.resize(entries);
     DOPPEL_AWAIT_VOID(replace_l1(std::move(table)));
     co_return {};
+}
+
+/// The tables for a larger disk. A longer backing file must not show through where the disk is new,
+/// at no time: the zeroes are there before the header has the size.
+Task<void> Qcow2Node::grow(std::uint64_t size_bytes) {
+    const auto entries = geometry_.l1_entries_for(size_bytes);
+    if (entries > l1_.size())
+        DOPPEL_AWAIT_VOID(grow_l1(entries));
+    if (!backing_ || backing_->size() <= size())
+        co_return {};
+    const auto old_size = std::exchange(header_.size_bytes, size_bytes);
+    auto zeroing = write_zeroes(old_size, size_bytes - old_size, Unmap::Allow, Durability::Durable);
+    auto zeroed = co_await zeroing;
+    header_.size_bytes = old_size;
+    co_return zeroed;
 }
 
 /// Frees what lies past the new end. The size in the header is already smaller.
@@ -90,15 +108,14 @@ Task<void> Qcow2Node::resize(std::uint64_t size_bytes) {
         if (cut > size_bytes)
             DOPPEL_AWAIT_VOID(zero_part(size_bytes, cut - size_bytes));
     }
+    if (size_bytes > old_size)
+        DOPPEL_AWAIT_VOID(grow(size_bytes));
     {
         auto wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
         auto guard = co_await wait;
         auto metadata_wait = metadata_.lock();
         auto metadata_guard = co_await metadata_wait;
         header_.size_bytes = size_bytes;
-        const auto entries = geometry_.l1_entries_for(size_bytes);
-        if (entries > l1_.size())
-            DOPPEL_AWAIT_VOID(grow_l1(entries));
         DOPPEL_AWAIT_VOID(write_header());
         if (size_bytes < old_size)
             DOPPEL_AWAIT_VOID(shrink(size_bytes));
@@ -107,10 +124,6 @@ Task<void> Qcow2Node::resize(std::uint64_t size_bytes) {
     }
     if (data_file_)
         DOPPEL_AWAIT_VOID(data_file_->resize(size_bytes));
-    // A longer backing file must not show through where the disk is new.
-    if (size_bytes > old_size && backing_ && backing_->size() > old_size)
-        DOPPEL_AWAIT_VOID(
-            write_zeroes(old_size, size_bytes - old_size, Unmap::Allow, Durability::Durable));
     co_return {};
 }
 

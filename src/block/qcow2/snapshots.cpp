@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Internal snapshots. Between the change of the refcounts and that of the copied flags the image
-/// contradicts itself; the dirty bit stands for that time, and whoever opens it next repairs it.
+/// Internal snapshots. They change the refcounts and copied flags of the whole disk; an image in
+/// which some have changed and others have not contradicts itself. So all of it changes in copies
+/// (of the refcount table and its blocks, and of the L2 tables that change), and one write of the
+/// header's first sector makes them count, with the L1 table, the snapshot table and the size.
 #include <algorithm>
-#include <array>
 #include <charconv>
+#include <utility>
 
 #include <fmt/core.h>
 
@@ -15,7 +17,7 @@ namespace doppel::block::qcow2 {
 namespace {
 
 /// An operation that ends half-way leaves memory and file apart: nothing is written any more, and
-/// the dirty bit on disk makes the next opener repair.
+/// the next opener finds what was there before.
 class AllOrNothing {
 public:
     explicit AllOrNothing(bool& broken) : broken_{broken} {}
@@ -50,17 +52,9 @@ Result<std::size_t> Qcow2Node::find_snapshot(const std::string& wanted) const {
     return base::fail(Errc::NotFound, fmt::format("'{}' has no snapshot '{}'", name(), wanted));
 }
 
-Task<void> Qcow2Node::guard_begin() {
-    DOPPEL_AWAIT_VOID(commit_all());
-    if (header_.version >= 3 && !header_.has(incompatible::kDirty))
-        DOPPEL_AWAIT_VOID(set_incompatible(header_.incompatible | incompatible::kDirty));
-    co_return {};
-}
-
-Task<void> Qcow2Node::guard_end() {
-    DOPPEL_AWAIT_VOID(commit_all());
-    if (!dirty_marked_ && header_.has(incompatible::kDirty))
-        DOPPEL_AWAIT_VOID(set_incompatible(header_.incompatible & ~incompatible::kDirty));
+Task<void> Qcow2Node::detach_tables() {
+    DOPPEL_AWAIT_VOID(refcounts_.detach());
+    detached_.clear();
     co_return {};
 }
 
@@ -131,64 +125,90 @@ Task<bool> Qcow2Node::refreshed_entry(Entry& entry) {
     co_return changed;
 }
 
-/// The flags lie in a table that a snapshot may share: it is changed in place, not copied.
+/// The active L1 table gets a copy of the table, which may change before it counts.
+Task<void> Qcow2Node::detach_table(std::uint64_t l1_index) {
+    DOPPEL_AWAIT_VOID(new_l2_table(l1_index));
+    detached_.insert(l1_[l1_index] & kOffsetMask);
+    if (l2_.pressed())
+        DOPPEL_AWAIT_VOID(l2_.write_dirty());
+    co_return {};
+}
+
 Task<void> Qcow2Node::refresh_table(std::uint64_t l1_index) {
     const auto begin = l1_index * geometry_.l2_span();
-    const auto table = l1_[l1_index] & kOffsetMask;
     for (auto at = begin; at < begin + geometry_.l2_span(); at += geometry_.cluster()) {
-        const auto slice = l2_slice(table, at);
-        DOPPEL_AWAIT(bytes, l2_.load(slice));
+        DOPPEL_AWAIT(bytes, l2_.load(l2_slice(l1_[l1_index] & kOffsetMask, at)));
         auto entry = entry_in(bytes, at);
         DOPPEL_AWAIT(changed, refreshed_entry(entry));
         if (!changed)
             continue;
+        if (!detached_.contains(l1_[l1_index] & kOffsetMask))
+            DOPPEL_AWAIT_VOID(detach_table(l1_index));
+        const auto slice = l2_slice(l1_[l1_index] & kOffsetMask, at);
         DOPPEL_AWAIT(again, l2_.load(slice));
         store_entry(again, at, entry);
         l2_.mark_dirty(slice);
     }
+    const auto table = l1_[l1_index] & kOffsetMask;
     DOPPEL_AWAIT(references, refcounts_.get(table >> geometry_.cluster_bits));
-    const auto word = references == 1 ? table | kCopied : table;
-    if (word != l1_[l1_index])
-        dirty_l1_.insert(l1_index);
-    l1_[l1_index] = word;
+    l1_[l1_index] = references == 1 ? table | kCopied : table;
     co_return {};
 }
 
+/// Makes all copied flags agree with the refcounts.
 Task<void> Qcow2Node::refresh_copied() {
-    barrier_ = true;
     for (std::uint64_t i = 0; i < l1_.size(); ++i) {
         if ((l1_[i] & kOffsetMask) == 0)
             continue;
         DOPPEL_AWAIT_VOID(refresh_table(i));
-        DOPPEL_AWAIT_VOID(commit_if_pressed());
+        if (l2_.pressed())
+            DOPPEL_AWAIT_VOID(l2_.write_dirty());
     }
     co_return {};
 }
 
-/// A new table takes effect by one write of the header's two fields, which lie in one sector.
-Task<void> Qcow2Node::write_snapshot_table(std::vector<Snapshot> table) {
-    const auto bytes = serialize_snapshots(table);
-    if (bytes.size() > kMaxSnapshotTableBytes || table.size() > 65536)
+/// Zero for nothing.
+Task<std::uint64_t> Qcow2Node::write_to_new_place(std::vector<std::byte> bytes) {
+    if (bytes.empty())
+        co_return std::uint64_t{0};
+    DOPPEL_AWAIT(offset, allocate_metadata(bytes.size()));
+    const auto from = IoBuffer::of(bytes);
+    DOPPEL_AWAIT_VOID(file_->write(offset, from, Durability::Cached));
+    co_return offset;
+}
+
+std::vector<std::byte> Qcow2Node::l1_bytes() const {
+    std::vector<std::byte> bytes(l1_.size() * 8);
+    for (std::size_t i = 0; i < l1_.size(); ++i)
+        base::store_be(bytes.data() + i * 8, l1_[i]);
+    return bytes;
+}
+
+/// The copies count from now on.
+Task<void> Qcow2Node::attach_tables(std::vector<Snapshot> snapshots) {
+    const auto bytes = serialize_snapshots(snapshots);
+    if (bytes.size() > kMaxSnapshotTableBytes || snapshots.size() > 65536)
         co_return base::fail(Errc::OutOfRange, fmt::format("'{}' holds no more snapshots", name()));
-    std::uint64_t offset = 0;
-    if (!table.empty()) {
-        DOPPEL_AWAIT(place, allocate_metadata(bytes.size()));
-        offset = place;
-        const auto from = IoBuffer::of(bytes);
-        DOPPEL_AWAIT_VOID(file_->write(offset, from, Durability::Cached));
-    }
-    DOPPEL_AWAIT_VOID(commit()); // flushes the table too
-    std::array<std::byte, 12> fields{};
-    base::store_be(fields.data(), static_cast<std::uint32_t>(table.size()));
-    base::store_be(fields.data() + 4, offset);
-    const auto from = IoBuffer::of(fields);
-    DOPPEL_AWAIT_VOID(file_->write(kOffsetOfSnapshots, from, Durability::Durable));
-    if (header_.snapshot_count > 0)
-        free_later(header_.snapshots_offset >> geometry_.cluster_bits,
+    DOPPEL_AWAIT(table_offset, write_to_new_place(bytes));
+    DOPPEL_AWAIT(l1_offset, write_to_new_place(l1_bytes()));
+    DOPPEL_AWAIT_VOID(l2_.write_dirty());
+    DOPPEL_AWAIT_VOID(refcounts_.write_detached());
+    DOPPEL_AWAIT_VOID(file_->flush());
+    const auto old = header_;
+    header_.snapshot_count = static_cast<std::uint32_t>(snapshots.size());
+    header_.snapshots_offset = table_offset;
+    header_.l1_entries = static_cast<std::uint32_t>(l1_.size());
+    header_.l1_offset = l1_offset;
+    DOPPEL_AWAIT_VOID(write_header());
+    free_later(old.l1_offset >> geometry_.cluster_bits,
+               geometry_.clusters_for(std::uint64_t{old.l1_entries} * 8), false);
+    if (old.snapshot_count > 0)
+        free_later(old.snapshots_offset >> geometry_.cluster_bits,
                    geometry_.clusters_for(serialize_snapshots(snapshots_).size()), false);
-    header_.snapshot_count = static_cast<std::uint32_t>(table.size());
-    header_.snapshots_offset = offset;
-    snapshots_ = std::move(table);
+    snapshots_ = std::move(snapshots);
+    dirty_l1_.clear();
+    DOPPEL_AWAIT_VOID(refcounts_.attach());
+    DOPPEL_AWAIT_VOID(commit_all());
     co_return {};
 }
 
@@ -202,8 +222,9 @@ Task<void> Qcow2Node::create_snapshot(std::string wanted, std::int64_t time_ns) 
     auto guard = co_await wait;
     auto metadata_wait = metadata_.lock();
     auto metadata_guard = co_await metadata_wait;
-    DOPPEL_AWAIT_VOID(guard_begin());
+    DOPPEL_AWAIT_VOID(commit_all());
     AllOrNothing operation{corrupt_};
+    DOPPEL_AWAIT_VOID(detach_tables());
     std::uint64_t id = 0;
     for (const auto& other : snapshots_) {
         std::uint64_t number = 0;
@@ -217,19 +238,19 @@ Task<void> Qcow2Node::create_snapshot(std::string wanted, std::int64_t time_ns) 
     snapshot.nanoseconds = static_cast<std::uint32_t>(time_ns % 1'000'000'000);
     snapshot.disk_bytes = size();
     snapshot.l1_entries = static_cast<std::uint32_t>(l1_.size());
-    std::vector<std::byte> bytes(std::max<std::uint64_t>(l1_.size() * 8, 1));
-    DOPPEL_AWAIT(offset, allocate_metadata(bytes.size()));
-    snapshot.l1_offset = offset;
+    for (std::uint64_t i = 0; i < l1_.size(); ++i)
+        if ((l1_[i] & kCopied) != 0) // its flags will fall: disk and snapshot share the copy
+            DOPPEL_AWAIT_VOID(detach_table(i));
+    DOPPEL_AWAIT_VOID(l2_.write_dirty());
     DOPPEL_AWAIT_VOID(add_references(l1_, +1));
     DOPPEL_AWAIT_VOID(refresh_copied());
-    for (std::size_t i = 0; i < l1_.size(); ++i)
-        base::store_be(bytes.data() + i * 8, l1_[i]);
-    const auto from = IoBuffer::of(bytes);
-    DOPPEL_AWAIT_VOID(file_->write(offset, from, Durability::Cached));
+    auto bytes = l1_bytes();
+    bytes.resize(std::max<std::size_t>(bytes.size(), 1)); // it has a place even if it is empty
+    DOPPEL_AWAIT(offset, write_to_new_place(std::move(bytes)));
+    snapshot.l1_offset = offset;
     auto table = snapshots_;
     table.push_back(std::move(snapshot));
-    DOPPEL_AWAIT_VOID(write_snapshot_table(std::move(table)));
-    DOPPEL_AWAIT_VOID(guard_end());
+    DOPPEL_AWAIT_VOID(attach_tables(std::move(table)));
     operation.done();
     co_return {};
 }
@@ -246,23 +267,23 @@ Task<void> Qcow2Node::apply_snapshot(std::string wanted) {
                              fmt::format("snapshot '{}' has another size, which version 2 images "
                                          "cannot return to",
                                          wanted));
-    DOPPEL_AWAIT_VOID(guard_begin());
+    DOPPEL_AWAIT_VOID(commit_all());
     AllOrNothing operation{corrupt_};
+    DOPPEL_AWAIT_VOID(detach_tables());
     DOPPEL_AWAIT(l1, read_l1(snapshot.l1_offset, snapshot.l1_entries));
     for (auto& entry : l1)
         entry &= kOffsetMask;
     l1.resize(std::max<std::size_t>(l1.size(), geometry_.l1_entries_for(snapshot.disk_bytes)));
     DOPPEL_AWAIT_VOID(add_references(l1, +1));
-    const auto old = l1_;
+    DOPPEL_AWAIT_VOID(add_references(l1_, -1));
     header_.size_bytes = snapshot.disk_bytes;
-    DOPPEL_AWAIT_VOID(replace_l1(std::move(l1)));
-    DOPPEL_AWAIT_VOID(add_references(old, -1));
+    l1_ = std::move(l1);
     l2_.clear();
     unpacked_.word = 0;
     DOPPEL_AWAIT_VOID(refresh_copied());
+    DOPPEL_AWAIT_VOID(attach_tables(snapshots_));
     bitmaps_.resized(header_.size_bytes);
     bitmaps_.mark(0, header_.size_bytes);
-    DOPPEL_AWAIT_VOID(guard_end());
     operation.done();
     co_return {};
 }
@@ -273,13 +294,13 @@ Task<void> Qcow2Node::delete_snapshot(std::string wanted) {
     auto metadata_wait = metadata_.lock();
     auto metadata_guard = co_await metadata_wait;
     DOPPEL_CO_TRY(index, find_snapshot(wanted));
-    DOPPEL_AWAIT_VOID(guard_begin());
+    DOPPEL_AWAIT_VOID(commit_all());
     AllOrNothing operation{corrupt_};
+    DOPPEL_AWAIT_VOID(detach_tables());
     auto table = snapshots_;
     const auto snapshot = table[index];
     table.erase(table.begin() + static_cast<std::ptrdiff_t>(index));
     DOPPEL_AWAIT(l1, read_l1(snapshot.l1_offset, snapshot.l1_entries));
-    DOPPEL_AWAIT_VOID(write_snapshot_table(std::move(table)));
     DOPPEL_AWAIT_VOID(add_references(l1, -1));
     DOPPEL_AWAIT_VOID(refcounts_.add(
         snapshot.l1_offset >> geometry_.cluster_bits,
@@ -287,7 +308,7 @@ Task<void> Qcow2Node::delete_snapshot(std::string wanted) {
     l2_.clear(); // tables of the snapshot may be data tomorrow
     unpacked_.word = 0;
     DOPPEL_AWAIT_VOID(refresh_copied());
-    DOPPEL_AWAIT_VOID(guard_end());
+    DOPPEL_AWAIT_VOID(attach_tables(std::move(table)));
     operation.done();
     co_return {};
 }
