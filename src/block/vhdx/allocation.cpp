@@ -200,9 +200,11 @@ Task<void> VhdxNode::release_all() {
     space_.trim();
     file_end_ = 0;
     if (file_->driver() != "host_device" && file_->size() > space_.end() * kMib) {
+        DOPPEL_AWAIT_VOID(end_writing()); // the log counts on the longer file
         DOPPEL_AWAIT_VOID(file_->resize(space_.end() * kMib));
-        fresh_from_ = std::min(fresh_from_, space_.end());
     }
+    if (fresh_from_ != ~std::uint64_t{0}) // gaps below the end hold what lay there
+        fresh_from_ = space_.end();
     co_return {};
 }
 

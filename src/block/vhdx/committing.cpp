@@ -11,6 +11,13 @@
 
 namespace doppel::block::vhdx {
 
+/// So much of the file is durable when the tables are written. What guests append meanwhile may be
+/// lost: a log that counts on it could not be replayed.
+Task<void> VhdxNode::write_ahead() {
+    durable_bytes_ = file_->size();
+    co_return {};
+}
+
 /// A quarter of the log at most in an entry: then it never overwrites the one before, and the
 /// newest whole entry is the last one that may be in place.
 Task<void> VhdxNode::write_tables() {
@@ -31,7 +38,7 @@ Task<void> VhdxNode::log_pages(std::span<const std::uint64_t> offsets) {
     auto at = log_at_;
     if (at + log_entry_bytes(pages.size()) > heads_.header.log_bytes)
         at = 0;
-    const auto entry = log_entry(log_id_, log_sequence_ + 1, at, file_->size(), pages);
+    const auto entry = log_entry(log_id_, log_sequence_ + 1, at, durable_bytes_, pages);
     DOPPEL_AWAIT_VOID(
         file_->write(heads_.header.log_offset + at, IoBuffer::of(entry), Durability::Durable));
     ++log_sequence_;
@@ -45,12 +52,15 @@ Task<void> VhdxNode::log_pages(std::span<const std::uint64_t> offsets) {
     co_return {};
 }
 
-/// Everything is in place: readers need no log.
+/// Everything is in place: readers need no log. What comes later is another log, to which QEMU does
+/// not add these entries.
 Task<void> VhdxNode::end_writing() {
     if (heads_.header.log == Uuid{})
         co_return {};
     heads_.header.log = {};
     DOPPEL_AWAIT_VOID(write_header(*file_, heads_));
+    log_id_ = random_uuid();
+    log_at_ = 0;
     co_return {};
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <utility>
 
 #include <fmt/core.h>
 
@@ -41,10 +42,13 @@ Task<void> VhdxNode::make_room(std::uint64_t entries) {
     co_return {};
 }
 
+/// The parent must not show through where the blocks were, before the size is smaller or once it is
+/// larger again.
 Task<void> VhdxNode::shrink(std::uint64_t blocks) {
     const auto last = clusters();
+    const auto gone = items_.has_parent ? entry_of(State::Zero, 0) : 0;
     for (auto index = blocks; index < last; ++index)
-        DOPPEL_AWAIT_VOID(set_entry(geometry_.entry(index), 0));
+        DOPPEL_AWAIT_VOID(set_entry(geometry_.entry(index), gone));
     for (auto number = geometry_.bitmap_entry(blocks); number < geometry_.entries(size_bytes_);
          number += geometry_.ratio + 1)
         if (blocks % geometry_.ratio == 0 || number > geometry_.bitmap_entry(blocks))
@@ -67,7 +71,37 @@ Task<void> VhdxNode::zero_tail(std::uint64_t begin, std::uint64_t end) {
     co_return {};
 }
 
-/// The table has room, then the size changes, by way of the log as all metadata.
+/// Room in the table. A longer parent must not show through where the disk is new, at no time: the
+/// zeroes are there before the size is.
+Task<void> VhdxNode::grow(std::uint64_t size_bytes) {
+    {
+        auto wait = metadata_.lock();
+        auto guard = co_await wait;
+        DOPPEL_AWAIT_VOID(zero_tail(size_bytes_, align_up(size_bytes_)));
+        DOPPEL_AWAIT_VOID(commit());
+        DOPPEL_AWAIT_VOID(make_room(geometry_.entries(size_bytes)));
+    }
+    if (!backing_ || backing_->size() <= size_bytes_)
+        co_return {};
+    const auto old = std::exchange(size_bytes_, size_bytes);
+    auto zeroing = write_zeroes(old, size_bytes - old, Unmap::Allow, Durability::Durable);
+    auto zeroed = co_await zeroing;
+    size_bytes_ = old;
+    co_return zeroed;
+}
+
+/// Changes by way of the log, as all metadata. The metadata lock is held.
+Task<void> VhdxNode::set_size(std::uint64_t size_bytes) {
+    const auto at = heads_.regions.metadata.offset + items_.size_at;
+    const auto page = base::align_down(at, kLogPage);
+    DOPPEL_AWAIT(bytes, table_.load(page));
+    base::store_le(bytes + (at - page), size_bytes);
+    table_.mark_dirty(page);
+    items_.size_bytes = size_bytes_ = size_bytes;
+    DOPPEL_AWAIT_VOID(commit());
+    co_return {};
+}
+
 Task<void> VhdxNode::resize(std::uint64_t size_bytes) {
     const auto old_size = size();
     if (size_bytes % sector_bytes_ != 0 || size_bytes > kMaxDiskBytes)
@@ -75,30 +109,22 @@ Task<void> VhdxNode::resize(std::uint64_t size_bytes) {
                              fmt::format("the size {} is not a multiple of {} bytes up to 64 TiB",
                                          size_bytes, sector_bytes_));
     DOPPEL_AWAIT_VOID(before_writing());
+    if (size_bytes > old_size)
+        DOPPEL_AWAIT_VOID(grow(size_bytes));
     {
         auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
         auto guests_guard = co_await guests_wait;
         auto wait = metadata_.lock();
         auto guard = co_await wait;
-        const auto cut = std::min(size_bytes, old_size);
-        DOPPEL_AWAIT_VOID(zero_tail(cut, align_up(cut)));
-        if (size_bytes < old_size)
+        if (size_bytes < old_size) {
+            DOPPEL_AWAIT_VOID(zero_tail(size_bytes, align_up(size_bytes)));
             DOPPEL_AWAIT_VOID(shrink(geometry_.blocks(size_bytes)));
-        DOPPEL_AWAIT_VOID(commit());
-        DOPPEL_AWAIT_VOID(make_room(geometry_.entries(size_bytes)));
-        const auto at = heads_.regions.metadata.offset + items_.size_at;
-        const auto page = base::align_down(at, kLogPage);
-        DOPPEL_AWAIT(bytes, table_.load(page));
-        base::store_le(bytes + (at - page), size_bytes);
-        table_.mark_dirty(page);
-        items_.size_bytes = size_bytes_ = size_bytes;
-        DOPPEL_AWAIT_VOID(commit());
+            DOPPEL_AWAIT_VOID(commit());
+        }
+        DOPPEL_AWAIT_VOID(set_size(size_bytes));
         if (size_bytes < old_size)
             DOPPEL_AWAIT_VOID(release_all());
     }
-    if (size_bytes > old_size && backing_ && backing_->size() > old_size)
-        DOPPEL_AWAIT_VOID(
-            write_zeroes(old_size, size_bytes - old_size, Unmap::Allow, Durability::Durable));
     if (size_bytes > old_size && items_.leave_allocated) {
         DOPPEL_AWAIT(places, place(old_size, size_bytes - old_size));
         DOPPEL_AWAIT_VOID(flush());

@@ -71,6 +71,7 @@ private:
 
     // committing.cpp
     bool tables_dirty() const override { return table_.dirty(); }
+    Task<void> write_ahead() override;
     Task<void> write_tables() override;
     Task<void> end_writing() override;
     Task<void> log_pages(std::span<const std::uint64_t> offsets);
@@ -79,6 +80,8 @@ private:
     // resizing.cpp
     Task<void> make_room(std::uint64_t entries);
     Task<void> shrink(std::uint64_t blocks);
+    Task<void> grow(std::uint64_t size_bytes);
+    Task<void> set_size(std::uint64_t size_bytes);
     Task<void> zero_tail(std::uint64_t begin, std::uint64_t end);
     Task<void> fill_partial();
 
@@ -90,6 +93,7 @@ private:
     std::uint64_t fresh_from_ = 0; // MiB that were never written
     std::uint64_t log_at_ = 0;
     std::uint64_t log_sequence_ = 0;
+    std::uint64_t durable_bytes_ = 0; // of the file, at the last commit
     Uuid log_id_{};
     std::string parent_; // as this image names it
 };
