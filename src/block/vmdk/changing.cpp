@@ -108,8 +108,14 @@ Task<void> VmdkNode::resize(std::uint64_t size_bytes) {
     const auto old_size = size_bytes_;
     DOPPEL_AWAIT_VOID(before_writing());
     const auto text = resized_descriptor(size_bytes);
+    // The extent is never smaller than the descriptor says.
+    if (size_bytes < old_size)
+        DOPPEL_AWAIT_VOID(write_descriptor(text));
     DOPPEL_AWAIT_VOID(resize_parts(size_bytes));
-    DOPPEL_AWAIT_VOID(write_descriptor(text));
+    if (size_bytes >= old_size) {
+        DOPPEL_AWAIT_VOID(parts_.back().node->flush());
+        DOPPEL_AWAIT_VOID(write_descriptor(text));
+    }
     size_bytes_ = size_bytes;
     if (size_bytes > old_size && backing_ && backing_->size() > old_size)
         DOPPEL_AWAIT_VOID(
