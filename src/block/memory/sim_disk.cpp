@@ -10,27 +10,25 @@ namespace doppel::block {
 
 class SimDisk::SimNode final : public Node {
 public:
-    explicit SimNode(SimDisk& disk) : disk_{disk} {}
+    SimNode(SimDisk& disk, std::string file) : disk_{disk}, file_{std::move(file)} {}
     std::string driver() const override { return "memory"; }
-    std::string name() const override { return "simulated"; }
-    std::uint64_t size() const override { return disk_.bytes_.size(); }
+    std::string name() const override { return file_.empty() ? disk_.path_ : file_; }
+    std::uint64_t size() const override { return bytes().size(); }
     bool read_only() const override { return false; }
 
     Task<void> read(std::uint64_t offset, IoBuffer into) override {
         if (auto fine = disk_.next_operation(); !fine)
             co_return fine;
-        const auto& bytes = disk_.bytes_;
-        const auto known =
-            offset < bytes.size() ? std::min<std::uint64_t>(into.size(), bytes.size() - offset) : 0;
+        const auto known = offset < size() ? std::min(into.size(), size() - offset) : 0;
         if (known > 0)
-            into.slice(0, known).copy_from({bytes.data() + offset, known});
+            into.slice(0, known).copy_from({bytes().data() + offset, known});
         into.slice(known, into.size() - known).fill(std::byte{0});
         co_return {};
     }
     Task<void> write(std::uint64_t offset, IoBuffer from, Durability durability) override {
-        std::vector<std::byte> bytes(from.size());
-        from.copy_to(bytes);
-        DOPPEL_CO_TRY_VOID(change({Event::Kind::Write, offset, std::move(bytes)}));
+        std::vector<std::byte> copy(from.size());
+        from.copy_to(copy);
+        DOPPEL_CO_TRY_VOID(disk_.change({Event::Kind::Write, offset, std::move(copy), file_}));
         if (durability == Durability::Durable)
             DOPPEL_AWAIT_VOID(flush());
         co_return {};
@@ -46,7 +44,9 @@ public:
             return ready<void>({});
         return write_zeroes(offset, end - offset, Unmap::Allow, Durability::Cached);
     }
-    Task<void> flush() override { return ready<void>(change({Event::Kind::Flush, 0, {}})); }
+    Task<void> flush() override {
+        return ready<void>(disk_.change({Event::Kind::Flush, 0, {}, file_}));
+    }
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override {
         Extent extent;
         extent.length = length;
@@ -55,29 +55,48 @@ public:
         return ready<Extent>(extent);
     }
     Task<void> resize(std::uint64_t size_bytes) override {
-        return ready<void>(change({Event::Kind::Resize, size_bytes, {}}));
+        return ready<void>(disk_.change({Event::Kind::Resize, size_bytes, {}, file_}));
     }
 
 private:
-    Result<void> change(Event event) {
-        DOPPEL_TRY_VOID(disk_.next_operation());
-        if (event.offset + event.bytes.size() > disk_.limit_)
-            return base::fail_errno(ENOSPC, "write to the simulated disk");
-        apply(disk_.bytes_, event);
-        disk_.log_.push_back(std::move(event));
-        return {};
-    }
+    const std::vector<std::byte>& bytes() const { return disk_.files_.at(file_); }
 
     SimDisk& disk_;
+    std::string file_;
 };
 
-std::unique_ptr<Node> SimDisk::open() { return std::make_unique<SimNode>(*this); }
+std::unique_ptr<Node> SimDisk::open(const std::string& file) {
+    files_.try_emplace(file);
+    before_.try_emplace(file);
+    return std::make_unique<SimNode>(*this, file);
+}
 
-std::unique_ptr<SimDisk> SimDisk::with(std::vector<std::byte> bytes) {
+std::unique_ptr<SimDisk> SimDisk::with(SimFiles files) {
     auto disk = std::make_unique<SimDisk>();
-    disk->before_ = bytes;
-    disk->bytes_ = std::move(bytes);
+    disk->before_ = files;
+    disk->files_ = std::move(files);
     return disk;
+}
+
+Result<void> SimDisk::change(Event event) {
+    const auto end = event.offset + event.bytes.size();
+    auto fine = next_operation();
+    if (fine && end > limit_ && end > files_.at(event.file).size())
+        fine = base::fail_errno(ENOSPC, "write to the simulated disk");
+    if (!fine) {
+        if (fine.error().os_errno != ENOSPC || event.kind != Event::Kind::Write)
+            return fine;
+        event.bytes.resize(event.bytes.size() / 2 / kSectorBytes * kSectorBytes);
+        if (event.offset + event.bytes.size() > limit_)
+            return fine;
+    }
+    record(std::move(event));
+    return fine;
+}
+
+void SimDisk::record(Event event) {
+    apply(files_.at(event.file), event);
+    log_.push_back(std::move(event));
 }
 
 Result<void> SimDisk::next_operation() {
@@ -89,6 +108,11 @@ Result<void> SimDisk::next_operation() {
 void SimDisk::fail_after(std::size_t count, int os_errno) {
     fail_in_ = count + 1;
     fail_errno_ = os_errno;
+}
+
+void SimDisk::heal() {
+    fail_in_ = 0;
+    limit_ = kNoLimit;
 }
 
 void SimDisk::apply(std::vector<std::byte>& bytes, const Event& event) {
@@ -115,30 +139,33 @@ void SimDisk::apply_torn(std::vector<std::byte>& bytes, const Event& event, std:
     }
 }
 
-std::vector<std::byte> SimDisk::after_power_cut(std::size_t events, std::mt19937& random) const {
-    auto bytes = before_;
-    std::size_t flushed = 0;
+SimFiles SimDisk::after_power_cut(std::size_t events, std::mt19937& random) const {
+    auto files = before_;
+    std::map<std::string, std::size_t, std::less<>> flushed; // of each file: events before it
     for (std::size_t i = 0; i < events; ++i)
         if (is_flush(i))
-            flushed = i + 1;
-    for (std::size_t i = 0; i < flushed; ++i)
-        apply(bytes, log_[i]);
+            flushed[log_[i].file] = i;
     std::vector<std::size_t> rest;
-    for (std::size_t i = flushed; i < events; ++i)
-        rest.push_back(i);
+    for (std::size_t i = 0; i < events; ++i) {
+        const auto last = flushed.find(log_[i].file);
+        if (last != flushed.end() && i < last->second)
+            apply(files.at(log_[i].file), log_[i]);
+        else
+            rest.push_back(i);
+    }
     std::ranges::shuffle(rest, random);
     for (const auto index : rest) {
-        switch (random() % 3) {
-        case 0: break; // lost
-        case 1: apply(bytes, log_[index]); break;
-        default:
-            if (log_[index].kind == Event::Kind::Write)
-                apply_torn(bytes, log_[index], random);
-            else
-                apply(bytes, log_[index]);
-        }
+        const auto& event = log_[index];
+        auto& bytes = files.at(event.file);
+        const auto fate = random() % 3;
+        if (fate == 0)
+            continue; // lost
+        if (fate == 2 && event.kind == Event::Kind::Write)
+            apply_torn(bytes, event, random);
+        else
+            apply(bytes, event);
     }
-    return bytes;
+    return files;
 }
 
 } // namespace doppel::block

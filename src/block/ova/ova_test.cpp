@@ -3,10 +3,10 @@
 
 #include <fmt/core.h>
 
-#include "block/clustered/test_rig.hpp"
 #include "block/ova/manifest.hpp"
 #include "block/ova/ova_node.hpp"
 #include "block/ova/tar.hpp"
+#include "block/test_rig.hpp"
 
 using namespace doppel;
 using namespace doppel::block;

@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "base/bytes.hpp"
-#include "block/clustered/test_rig.hpp"
 #include "block/parallels/parallels_node.hpp"
+#include "block/test_rig.hpp"
 
 using namespace doppel;
 using namespace doppel::block;

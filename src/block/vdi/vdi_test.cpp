@@ -47,8 +47,11 @@ TEST_CASE("vdi: random operations agree with a plain array, whatever the image's
 }
 
 TEST_CASE("vdi: a power cut at any moment leaves an image without corruption or foreign data") {
-    test::power_cuts(vdi::format(), {{"small", 96u << 10, {{"block_size", "4k"}}},
-                                     {"middle", 256u << 10, {{"block_size", "32k"}}}});
+    test::power_cuts(vdi::format(),
+                     {{"small", 96u << 10, {{"block_size", "4k"}}},
+                      {"middle", 256u << 10, {{"block_size", "32k"}}},
+                      {"static", 96u << 10, {{"block_size", "4k"}, {"static", "on"}}},
+                      {"child", 96u << 10, {{"block_size", "4k"}}, true, 0, false}});
 }
 
 TEST_CASE("vdi: a disk that fails or fills up is an error, and what was flushed stays") {

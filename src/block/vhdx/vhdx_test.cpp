@@ -73,8 +73,10 @@ TEST_CASE("vhdx: random operations agree with a plain array, whatever the image'
 }
 
 TEST_CASE("vhdx: a power cut at any moment leaves an image without corruption or foreign data") {
-    test::power_cuts(vhdx::format(), {{"dynamic", 3u << 20, {{"block_size", "1M"}}},
-                                      {"differencing", 3u << 20, {{"block_size", "1M"}}, true}});
+    test::power_cuts(vhdx::format(),
+                     {{"dynamic", 3u << 20, {{"block_size", "1M"}}},
+                      {"fixed", 1u << 20, {{"block_size", "1M"}, {"subformat", "fixed"}}},
+                      {"differencing", 3u << 20, {{"block_size", "1M"}}, true}});
 }
 
 TEST_CASE("vhdx: a disk that fails or fills up is an error, and what was flushed stays") {

@@ -16,9 +16,18 @@ TEST_CASE("vmdk: random operations agree with a plain array, whatever the image'
 }
 
 TEST_CASE("vmdk: a power cut at any moment leaves an image without corruption or foreign data") {
-    test::power_cuts(vmdk::format(), {{"usual", 768u << 10, {}},
-                                      {"zero", 768u << 10, {{"zeroed_grain", "on"}}},
-                                      {"child", 512u << 10, {}, true}});
+    constexpr std::uint64_t kTwoGib = std::uint64_t{2} << 30;
+    test::power_cuts(vmdk::format(),
+                     {{"usual", 768u << 10, {}},
+                      {"zero", 768u << 10, {{"zeroed_grain", "on"}}},
+                      {"child", 512u << 10, {}, true, 0, false},
+                      {"flat", 256u << 10, {{"subformat", "monolithicFlat"}}},
+                      {"split-flat", 256u << 10, {{"subformat", "twoGbMaxExtentFlat"}}},
+                      {"split",
+                       kTwoGib + (256u << 10),
+                       {{"subformat", "twoGbMaxExtentSparse"}},
+                       false,
+                       kTwoGib - (256u << 10)}});
 }
 
 TEST_CASE("vmdk: a disk that fails or fills up is an error, and what was flushed stays") {
