@@ -20,6 +20,20 @@ Result<std::string> next_word(std::span<const char* const> words, std::size_t& a
     return std::string{words[++at]};
 }
 
+/// A flag whose value is called "human|json" takes one of these.
+Result<void> check_value(const Flag& flag, std::string_view value) {
+    if (flag.value.find('|') == std::string_view::npos)
+        return {};
+    for (std::size_t begin = 0; begin <= flag.value.size();) {
+        const auto end = std::min(flag.value.find('|', begin), flag.value.size());
+        if (flag.value.substr(begin, end - begin) == value)
+            return {};
+        begin = end + 1;
+    }
+    return bad(fmt::format("-{}{} is '{}', allowed {}", flag.name.size() > 1 ? "-" : "", flag.name,
+                           value, flag.value));
+}
+
 } // namespace
 
 Result<void> Arguments::parse_long(std::string_view word, std::span<const char* const> words,
@@ -82,6 +96,9 @@ Result<Arguments> Arguments::parse(std::span<const char* const> words,
         else
             DOPPEL_TRY_VOID(arguments.parse_short(word, words, at, flags));
     }
+    for (const auto& flag : flags)
+        for (const auto& value : arguments.all(flag.name))
+            DOPPEL_TRY_VOID(check_value(flag, value));
     return arguments;
 }
 

@@ -111,8 +111,6 @@ Result<int> run(Session& session) {
     const auto& arguments = session.arguments;
     DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE"));
     const auto how = arguments.get("r");
-    if (arguments.has("r") && how != "leaks" && how != "all")
-        return base::fail(Errc::InvalidArgument, "-r is leaks or all");
     auto flags =
         open_flags(arguments, how.empty() ? block::Access::ReadOnly : block::Access::ReadWrite);
     flags.backing = false;

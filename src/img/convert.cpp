@@ -41,6 +41,8 @@ constexpr std::array kFlags{
     Flag{"image-opts", "", "the source's name is a list: driver=qcow2,file.filename=FILE"},
 };
 
+constexpr std::uint64_t kMostSparse = 16u << 20;
+
 struct Plan {
     const block::Format* format = nullptr;
     block::OptionValues options;
@@ -78,6 +80,10 @@ Result<Plan> plan_of(Session& session) {
     plan.copy.effort =
         arguments.has("best") ? block::codec::Effort::Best : block::codec::Effort::Fast;
     plan.copy.sparse_bytes = DOPPEL_TRY(block::parse_size(arguments.get("S", "4k")));
+    if (plan.copy.sparse_bytes % 512 != 0 || plan.copy.sparse_bytes > kMostSparse)
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("-S is {}, allowed are multiples of 512 up to 16M",
+                                      plan.copy.sparse_bytes));
     if (arguments.has("r")) {
         plan.copy.bytes_per_second = DOPPEL_TRY(block::parse_size(arguments.get("r")));
         if (plan.copy.bytes_per_second == 0)

@@ -249,8 +249,6 @@ Result<int> run(Session& session) {
     const auto& arguments = session.arguments;
     DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE"));
     const auto output = arguments.get("output", "human");
-    if (output != "human" && output != "json")
-        return base::fail(Errc::InvalidArgument, "--output is human or json");
     auto flags = open_flags(arguments, block::Access::ReadOnly);
     flags.backing = false; // nothing but the named file is opened
     flags.unlock = false;  // its data is not looked at

@@ -371,6 +371,12 @@ class WrongInput(Case):
         self.complain("compare", self.raw, self.folder / "none", code=2, text="No such file")
         self.complain("check", "-f", "raw", self.raw, code=63, text="no consistency check")
         self.complain("commit", self.raw, text="no backing file")
+        for command in ("info", "map", "check"):
+            self.complain(command, "--output=xml", self.raw, text="'xml', allowed human|json")
+        self.complain("measure", "--output", "xml", "--size", "1G", text="'xml', allowed")
+        self.complain("check", "-r", "some", self.raw, text="-r is 'some', allowed leaks|all")
+        for sparse in ("3", "17M"):
+            self.complain("convert", "-S", sparse, self.raw, image, text="multiples of 512")
         self.assertEqual(sorted(os.listdir(self.folder)), ["disk.raw"], "nothing is left behind")
 
     def test_a_target_that_cannot_be_finished_is_not_there(self):
