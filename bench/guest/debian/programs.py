@@ -7,7 +7,8 @@ else 0. Arguments: the beginnings of names; none: all.
 python-loops    arithmetic, lists, dictionaries, calls in CPython
 gcc-O2          a file of 2000 lines, to assembly
 xz              1 MiB of text, level 6
-openssl-…       `openssl speed`, the code path chosen by OPENSSL_ia32cap
+openssl-…       `openssl speed`, the code path chosen by OPENSSL_ia32cap; openssl-sha256-own: as it
+                chooses by itself, for a machine without the instructions of another path
 """
 
 import os
@@ -32,11 +33,12 @@ PATHS = [  # name, algorithm, OPENSSL_ia32cap, flags of /proc/cpuinfo that the p
      "byte"),
     ("openssl-sha256-avx2", ["-evp", "sha256"], without(0, SHA | AVX512F), "avx2", "byte"),
     ("openssl-sha256-shani", ["-evp", "sha256"], without(0, 0), "sha_ni", "byte"),
+    ("openssl-sha256-own", ["-evp", "sha256"], without(0, 0), "", "byte"),
     ("openssl-aes-aesni", ["-evp", "aes-128-cbc"], without(AVX, AVX2 | AVX512F), "aes", "byte"),
     ("openssl-gcm-aesni-avx", ["-evp", "aes-128-gcm"], without(0, AVX512F), "aes avx pclmulqdq",
      "byte"),
     ("openssl-chacha-avx2", ["-evp", "chacha20-poly1305"], without(0, AVX512F), "avx2", "byte"),
-    ("openssl-rsa2048-sign", ["rsa2048"], without(0, AVX512F), "", "sign"),
+    ("openssl-rsa2048-mulx", ["rsa2048"], without(0, AVX512F), "bmi2 adx", "sign"),
 ]
 
 
