@@ -18,3 +18,8 @@ uint64_t vfork_exec_wait(uint64_t iterations);
 uint64_t thread_join(uint64_t iterations);
 uint64_t pipe_ping_pong(uint64_t iterations);
 uint64_t futex_ping_pong(uint64_t iterations);
+
+uint64_t cross_pipe(uint64_t iterations);
+uint64_t shootdown(uint64_t iterations);
+uint64_t message_crowd(uint64_t iterations);
+const char* prepare_cross(void);

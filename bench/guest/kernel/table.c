@@ -20,5 +20,8 @@ const struct test tests[] = {
     {"thread-join", "process", "thread", 1, 20, thread_join, NULL},
     {"pipe-ping-pong", "switch", "round", 100, 5, pipe_ping_pong, NULL},
     {"futex-ping-pong", "switch", "round", 100, 5, futex_ping_pong, NULL},
+    {"cross-pipe", "cross", "round", 100, 2, cross_pipe, prepare_cross},
+    {"cross-shootdown", "cross", "page", 100, 2, shootdown, prepare_cross},
+    {"cross-messages", "cross", "message", 80, 5, message_crowd, prepare_cross},
     {NULL, NULL, NULL, 0, 0, NULL, NULL},
 };
