@@ -62,6 +62,11 @@ private:
         case 4:
             bytes[0] = 0xc4;
             bytes[1] = static_cast<std::uint8_t>((bytes[1] & 0xe0) | (1 + below(3)));
+            if (below(16) == 0) { // MULX, which has two results
+                bytes[1] = static_cast<std::uint8_t>((bytes[1] & 0xe0) | 2);
+                bytes[2] = static_cast<std::uint8_t>((bytes[2] & 0xf8) | 3);
+                bytes[3] = 0xf6;
+            }
             break;
         case 5:
             if (!wide_) {

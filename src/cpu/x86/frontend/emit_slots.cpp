@@ -177,14 +177,17 @@ bool BlockTranslator::read_soon(const ScannedInstruction& at, unsigned reg) cons
 }
 
 /// A scratch register for each slot operand. False: there are not enough, or (`single`) more than
-/// scratch 1.
+/// scratch 1; but MULX, which has read its memory operand before it writes two results, may have
+/// the second one where that operand's address was.
 bool BlockTranslator::assign_slots(const ScannedInstruction& at, bool single, Rewrite& out) {
     const std::uint16_t slots = slot_operands(at.in);
     const auto reads = static_cast<std::uint16_t>(slots & at.in.registers_read);
     std::uint16_t taken = 0;   // scratch registers with a source
     std::uint16_t written = 0; // scratch registers with a result
-    const std::size_t count = single ? 1 : 2;
-    for (unsigned pass = 0; pass < 2; ++pass) { // sources first, they need one each
+    for (unsigned pass = 0; pass < 2; ++pass) {
+        // Sources first, they need one each.
+        const bool both = !single || (pass == 1 && at.in.op == Op::Mulx);
+        const std::size_t count = both ? 2 : 1;
         for (unsigned reg = 12; reg < 16; ++reg) {
             if ((slots & bit(reg)) == 0 || ((reads & bit(reg)) != 0) != (pass == 0))
                 continue;
@@ -292,6 +295,8 @@ void BlockTranslator::emit_slots_and_memory(const ScannedInstruction& at, Rewrit
     if (std::popcount(slots) != 1) {
         if (slots != 0)
             take(kScratch1);
+        if (std::popcount(slots) > 1)
+            take(kScratch0); // MULX: the address there is for this once
         emit_with_assigned(at, with);
         return;
     }
