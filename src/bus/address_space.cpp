@@ -80,6 +80,7 @@ base::Result<void> AddressSpace::map(Mapping mapping) {
             return base::fail(base::Errc::AlreadyExists,
                               fmt::format("mapping '{}' overlaps '{}'", mapping.name, before.name));
     }
+    hang(mapping);
     all.insert(after, std::move(mapping));
     replace(std::move(next));
     return {};
@@ -88,9 +89,46 @@ base::Result<void> AddressSpace::map(Mapping mapping) {
 void AddressSpace::unmap(std::uint64_t base) {
     const base::MutexLock lock{mutex_};
     auto next = std::make_unique<Table>(*current_);
-    if (std::erase_if(next->mappings, [&](const Mapping& m) { return m.base == base; }) != 0)
-        replace(std::move(next));
+    const auto found = std::ranges::find(next->mappings, base, &Mapping::base);
+    if (found == next->mappings.end())
+        return;
+    take_down(*found);
+    next->mappings.erase(found);
+    replace(std::move(next));
 }
+
+// --- doorbells --------------------------------------------------------------------------------
+
+void AddressSpace::set_doorbell_host(DoorbellHost* host) {
+    const base::MutexLock lock{mutex_};
+    for (const auto& mapping : current_->mappings)
+        take_down(mapping);
+    doorbell_host_ = host;
+    for (const auto& mapping : current_->mappings)
+        hang(mapping);
+}
+
+void AddressSpace::hang(const Mapping& mapping) {
+    if (doorbell_host_ == nullptr || mapping.doorbells == nullptr)
+        return;
+    auto address = mapping.base;
+    for (const auto eventfd : mapping.doorbells->eventfds) {
+        doorbell_host_->hang(address, eventfd);
+        address += mapping.doorbells->stride_bytes;
+    }
+}
+
+void AddressSpace::take_down(const Mapping& mapping) {
+    if (doorbell_host_ == nullptr || mapping.doorbells == nullptr)
+        return;
+    auto address = mapping.base;
+    for (const auto eventfd : mapping.doorbells->eventfds) {
+        doorbell_host_->take_down(address, eventfd);
+        address += mapping.doorbells->stride_bytes;
+    }
+}
+
+// --- look-ups ---------------------------------------------------------------------------------
 
 const Mapping* AddressSpace::find(const Table& table, std::uint64_t address) const {
     const auto after = std::ranges::upper_bound(table.mappings, address, {}, &Mapping::base);

@@ -17,6 +17,7 @@
 
 #include "base/mutex.hpp"
 #include "base/result.hpp"
+#include "bus/doorbell.hpp"
 #include "bus/io_handler.hpp"
 
 namespace doppel::bus {
@@ -26,7 +27,8 @@ struct Mapping {
     std::uint64_t size = 0;
     std::string name; // for logs, traces and error texts
     AccessRules rules;
-    IoHandler* handler = nullptr; // owned by the Machine; unmapped before it dies
+    IoHandler* handler = nullptr;         // owned by the Machine; unmapped before it dies
+    const Doorbells* doorbells = nullptr; // null: none; the handler's owner has them
 };
 
 /// Any thread.
@@ -43,6 +45,10 @@ public:
     base::Result<void> map(Mapping mapping);
     /// Removes the mapping that starts at `base`; nothing happens when there is none.
     void unmap(std::uint64_t base);
+
+    /// Who hangs the doorbells of what is mapped, now and later; null: nobody any more. Outlives
+    /// the mappings. Before the vCPUs run.
+    void set_doorbell_host(DoorbellHost* host);
 
     /// `size` 1, 2, 4 or 8 bytes. Where nothing answers: all ones of that size, counted and logged
     /// a few times.
@@ -62,6 +68,8 @@ private:
                       std::uint64_t value);
     void replace(std::unique_ptr<const Table> next) DOPPEL_REQUIRES(mutex_);
     void free_unreachable() DOPPEL_REQUIRES(mutex_);
+    void hang(const Mapping& mapping) DOPPEL_REQUIRES(mutex_);
+    void take_down(const Mapping& mapping) DOPPEL_REQUIRES(mutex_);
     void report_unmapped(const char* what, std::uint64_t address, std::uint8_t size);
 
     const Kind kind_;
@@ -71,6 +79,7 @@ private:
     std::atomic<std::uint64_t> accesses_{0};
     std::atomic<std::uint32_t> unmapped_reports_{0};
     mutable base::Mutex mutex_;
+    DoorbellHost* doorbell_host_ DOPPEL_GUARDED_BY(mutex_) = nullptr;
     std::unique_ptr<const Table> current_ DOPPEL_GUARDED_BY(mutex_);
     std::vector<std::unique_ptr<const Table>> retired_[2] DOPPEL_GUARDED_BY(mutex_);
 };

@@ -17,6 +17,16 @@ struct Recorder : IoHandler {
     void io_write(IoAccess io, std::uint64_t value) override { writes.push_back({io, value}); }
 };
 
+struct Bells : DoorbellHost {
+    std::vector<std::pair<std::uint64_t, int>> hung;
+    void hang(std::uint64_t address, int eventfd) noexcept override {
+        hung.emplace_back(address, eventfd);
+    }
+    void take_down(std::uint64_t address, int eventfd) noexcept override {
+        std::erase(hung, std::pair{address, eventfd});
+    }
+};
+
 } // namespace
 
 TEST_CASE("an access reaches the mapping that covers it, by offset") {
@@ -74,6 +84,28 @@ TEST_CASE("overlaps are refused and leave the map as it was") {
     CHECK(space.mappings().size() == 1);
     space.unmap(0x1000);
     CHECK(!space.is_mapped(0x1000));
+}
+
+TEST_CASE("doorbells hang where their mapping is, as long as somebody hangs them") {
+    AddressSpace space{AddressSpace::Kind::Mmio};
+    Recorder device;
+    const Doorbells doorbells{4, {70, 71}};
+    const Doorbells none{4, {}};
+    REQUIRE(space.map({0x1000, 8, "bells", {}, &device, &doorbells}));
+    Bells host;
+    space.set_doorbell_host(&host);
+    CHECK(host.hung == std::vector<std::pair<std::uint64_t, int>>{{0x1000, 70}, {0x1004, 71}});
+    space.unmap(0x1000);
+    CHECK(host.hung.empty());
+    REQUIRE(space.map({0x2000, 8, "bells", {}, &device, &doorbells}));
+    REQUIRE(space.map({0x3000, 8, "no bells", {}, &device, &none}));
+    CHECK_FALSE(space.map({0x2004, 8, "in the way", {}, &device, &doorbells}));
+    CHECK(host.hung == std::vector<std::pair<std::uint64_t, int>>{{0x2000, 70}, {0x2004, 71}});
+    space.set_doorbell_host(nullptr);
+    CHECK(host.hung.empty());
+    space.unmap(0x2000);
+    space.write(0x3000, 4, 1);
+    CHECK(device.writes.size() == 1);
 }
 
 TEST_CASE("a handler may move its own mapping from inside an access") {

@@ -185,6 +185,7 @@ struct Pc::Impl final : bus::IrqSink {
     const PcConfig config;
     const PcHost host;
     std::unique_ptr<memory::GuestMemory> memory;
+    std::shared_ptr<bus::DoorbellHost> doorbell_host; // the engine's, if it has one
     bus::AddressSpace pio{bus::AddressSpace::Kind::Pio};
     bus::AddressSpace mmio{bus::AddressSpace::Kind::Mmio};
 
@@ -352,6 +353,14 @@ void Pc::host_apics(std::shared_ptr<cpu::ApicHost> engine) {
     for (unsigned i = 0; i < impl_->config.cpus; ++i)
         impl_->local_apics[i]->host_in(impl_->apic_host->apic(i));
     impl_->io_apic.publish_routes();
+}
+
+Result<void> Pc::host_doorbells(std::shared_ptr<bus::DoorbellHost> engine) {
+    for (const auto& [name, function] : impl_->virtio)
+        DOPPEL_TRY_VOID(function->use_doorbells());
+    impl_->doorbell_host = std::move(engine);
+    impl_->mmio.set_doorbell_host(impl_->doorbell_host.get());
+    return {};
 }
 
 void Pc::connect(unsigned index, cpu::Wakeup& wakeup, const cpu::x86::CpuState& state) {

@@ -81,6 +81,9 @@ public:
     /// façade. Shared with the engine, because timers and I/O threads may send interrupts while the
     /// VM is taken apart.
     void host_apics(std::shared_ptr<cpu::ApicHost> engine);
+    /// Likewise, and before the devices' threads run: the engine notices what drivers write to
+    /// doorbells by itself. Errors: the system's.
+    base::Result<void> host_doorbells(std::shared_ptr<bus::DoorbellHost> engine);
     /// Before the vCPUs run: whom the local APIC of vCPU `index` wakes, and the vCPU's state (for
     /// its TSC offset).
     void connect(unsigned index, cpu::Wakeup& wakeup, const cpu::x86::CpuState& state);

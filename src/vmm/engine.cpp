@@ -58,6 +58,7 @@ public:
         return DOPPEL_TRY(cpu::kvm::KvmVcpu::create(*machine_, wiring, cpus_));
     }
     std::shared_ptr<cpu::ApicHost> apic_host() override { return machine_; }
+    std::shared_ptr<bus::DoorbellHost> doorbell_host() override { return machine_; }
 
 private:
     std::shared_ptr<cpu::kvm::KvmMachine> machine_; // the board is the other owner

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "base/result.hpp"
+#include "bus/doorbell.hpp"
 #include "cpu/apic_host.hpp"
 #include "cpu/x86/board_ports.hpp"
 #include "cpu/x86/vcpu.hpp"
@@ -19,6 +20,8 @@ public:
     /// Once all vCPUs are made: the engine's own local APICs; null when it uses the board's.
     /// Shared with the board.
     virtual std::shared_ptr<cpu::ApicHost> apic_host() { return {}; }
+    /// Who notices writes to doorbells without a call of ours; null: nobody. Shared likewise.
+    virtual std::shared_ptr<bus::DoorbellHost> doorbell_host() { return {}; }
 };
 
 /// `auto` takes kvm only where the self-test has shown that it runs kernels and where it offers the

@@ -268,6 +268,8 @@ Result<void> Vm::Impl::create_vcpus() {
     }
     if (auto apics = engine->apic_host())
         board->host_apics(std::move(apics));
+    if (auto doorbells = engine->doorbell_host())
+        DOPPEL_TRY_VOID(board->host_doorbells(std::move(doorbells)));
     return {};
 }
 

@@ -108,3 +108,13 @@ TEST_CASE("a CPU model that this KVM cannot have is told bit by bit") {
     CHECK(missing.find("CPUID.07H:EBX bits") != std::string::npos);
     CHECK(missing.find(", 5,") != std::string::npos); // AVX2
 }
+
+TEST_CASE("what the engine gives by itself is not asked of the host") {
+    FakeKernel kernel; // offers no feature at all, so an AMD CPU's less too
+    const auto system = KvmSystem::open(kernel);
+    REQUIRE(system);
+    CHECK_FALSE(system->has_speculation_control());
+    const auto missing = system->missing_features(*description::find_cpu_model("x86-64-v1"));
+    CHECK(missing.find("CPUID.07H:EBX bit 1,") != std::string::npos);  // TSC_ADJUST, not 13
+    CHECK(missing.find("CPUID.07H:EDX bit 29,") != std::string::npos); // not 26 and 27
+}

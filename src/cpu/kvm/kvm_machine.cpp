@@ -32,6 +32,7 @@ constexpr FilteredRange kFilteredMsrs[] = {
     {kWrite, 0x3b, 1},                // IA32_TSC_ADJUST
     {kRead | kWrite, 0x4b56'4d00, 8}, // kvmclock and its neighbours
 };
+constexpr FilteredRange kSpeculationMsrs{kRead | kWrite, 0x48, 2}; // IA32_SPEC_CTRL, IA32_PRED_CMD
 
 kvm_enable_cap capability(std::uint32_t number, std::uint64_t argument) {
     kvm_enable_cap cap{};
@@ -80,10 +81,14 @@ Result<void> KvmMachine::filter_msrs() {
     std::uint8_t none = 0; // one byte of clear bits serves every range
     kvm_msr_filter filter{};
     filter.flags = KVM_MSR_FILTER_DEFAULT_ALLOW;
-    for (std::size_t i = 0; i < std::size(kFilteredMsrs); ++i) {
-        const auto& range = kFilteredMsrs[i];
-        filter.ranges[i] = {range.flags, range.count, range.base, &none};
-    }
+    std::size_t count = 0;
+    const auto add = [&](const FilteredRange& range) {
+        filter.ranges[count++] = {range.flags, range.count, range.base, &none};
+    };
+    for (const auto& range : kFilteredMsrs)
+        add(range);
+    if (!system_.has_speculation_control())
+        add(kSpeculationMsrs);
     DOPPEL_TRY(vm_.call(DOPPEL_KVM_REQUEST(KVM_X86_SET_MSR_FILTER), filter));
     return {};
 }
@@ -225,6 +230,16 @@ Result<void> KvmMachine::add_doorbell(const Doorbell& doorbell, int eventfd) {
 
 Result<void> KvmMachine::remove_doorbell(const Doorbell& doorbell, int eventfd) {
     return call_doorbell(doorbell, eventfd, KVM_IOEVENTFD_FLAG_DEASSIGN);
+}
+
+/// The kernel has room for some 1000; beyond that a write exits to us, as everywhere else.
+void KvmMachine::hang(std::uint64_t address, int eventfd) noexcept {
+    if (const auto done = add_doorbell({.address = address}, eventfd); !done)
+        base::log_debug("no doorbell at {:#x}: {}", address, done.error().message());
+}
+
+void KvmMachine::take_down(std::uint64_t address, int eventfd) noexcept {
+    (void)remove_doorbell({.address = address}, eventfd); // fails where none hangs
 }
 
 // --- dirty log --------------------------------------------------------------------------------

@@ -12,6 +12,7 @@
 
 #include "base/mutex.hpp"
 #include "base/result.hpp"
+#include "bus/doorbell.hpp"
 #include "cpu/apic_host.hpp"
 #include "cpu/kvm/ioctl.hpp"
 #include "cpu/kvm/kvm_system.hpp"
@@ -31,7 +32,7 @@ struct Doorbell {
 };
 
 /// Any thread, except where noted.
-class KvmMachine final : public ApicHost, public memory::WriteLog {
+class KvmMachine final : public ApicHost, public bus::DoorbellHost, public memory::WriteLog {
 public:
     static constexpr std::uint32_t kIoApicInputs = 24;
 
@@ -59,6 +60,8 @@ public:
     // --- doorbells ---
     base::Result<void> add_doorbell(const Doorbell& doorbell, int eventfd);
     base::Result<void> remove_doorbell(const Doorbell& doorbell, int eventfd);
+    void hang(std::uint64_t address, int eventfd) noexcept override;
+    void take_down(std::uint64_t address, int eventfd) noexcept override;
 
     // --- memory::WriteLog: control thread, vCPUs stopped ---
     void start() noexcept override;

@@ -50,7 +50,9 @@ constexpr Capability kNeeded[] = {
 enum class Register : std::uint8_t { Eax, Ebx, Ecx, Edx };
 
 /// A word of feature bits. `ours` are bits that do not come from the CPU: OSXSAVE follows CR4, the
-/// hypervisor bit says that there is one.
+/// hypervisor bit says that there is one; that FCS and FDS are zero is no feature but the lack of
+/// one, and a CPU that does not say so (AMD's) can do all else; for IBRS and STIBP see
+/// has_speculation_control().
 struct FeatureWord {
     const char* name;
     std::uint32_t leaf, subleaf;
@@ -60,9 +62,9 @@ struct FeatureWord {
 constexpr FeatureWord kFeatureWords[] = {
     {"CPUID.01H:ECX", 1, 0, 1u << 27 | 1u << 31, Register::Ecx},
     {"CPUID.01H:EDX", 1, 0, 0, Register::Edx},
-    {"CPUID.07H:EBX", 7, 0, 0, Register::Ebx},
+    {"CPUID.07H:EBX", 7, 0, 1u << 13, Register::Ebx},
     {"CPUID.07H:ECX", 7, 0, 0, Register::Ecx},
-    {"CPUID.07H:EDX", 7, 0, 0, Register::Edx},
+    {"CPUID.07H:EDX", 7, 0, 1u << 26 | 1u << 27, Register::Edx},
     {"XCR0", 0xd, 0, 0, Register::Eax},
     {"CPUID.0DH.1:EAX", 0xd, 1, 0, Register::Eax},
     {"CPUID.80000001H:ECX", 0x8000'0001, 0, 0, Register::Ecx},
@@ -154,16 +156,27 @@ Result<Descriptor> KvmSystem::create_vm() const {
     return Descriptor{fd_.syscalls(), base::UniqueFd{fd}};
 }
 
+/// `place`: of the register in EAX, EBX, ECX, EDX.
+std::uint32_t KvmSystem::offered(std::uint32_t leaf, std::uint32_t subleaf, unsigned place) const {
+    for (const auto& entry : cpuid_)
+        if (entry.function == leaf && entry.index == subleaf)
+            return std::array{entry.eax, entry.ebx, entry.ecx, entry.edx}[place];
+    return 0;
+}
+
+bool KvmSystem::has_speculation_control() const {
+    constexpr std::uint32_t kIbrsAndStibp = 1u << 26 | 1u << 27, kBhiCtrl = 1u << 4;
+    return (offered(7, 0, 3) & kIbrsAndStibp) == kIbrsAndStibp &&
+           (offered(7, 2, 3) & kBhiCtrl) != 0;
+}
+
 std::string KvmSystem::missing_features(const description::CpuModel& model) const {
     std::string text;
     for (const auto& word : kFeatureWords) {
         const auto wanted = model.lookup(word.leaf, word.subleaf);
-        std::array<std::uint32_t, 4> offered{};
-        for (const auto& entry : cpuid_)
-            if (entry.function == word.leaf && entry.index == word.subleaf)
-                offered = {entry.eax, entry.ebx, entry.ecx, entry.edx};
+        const auto present = offered(word.leaf, word.subleaf, static_cast<unsigned>(word.where));
         const auto missing = pick({wanted.eax, wanted.ebx, wanted.ecx, wanted.edx}, word.where) &
-                             ~pick(offered, word.where) & ~word.ours;
+                             ~present & ~word.ours;
         if (missing != 0)
             text += (text.empty() ? "" : ", ") + bit_list(word.name, missing);
     }

@@ -31,7 +31,13 @@ public:
     /// there.
     std::string missing_features(const description::CpuModel& model) const;
 
+    /// Whether the kernel's IA32_SPEC_CTRL takes all that our models promise: IBRS, STIBP,
+    /// BHI_CTRL. Elsewhere (every AMD CPU lacks the last) the system layer keeps that MSR, as with
+    /// the other engines.
+    bool has_speculation_control() const;
+
 private:
+    std::uint32_t offered(std::uint32_t leaf, std::uint32_t subleaf, unsigned place) const;
     explicit KvmSystem(Descriptor fd) : fd_{std::move(fd)} {}
     base::Result<void> check_capabilities() const;
     base::Result<void> read_cpuid();

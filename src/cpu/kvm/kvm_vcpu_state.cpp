@@ -75,12 +75,16 @@ Result<void> KvmVcpu::set_cpuid() {
 
 // --- MSRs -------------------------------------------------------------------------------------
 
+constexpr std::uint32_t kSpecCtrl = 0x48; // IA32_SPEC_CTRL
+
 /// A KVM without some MSR is no failure (some have fewer than the CPU models know): the system
 /// layer then keeps it, and serves the guest's accesses.
 void KvmVcpu::find_msrs() {
     std::array<MsrPlace, kMaxMsrs> places{};
     const auto count = msr_places(parts_->state, places);
     for (const auto& place : std::span{places}.first(count)) {
+        if (place.index == kSpecCtrl && !machine_.system().has_speculation_control())
+            continue;
         std::uint64_t value = 0;
         const MsrPlace probe{place.index, &value};
         if (transfer_msrs(fd_, kGetMsrs, {&probe, 1}).value_or(0) == 1)

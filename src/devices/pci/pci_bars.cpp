@@ -109,7 +109,7 @@ void PciBars::map(Bar& bar) {
         const auto& what = region.what;
         const auto at = *bar.base + what.offset;
         if (region.mapped_at == 0 &&
-            space(bar)->map({at, what.bytes, what.name, what.rules, what.handler}))
+            space(bar)->map({at, what.bytes, what.name, what.rules, what.handler, what.doorbells}))
             region.mapped_at = at; // else it overlaps what was there first: it waits
     }
 }

@@ -28,7 +28,8 @@ struct PciRegion {
     std::uint64_t bytes = 0;
     std::string name;
     bus::AccessRules rules;
-    bus::IoHandler* handler = nullptr; // part of the device
+    bus::IoHandler* handler = nullptr;         // part of the device
+    const bus::Doorbells* doorbells = nullptr; // likewise; null: none
 };
 
 class PciBars {

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/virtio/virtio_device.hpp"
 
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
 #include <bit>
+#include <cerrno>
 
 #include "base/bytes.hpp"
 #include "base/log.hpp"
@@ -31,7 +35,11 @@ VirtioDevice::VirtioDevice(VirtioTraits traits, memory::GuestMemory& memory,
     poll_number_ = worker_.add_poll([this] { return tell_news(); });
 }
 
-VirtioDevice::~VirtioDevice() { worker_.remove_poll(poll_number_); }
+VirtioDevice::~VirtioDevice() {
+    for (const auto& doorbell : doorbells_)
+        worker_.remove(doorbell.get());
+    worker_.remove_poll(poll_number_);
+}
 
 // --- registers --------------------------------------------------------------------------------
 
@@ -128,6 +136,27 @@ void VirtioDevice::notify(unsigned index) {
 void VirtioDevice::notify_all() {
     for (unsigned i = 0; i < queue_count(); ++i)
         notify(i);
+}
+
+base::Result<std::vector<int>> VirtioDevice::open_doorbells() {
+    std::vector<int> all;
+    for (unsigned i = 0; i < queue_count(); ++i) {
+        base::UniqueFd doorbell{eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+        if (!doorbell)
+            return base::fail_errno(errno, "eventfd of a virtqueue");
+        DOPPEL_TRY_VOID(worker_.add(doorbell.get(), EPOLLIN, [this, i](auto) { rung(i); }));
+        all.push_back(doorbell.get());
+        doorbells_.push_back(std::move(doorbell));
+    }
+    return all;
+}
+
+/// On the worker already, so nothing is posted.
+void VirtioDevice::rung(unsigned index) {
+    eventfd_t count = 0;
+    eventfd_read(doorbells_[index].get(), &count); // the number of rings tells nothing
+    kicked_.fetch_or(1ull << index);
+    serve();
 }
 
 bool VirtioDevice::is_active() const {

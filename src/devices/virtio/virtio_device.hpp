@@ -17,10 +17,10 @@
 ///     };
 ///
 /// Threads: registers come from vCPUs, queues are served on the worker's loop; a notification only
-/// rings its doorbell. All of a device is guarded by one lock, lock_; the hooks below run with it
-/// held and may call their backend. Below it are only the transport's own locks.
-/// A driver that breaks the rules gets DEVICE_NEEDS_RESET (§2.1.2) and nothing more until it
-/// resets.
+/// rings its doorbell, by notify() or, where the engine notices it by itself, by an eventfd. All of
+/// a device is guarded by one lock, lock_; the hooks below run with it held and may call their
+/// backend. Below it are only the transport's own locks. A driver that breaks the rules gets
+/// DEVICE_NEEDS_RESET (§2.1.2) and nothing more until it resets.
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -29,6 +29,7 @@
 
 #include "base/event_loop.hpp"
 #include "base/mutex.hpp"
+#include "base/unique_fd.hpp"
 #include "devices/virtio/virtqueue.hpp"
 
 namespace doppel::devices {
@@ -73,6 +74,9 @@ public:
     const VirtioTraits& traits() const { return traits_; }
     /// Construction: who carries interrupts; outlives the device's work.
     void attach(VirtioTransport& transport) { transport_ = &transport; }
+    /// Construction: an eventfd per queue, which rings as notify() does, without a call of ours.
+    /// The device keeps them. Errors: the system's.
+    base::Result<std::vector<int>> open_doorbells();
 
     // --- registers, for the transport ---
     std::uint64_t offered_features() const;
@@ -179,6 +183,7 @@ private:
                           state::field(4, "queues", &Common::queues));
     };
 
+    void rung(unsigned index);
     void serve();
     bool is_active() const;
     void finish_turn();
@@ -192,8 +197,9 @@ private:
     memory::GuestMemory& memory_; // both owned by the Machine's owner, outlive the devices
     base::EventLoop& worker_;
     VirtioTransport* transport_ = nullptr;
-    std::atomic<std::uint64_t> kicked_{0}; // one bit per queue with an unserved notification
-    std::atomic<bool> has_news_{false};    // given back and not yet shown to the driver
+    std::vector<base::UniqueFd> doorbells_; // by queue; none where notify() is called
+    std::atomic<std::uint64_t> kicked_{0};  // one bit per queue with an unserved notification
+    std::atomic<bool> has_news_{false};     // given back and not yet shown to the driver
     std::uint64_t poll_number_ = 0;
     // All below: guarded by lock_; while paused the control thread saves and loads without it.
     Common state_;

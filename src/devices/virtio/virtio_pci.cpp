@@ -58,7 +58,8 @@ VirtioPci::VirtioPci(std::unique_ptr<VirtioDevice> device)
       windows_{{{kCommon, kCommonBytes, &common_io_},
                 {kIsr, 4, &isr_io_},
                 {kDeviceConfig, kDeviceConfigBytes, &device_io_},
-                {kNotify, std::uint64_t{kNotifyStride} * device_->queue_count(), &notify_io_}}} {
+                {kNotify, std::uint64_t{kNotifyStride} * device_->queue_count(), &notify_io_,
+                 &doorbells_}}} {
     device_->attach(*this);
     add_bar(0, {.bytes = kBarBytes, .kind = BarKind::Memory64});
     add_windows();
@@ -74,7 +75,8 @@ void VirtioPci::add_windows() {
                        .bytes = windows_[i].bytes,
                        .name = kNames[i],
                        .rules = {1, 4, false},
-                       .handler = windows_[i].handler});
+                       .handler = windows_[i].handler,
+                       .doorbells = windows_[i].doorbells});
     add_capability_of(VIRTIO_PCI_CAP_COMMON_CFG, windows_[0]);
     add_capability_of(VIRTIO_PCI_CAP_ISR_CFG, windows_[1]);
     add_capability_of(VIRTIO_PCI_CAP_DEVICE_CFG, windows_[2]);
@@ -222,6 +224,11 @@ void VirtioPci::write_device(bus::IoAccess io, std::uint64_t value) {
 
 void VirtioPci::write_notify(bus::IoAccess io, std::uint64_t) {
     device_->notify(static_cast<unsigned>(io.offset / kNotifyStride));
+}
+
+base::Result<void> VirtioPci::use_doorbells() {
+    doorbells_.eventfds = DOPPEL_TRY(device_->open_doorbells());
+    return {};
 }
 
 void VirtioPci::interrupt(Cause cause, std::uint16_t vector) {

@@ -36,6 +36,8 @@ public:
     explicit VirtioPci(std::unique_ptr<VirtioDevice> device);
 
     VirtioDevice& device() { return *device_; }
+    /// Construction, for an engine that notices notifications by itself. Errors: the system's.
+    base::Result<void> use_doorbells();
     void pause() override { device_->pause(); }
     void resume() override { device_->resume(); }
 
@@ -53,6 +55,7 @@ private:
         std::uint64_t offset;
         std::uint64_t bytes;
         bus::IoHandler* handler;
+        const bus::Doorbells* doorbells = nullptr;
     };
 
     void add_windows();
@@ -93,6 +96,7 @@ private:
     IoRange<VirtioPci> isr_io_{*this, &VirtioPci::read_isr, &VirtioPci::write_nothing};
     IoRange<VirtioPci> device_io_{*this, &VirtioPci::read_device, &VirtioPci::write_device};
     IoRange<VirtioPci> notify_io_{*this, &VirtioPci::read_nothing, &VirtioPci::write_notify};
+    bus::Doorbells doorbells_{kNotifyStride};
     std::array<Window, 4> windows_;
     State state_ DOPPEL_GUARDED_BY(mutex_);
 };

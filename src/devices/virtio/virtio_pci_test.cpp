@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <sys/eventfd.h>
+
 #include <map>
 
 #include "devices/virtio/test_driver.hpp"
@@ -153,6 +155,32 @@ TEST_CASE("a chain goes there and back, with one interrupt") {
     CHECK(rig.driver.text(kOut + 0x100, 2) == "LO");
     CHECK(rig.driver.take_interrupts(0) == 1);
     CHECK(rig.driver.take_interrupts(1) == 0);
+}
+
+TEST_CASE("a doorbell that rings without a write to the register is a notification") {
+    struct Host final : bus::DoorbellHost {
+        std::map<std::uint64_t, int> hung;
+        void hang(std::uint64_t address, int eventfd) noexcept override { hung[address] = eventfd; }
+        void take_down(std::uint64_t address, int) noexcept override { hung.erase(address); }
+    } host;
+    Rig rig;
+    auto& pci = rig.driver.machine().pci;
+    pci.write({}, pci::kCommand, 0, 2);
+    REQUIRE(rig.driver.function().use_doorbells());
+    pci.mmio.set_doorbell_host(&host);
+    CHECK(host.hung.empty());
+    pci.write({}, pci::kCommand, pci::kCommandMemory | pci::kCommandBusMaster, 2);
+    REQUIRE(host.hung.size() == rig.driver.function().device().queue_count());
+    rig.driver.start();
+    rig.driver.put_text(kIn, "hello");
+    rig.driver.add(0, {{kIn, 5}, {kOut, 5, true}});
+    rig.driver.run();
+    CHECK(rig.driver.take_used(0).empty());
+    REQUIRE(eventfd_write(host.hung.at(TestDriver::kBar + VirtioPci::kNotify), 3) == 0);
+    rig.driver.run();
+    CHECK(rig.driver.take_used(0).size() == 1);
+    CHECK(rig.driver.text(kOut, 5) == "HELLO");
+    pci.mmio.set_doorbell_host(nullptr);
 }
 
 TEST_CASE("indirect descriptors, on their own and at the end of a chain") {
