@@ -17,4 +17,12 @@ ApicImage from_lapic(const kvm_lapic_state& lapic);
 /// in service. False: the vector was not in service here (it came from the PIC).
 bool take_back(ApicImage& image, std::uint8_t vector);
 
+/// A one-shot count of the timer is under way.
+bool timer_counts(const ApicImage& image);
+/// A one-shot count has come to its end, and its interrupt is neither requested nor in service: it
+/// was delivered long ago, or the kernel has not yet looked.
+bool timer_ended_silently(const ApicImage& image);
+/// The timer's interrupt is requested.
+void request_timer(ApicImage& image);
+
 } // namespace doppel::cpu::kvm

@@ -283,6 +283,44 @@ TEST_CASE("kvm-api: MSIs and irqfds wake a halted vCPU, one interrupt each") {
     CHECK(live.bare->machine->remove_irqfd(*gsi, event.get()));
 }
 
+TEST_CASE("kvm-api: a timer that ends while the vCPU stands is seen, and ticks once") {
+    if (!have_kvm())
+        return;
+    constexpr std::size_t kLvtTimer = 0x32, kInitialCount = 0x38, kCurrentCount = 0x39,
+                          kDivide = 0x3e, kRequested = 0x20 + kVector / 32;
+    constexpr std::uint32_t kCounts = 10'000'000, kByOne = 0xb, kDeadlineMode = 2u << 17;
+    constexpr std::chrono::milliseconds kSoon{1}, kLongAfter{40};
+    for (const bool by_deadline : {false, true}) {
+        CAPTURE(by_deadline);
+        Live live;
+        const auto counted = [&] { return *live.bare->memory->load<std::uint64_t>({kCounter}); };
+        live.begin(live_count_interrupts, Ring::Kernel).gpr[Rcx] = 1;
+        live.run(); // the APIC is on now
+        auto image = live.vcpu().apic();
+        image.registers[kLvtTimer] = kVector | (by_deadline ? kDeadlineMode : 0);
+        image.registers[kDivide] = kByOne;
+        image.registers[kInitialCount] = image.registers[kCurrentCount] = by_deadline ? 0 : kCounts;
+        const auto& tsc = *live.bare->wiring(0).tsc;
+        const auto deadline = tsc.read() + tsc.frequency_hz() / 100;
+        image.tsc_deadline = by_deadline ? deadline : 0;
+        live.vcpu().set_apic(image);
+        std::jthread kicker{[&] {
+            std::this_thread::sleep_for(kSoon);
+            live.vcpu().kick();
+        }};
+        live.run();
+        kicker.join();
+        std::this_thread::sleep_for(kLongAfter);
+        const auto stands = live.vcpu().apic();
+        if (counted() == 0) { // unless the kick came too late
+            const bool is_due = (stands.registers[kRequested] >> kVector % 32 & 1) != 0;
+            CHECK((is_due || (by_deadline && stands.tsc_deadline == deadline)));
+            live.run();
+        }
+        CHECK(counted() == 1);
+    }
+}
+
 TEST_CASE("kvm-ring3: a kick ends a loop that never leaves the guest") {
     if (!have_kvm())
         return;

@@ -230,3 +230,26 @@ TEST_CASE("an interrupt that was not begun goes from in service back to requeste
     CHECK(image.registers[0x22] == 1u << 1);
     CHECK_FALSE(take_back(image, 0x41)); // the PIC's, then
 }
+
+TEST_CASE("a one-shot count that ended while nobody looked is told from one that was delivered") {
+    cpu::ApicImage image;
+    image.registers[0x32] = 0x41;
+    image.registers[0x38] = 1000;
+    image.registers[0x39] = 7;
+    CHECK(timer_counts(image));
+    CHECK_FALSE(timer_ended_silently(image));
+    image.registers[0x39] = 0;
+    CHECK_FALSE(timer_counts(image));
+    CHECK(timer_ended_silently(image));
+    request_timer(image);
+    CHECK(image.registers[0x22] == 1u << 1);
+    CHECK_FALSE(timer_ended_silently(image));
+    image.registers[0x22] = 0;
+    image.registers[0x12] = 1u << 1; // in service
+    CHECK_FALSE(timer_ended_silently(image));
+    image.registers[0x12] = 0;
+    for (const std::uint32_t other : {1u << 16 | 0x41, 1u << 17 | 0x41, 2u << 17 | 0x41}) {
+        image.registers[0x32] = other; // masked, periodic, by deadline
+        CHECK_FALSE(timer_ended_silently(image));
+    }
+}

@@ -4,12 +4,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <mutex>
 
 #include <fmt/core.h>
 
+#include "cpu/kvm/kvm_apic.hpp"
 #include "cpu/kvm/kvm_machine.hpp"
 #include "cpu/kvm/kvm_vcpu_parts.hpp"
 #include "cpu/x86/cpu_state_schema.hpp"
@@ -198,9 +200,49 @@ void KvmVcpu::complete_access() {
     access_open_ = false;
 }
 
+/// The kernel's count of the APIC's timer goes on while the vCPU stands, and its end becomes an
+/// interrupt only in the loop of KVM_RUN: until then nothing shows it. So it is noted whether a
+/// count was under way (apic() sees that it ended), and what ended just now is settled.
+Result<std::optional<VmExit>> KvmVcpu::note_timer() {
+    const auto image = DOPPEL_TRY(fetch_apic());
+    timer_counted_ = timer_counts(image);
+    return timer_ended_silently(image) ? settle_timer() : std::nullopt;
+}
+
+/// An entry that a waiting signal ends before the guest runs; should it come to something before,
+/// that is what run() returns with.
+std::optional<VmExit> KvmVcpu::settle_timer() {
+    sigset_t kick, before;
+    ::sigemptyset(&kick);
+    ::sigaddset(&kick, kick_signal());
+    ::pthread_sigmask(SIG_BLOCK, &kick, &before);
+    ::tgkill(::getpid(), ::gettid(), kick_signal());
+    std::array<std::uint32_t, 3> blocks_none{8, 0, 0}; // kvm_signal_mask: length, the kernel's set
+    std::optional<VmExit> exit;
+    __atomic_store_n(&run_->immediate_exit, std::uint8_t{0}, __ATOMIC_SEQ_CST);
+    if (fd_.try_call(DOPPEL_KVM_REQUEST(KVM_SET_SIGNAL_MASK), blocks_none.data()) == 0) {
+        exit = step();
+        fd_.try_call(DOPPEL_KVM_REQUEST(KVM_SET_SIGNAL_MASK), nullptr);
+    }
+    constexpr timespec kAtOnce{};
+    ::sigtimedwait(&kick, nullptr, &kAtOnce);
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return exit;
+}
+
 VmExit KvmVcpu::leave(VmExit exit) {
     complete_access();
-    auto pulled = changed_ ? Result<void>{} : pull();
+    auto other = note_timer();
+    if (other && *other) {
+        complete_access();
+        kicked_.store(true); // what `exit` was for is asked for again
+        exit = std::move(**other);
+    }
+    Result<void> pulled{};
+    if (!other)
+        pulled = std::unexpected(std::move(other).error());
+    else if (!changed_)
+        pulled = pull();
     thread_.store(0);
     if (std::holds_alternative<ShutdownExit>(exit))
         parts_->state.activity = x86::Activity::Shutdown;

@@ -64,6 +64,8 @@ private:
     VmExit leave(VmExit exit);
     void interrupt_kernel() noexcept;
     void complete_access();
+    base::Result<std::optional<VmExit>> note_timer();
+    std::optional<VmExit> settle_timer();
     base::Result<void> offer_external_interrupt();
     base::Result<void> inject(std::uint8_t vector);
 
@@ -104,8 +106,11 @@ private:
     Injected injected_ = Injected::Drop;      // what of the kernel's push() leaves there
     bool access_open_ = false;                // the last exit completes at the next entry
     std::optional<std::uint64_t> tsc_offset_; // as the kernel has it
-    std::uint64_t tsc_hz_ = 0;                // as the kernel was told; 0: the host's
-    std::uint64_t deadline_ = 0; // IA32_TSC_DEADLINE while the vCPU stands; 0: not armed
+    std::uint64_t tsc_skew_ = 0; // what a KVM that takes no offset adds to the TSC by itself
+    std::uint64_t tsc_hz_ = 0;   // as the kernel was told; 0: the host's
+    bool timer_counted_ = false; // when the vCPU came to stand: a one-shot count was under way
+    std::uint64_t deadline_ =
+        0; // IA32_TSC_DEADLINE, without the skew, while the vCPU stands; 0: none
 
     std::atomic<pid_t> thread_{0}; // inside run(); 0 outside
     std::atomic<bool> kicked_{false};

@@ -5,6 +5,7 @@
 /// a deadline; on the way back the MP state first, because asking for it makes the kernel take a
 /// waiting INIT or SIPI, which changes the rest.
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <span>
 #include <utility>
@@ -158,6 +159,12 @@ Result<void> KvmVcpu::push_tsc_offset() {
     attribute.addr = reinterpret_cast<std::uintptr_t>(&offset);
     DOPPEL_TRY(fd_.call(DOPPEL_KVM_REQUEST(KVM_SET_DEVICE_ATTR), attribute));
     tsc_offset_ = offset;
+    DOPPEL_TRY(fd_.call(DOPPEL_KVM_REQUEST(KVM_GET_DEVICE_ATTR), attribute)); // into `offset`
+    tsc_skew_ = offset - *tsc_offset_;
+    static std::atomic<bool> told{false};
+    if (tsc_skew_ != 0 && !told.exchange(true))
+        base::log_info("engine kvm: this host's KVM does not set a guest's TSC: the guest reads "
+                       "the host's, which jumps when it goes on elsewhere");
     return {};
 }
 
@@ -166,12 +173,13 @@ Result<void> KvmVcpu::push_tsc_offset() {
 Result<void> KvmVcpu::push_deadline() {
     if (deadline_ == 0)
         return {};
-    return set_msr(IA32_TSC_DEADLINE, std::exchange(deadline_, 0));
+    return set_msr(IA32_TSC_DEADLINE, std::exchange(deadline_, 0) + tsc_skew_);
 }
 
 Result<void> KvmVcpu::take_deadline() {
-    deadline_ = DOPPEL_TRY(get_msr(IA32_TSC_DEADLINE));
-    return deadline_ != 0 ? set_msr(IA32_TSC_DEADLINE, 0) : Result<void>{};
+    const auto armed = DOPPEL_TRY(get_msr(IA32_TSC_DEADLINE));
+    deadline_ = armed != 0 ? armed - tsc_skew_ : 0;
+    return armed != 0 ? set_msr(IA32_TSC_DEADLINE, 0) : Result<void>{};
 }
 
 // --- the whole --------------------------------------------------------------------------------
@@ -294,6 +302,8 @@ ApicImage KvmVcpu::apic() noexcept {
         machine_.fail_later(image ? std::move(events).error() : std::move(image).error());
         return {};
     }
+    if (timer_counted_ && timer_ended_silently(*image))
+        request_timer(*image);
     if (injected_ == Injected::Keep) {
         x86::CpuState unused;
         const auto flying = from_events(*events, unused);
@@ -307,6 +317,7 @@ ApicImage KvmVcpu::apic() noexcept {
 void KvmVcpu::set_apic(const ApicImage& image) noexcept {
     if (auto done = store_apic(image); !done)
         machine_.fail_later(std::move(done).error());
+    timer_counted_ = timer_counts(image);
     injected_ = Injected::Drop;
     changed_ = true;
 }
