@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// What CPUs of other makers do otherwise where the manuals leave it open. The engines do as AMD's
-/// do, so on such a host everything is compared; on others not what is allowed here.
+/// do, so on such a host all is compared but what differs among these; on others not what is
+/// allowed here.
 #include "cpu/x86/decoder/instruction.hpp"
 #include "tests/oracle/case.hpp"
 
@@ -19,7 +20,7 @@ struct Allowance {
     std::uint64_t cr2 = 0;
 };
 
-/// Nothing on a host of AMD's.
+/// Little on a host of AMD's.
 Allowance allowance(const Case& test, const cpu::x86::Instruction& in, const Outcome& host,
                     const Outcome& guest);
 
