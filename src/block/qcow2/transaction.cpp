@@ -170,10 +170,10 @@ Task<void> Qcow2Node::close() {
             DOPPEL_AWAIT_VOID(set_incompatible(header_.incompatible & ~incompatible::kDirty));
         dirty_marked_ = false;
         // A compressed cluster is told of in sectors: some readers want the last one to be whole.
-        const auto end = base::align_up(packed_at_, 512);
-        if (packed_at_ != end && file_->size() == packed_at_)
+        const auto size = file_->size();
+        if (const auto end = base::align_up(size, 512); packed_used_ != 0 && size != end)
             DOPPEL_AWAIT_VOID(
-                file_->write_zeroes(packed_at_, end - packed_at_, Unmap::Keep, Durability::Cached));
+                file_->write_zeroes(size, end - size, Unmap::Keep, Durability::Cached));
     }
     if (data_file_)
         DOPPEL_AWAIT_VOID(data_file_->close());
