@@ -34,6 +34,16 @@ std::uint64_t all_ones(std::uint8_t size) { return size == 8 ? ~0ull : (1ull << 
 
 constexpr std::uint32_t kUnmappedReports = 8;
 
+template <typename Visit> void each_doorbell(const Mapping& mapping, Visit&& visit) {
+    if (mapping.doorbells == nullptr)
+        return;
+    auto address = mapping.base;
+    for (const auto eventfd : mapping.doorbells->eventfds) {
+        visit(address, eventfd);
+        address += mapping.doorbells->stride_bytes;
+    }
+}
+
 } // namespace
 
 AddressSpace::AddressSpace(Kind kind) : kind_{kind}, current_{std::make_unique<Table>()} {
@@ -109,23 +119,17 @@ void AddressSpace::set_doorbell_host(DoorbellHost* host) {
 }
 
 void AddressSpace::hang(const Mapping& mapping) {
-    if (doorbell_host_ == nullptr || mapping.doorbells == nullptr)
-        return;
-    auto address = mapping.base;
-    for (const auto eventfd : mapping.doorbells->eventfds) {
-        doorbell_host_->hang(address, eventfd);
-        address += mapping.doorbells->stride_bytes;
-    }
+    each_doorbell(mapping, [this](std::uint64_t address, int eventfd) {
+        if (doorbell_host_ != nullptr)
+            doorbell_host_->hang(address, eventfd);
+    });
 }
 
 void AddressSpace::take_down(const Mapping& mapping) {
-    if (doorbell_host_ == nullptr || mapping.doorbells == nullptr)
-        return;
-    auto address = mapping.base;
-    for (const auto eventfd : mapping.doorbells->eventfds) {
-        doorbell_host_->take_down(address, eventfd);
-        address += mapping.doorbells->stride_bytes;
-    }
+    each_doorbell(mapping, [this](std::uint64_t address, int eventfd) {
+        if (doorbell_host_ != nullptr)
+            doorbell_host_->take_down(address, eventfd);
+    });
 }
 
 // --- look-ups ---------------------------------------------------------------------------------
