@@ -43,4 +43,13 @@ Task<CompressedPiece> ImageNode::compressed_piece(std::uint64_t) {
 }
 Task<void> ImageNode::preallocate() { return ready<void>(cannot("preallocation of metadata")); }
 
+Result<void> ImageNode::require_whole() const {
+    if (!broken_)
+        return {};
+    return base::fail(
+        Errc::Io,
+        fmt::format("'{}': a change failed half-way, so nothing more is written to it", name()),
+        "Once the cause is mended, open it anew: it is as after a power cut.");
+}
+
 } // namespace doppel::block

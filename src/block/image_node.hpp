@@ -178,6 +178,10 @@ public:
 
 protected:
     std::unexpected<Error> cannot(const char* what) const;
+    /// Whether the image may still be written.
+    Result<void> require_whole() const;
+
+    bool broken_ = false; // see AllOrNothing
 };
 
 } // namespace doppel::block

@@ -67,7 +67,7 @@ public:
         const auto bytes = rig_.create(fresh, form);
         disk_ = SimDisk::with(fresh.files());
         node_ = rig_.open(*disk_).value();
-        most_ = bytes.size() / kSector * (form.window == 0 ? 3 : 2) / 2;
+        most_ = bytes.size() / kSector * 3 / 2;
         now_.disk = {bytes.size() / kSector, stamps_of(bytes).value()};
         now_.disk.stamps.resize(most_);
         note(now_, true);
@@ -219,13 +219,13 @@ private:
     }
     void resize() {
         const auto sectors = 1 + random_() % most_;
-        if (!form_.resized || form_.window != 0)
+        if (!form_.resized)
             return;
         auto after = now_;
         after.disk.sectors = sectors;
         std::fill(after.disk.stamps.begin() + static_cast<std::ptrdiff_t>(sectors),
                   after.disk.stamps.end(), 0);
-        settle(rig_.wait(node_->resize(sectors * kSector)), std::move(after));
+        settle(rig_.wait(node_->resize(form_.window + sectors * kSector)), std::move(after));
     }
     void compress() {
         const auto kind = node_->compression();
@@ -445,13 +445,14 @@ private:
     int seen_ = 0;
 };
 
-/// States of one history; how many.
+constexpr int kStatesOfHistory = 30;
+
+/// States of one history, at most so many; how many.
 inline int examine_history(Rig& rig, Keeper& keeper, const History& history, int most,
                            std::mt19937& random) {
-    constexpr int kStates = 30;
     const auto end = history.disk().events();
     int done = 0;
-    for (; done < std::min(kStates, most); ++done) {
+    for (; done < std::min(kStatesOfHistory, most); ++done) {
         const auto event = random() % (end + 1);
         CAPTURE(event);
         const auto files =
@@ -461,6 +462,17 @@ inline int examine_history(Rig& rig, Keeper& keeper, const History& history, int
         keeper.keep_some(history.form(), files, shown);
     }
     return done;
+}
+
+inline int cut_one(Rig& rig, Keeper& keeper, const Form& form, unsigned seed, bool doomed, int most,
+                   std::mt19937& random) {
+    CAPTURE(seed);
+    CAPTURE(doomed);
+    History history{rig, form, seed};
+    if (doomed)
+        history.doom();
+    history.run(40);
+    return examine_history(rig, keeper, history, most, random);
 }
 
 inline void power_cuts(const Format& format, const std::vector<Form>& forms) {
@@ -475,14 +487,17 @@ inline void power_cuts(const Format& format, const std::vector<Form>& forms) {
         CAPTURE(std::string{form.name});
         for (int done = 0, number = 0; done < states; ++number) {
             const auto seed = static_cast<unsigned>(random());
-            CAPTURE(seed);
-            History history{rig, form, seed};
-            if (number % 3 == 2)
-                history.doom();
-            history.run(40);
-            done += examine_history(rig, keeper, history, states - done, random);
+            done += cut_one(rig, keeper, form, seed, number % 3 == 2, states - done, random);
         }
     }
+}
+
+/// A history that once ended badly.
+inline void power_cuts_again(const Format& format, const Form& form, unsigned seed, bool doomed) {
+    Rig rig{format};
+    Keeper keeper{rig};
+    std::mt19937 random{seed};
+    cut_one(rig, keeper, form, seed, doomed, kStatesOfHistory, random);
 }
 
 /// The disk fails or is full in the middle of a large write: an error, and what was flushed stays.

@@ -60,6 +60,7 @@ Task<void> ClusteredNode::open_backing(ImageOpener& opener, std::string written,
 }
 
 Task<void> ClusteredNode::before_writing() {
+    DOPPEL_CO_TRY_VOID(require_whole());
     if (writing_)
         co_return {};
     auto wait = metadata_.lock();
@@ -71,6 +72,7 @@ Task<void> ClusteredNode::before_writing() {
 }
 
 Task<void> ClusteredNode::commit() {
+    DOPPEL_CO_TRY_VOID(require_whole());
     if (tables_dirty()) {
         if (file_->size() < file_end_)
             DOPPEL_AWAIT_VOID(file_->resize(file_end_));
@@ -96,7 +98,7 @@ Task<void> ClusteredNode::flush() {
 }
 
 Task<void> ClusteredNode::close() {
-    if (!read_only() && !options_.repair_later) {
+    if (!read_only() && !options_.repair_later && !broken_) {
         auto wait = metadata_.lock();
         auto guard = co_await wait;
         DOPPEL_AWAIT_VOID(commit());

@@ -121,6 +121,9 @@ protected:
     std::uint64_t align_down(std::uint64_t offset) const { return offset - within(offset); }
     /// Opens what stands behind the image.
     Task<void> open_backing(ImageOpener& opener, std::string written, std::string format);
+    /// Before the disk grows, once the table has room: zeroes where a longer backing file would
+    /// show.
+    Task<void> hide_parent(std::uint64_t new_size);
     /// Reads a range as if this image were empty.
     Task<void> read_behind(std::uint64_t offset, IoBuffer into);
     std::unexpected<Error> corrupt(std::string text) const;

@@ -42,6 +42,7 @@ Task<std::uint64_t> ClusteredNode::write_exclusive(std::uint64_t offset, IoBuffe
     auto wait = guests_.lock(align_down(offset), align_up(offset + from.size()),
                              RangeLock::Mode::Exclusive);
     auto guard = co_await wait;
+    DOPPEL_CO_TRY_VOID(require_whole());
     DOPPEL_AWAIT(run, find_run(offset, from.size()));
     const auto part = from.slice(0, run.length);
     switch (run.clusters.kind) {

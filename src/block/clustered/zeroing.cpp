@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <utility>
 
 #include "block/aligned_memory.hpp"
+#include "block/all_or_nothing.hpp"
 #include "block/clustered/clustered_node.hpp"
 
 namespace doppel::block {
@@ -28,6 +30,7 @@ Task<std::uint64_t> ClusteredNode::zero_some(std::uint64_t offset, std::uint64_t
         auto wait =
             guests_.lock(align_down(offset), align_up(offset + length), RangeLock::Mode::Exclusive);
         auto guard = co_await wait;
+        DOPPEL_CO_TRY_VOID(require_whole());
         DOPPEL_AWAIT(run, find_run(offset, length));
         if (shows_zeroes(run, offset))
             co_return run.length;
@@ -61,6 +64,16 @@ Task<std::uint64_t> ClusteredNode::zero_absent(std::uint64_t offset, std::uint64
     co_return std::min(last, end) - offset;
 }
 
+Task<void> ClusteredNode::hide_parent(std::uint64_t new_size) {
+    if (!backing_ || backing_->size() <= size_bytes_)
+        co_return {};
+    const auto old_size = std::exchange(size_bytes_, new_size);
+    auto zeroing = write_zeroes(old_size, new_size - old_size, Unmap::Allow, Durability::Durable);
+    auto zeroed = co_await zeroing;
+    size_bytes_ = old_size;
+    co_return zeroed;
+}
+
 /// What has a place keeps it; its bytes go back to the host's file system.
 Task<void> ClusteredNode::discard(std::uint64_t offset, std::uint64_t length) {
     DOPPEL_AWAIT_VOID(before_writing());
@@ -82,6 +95,7 @@ Task<void> ClusteredNode::make_empty() {
     auto guests_guard = co_await guests_wait;
     auto wait = metadata_.lock();
     auto guard = co_await wait;
+    AllOrNothing operation{broken_};
     for (std::uint64_t index = 0; index < clusters();) {
         DOPPEL_AWAIT(run, find(index, clusters() - index));
         if (run.kind != ClusterKind::Absent)
@@ -91,6 +105,7 @@ Task<void> ClusteredNode::make_empty() {
     DOPPEL_AWAIT_VOID(commit());
     DOPPEL_AWAIT_VOID(release_all());
     DOPPEL_AWAIT_VOID(commit());
+    operation.done();
     co_return {};
 }
 

@@ -10,28 +10,10 @@
 #include <fmt/core.h>
 
 #include "base/bytes.hpp"
+#include "block/all_or_nothing.hpp"
 #include "block/qcow2/qcow2_node.hpp"
 
 namespace doppel::block::qcow2 {
-
-namespace {
-
-/// An operation that ends half-way leaves memory and file apart: nothing is written any more, and
-/// the next opener finds what was there before.
-class AllOrNothing {
-public:
-    explicit AllOrNothing(bool& broken) : broken_{broken} {}
-    AllOrNothing(const AllOrNothing&) = delete;
-    AllOrNothing& operator=(const AllOrNothing&) = delete;
-    ~AllOrNothing() { broken_ = broken_ || !done_; }
-    void done() { done_ = true; }
-
-private:
-    bool& broken_;
-    bool done_ = false;
-};
-
-} // namespace
 
 Task<std::vector<SnapshotInfo>> Qcow2Node::list_snapshots() {
     std::vector<SnapshotInfo> list;

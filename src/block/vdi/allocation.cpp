@@ -26,6 +26,15 @@ Task<void> VdiNode::use(Owners owners) {
     return ready<void>({});
 }
 
+/// As the table on disk, which is the one in memory, has it.
+Task<void> VdiNode::find_free() {
+    CheckResult result;
+    DOPPEL_AWAIT(owners, find_owners(result));
+    DOPPEL_AWAIT_VOID(use(std::move(owners)));
+    fresh_from_ = file_->driver() == "host_device" ? kMaxBlocks : file_blocks();
+    co_return {};
+}
+
 /// The header's count is a hint: what counts is the table.
 Task<void> VdiNode::begin_writing() {
     CheckResult result;

@@ -6,6 +6,7 @@
 
 #include "base/bytes.hpp"
 #include "block/aligned_memory.hpp"
+#include "block/all_or_nothing.hpp"
 #include "block/vdi/vdi_node.hpp"
 
 namespace doppel::block::vdi {
@@ -103,6 +104,7 @@ Task<void> VdiNode::move_blocks(Owners& owners) {
 
 /// The blocks without gaps, and the file not longer than they are.
 Task<void> VdiNode::compact(Owners owners) {
+    AllOrNothing operation{broken_};
     auto before = owners;
     DOPPEL_AWAIT_VOID(use(std::move(before))); // until then the count covers both places
     DOPPEL_AWAIT_VOID(move_blocks(owners));
@@ -113,6 +115,7 @@ Task<void> VdiNode::compact(Owners owners) {
     if (file_->driver() != "host_device" && file_->size() > file_end_)
         DOPPEL_AWAIT_VOID(file_->resize(file_end_));
     fresh_from_ = file_->driver() == "host_device" ? kMaxBlocks : next_;
+    operation.done();
     co_return {};
 }
 

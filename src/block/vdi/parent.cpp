@@ -86,13 +86,15 @@ Task<void> VdiNode::change_backing(std::string file, std::string format) {
     auto wait = metadata_.lock();
     auto guard = co_await wait;
     DOPPEL_AWAIT_VOID(commit()); // what the new chain would show otherwise is here now
-    header_.parent_created = header_.parent_modified = {};
-    header_.type = file.empty() ? Type::Dynamic : Type::Differencing;
+    auto header = header_;
+    header.parent_created = header.parent_modified = {};
+    header.type = file.empty() ? Type::Dynamic : Type::Differencing;
     if (!file.empty()) {
         DOPPEL_AWAIT(parent, header_of(context_, name(), file));
-        header_.parent_created = parent.created;
-        header_.parent_modified = parent.modified;
+        header.parent_created = parent.created;
+        header.parent_modified = parent.modified;
     }
+    header_ = header;
     parent_ = file;
     DOPPEL_AWAIT_VOID(write_header());
     DOPPEL_AWAIT_VOID(file_->flush());

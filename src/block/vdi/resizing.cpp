@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 
 #include "base/bytes.hpp"
+#include "block/all_or_nothing.hpp"
 #include "block/vdi/vdi_node.hpp"
 
 namespace doppel::block::vdi {
@@ -12,9 +13,9 @@ namespace {
 constexpr std::uint64_t kChunkEntries = 256u << 10; // of a table that is written anew
 }
 
-/// Entries of blocks that the disk has no more, and then their places.
-Task<void> VdiNode::shrink(std::uint64_t blocks) {
-    for (auto index = blocks; index < header_.blocks; ++index)
+/// What the table has behind the disk's end, and then the places of it.
+Task<void> VdiNode::shrink(std::uint64_t old_blocks) {
+    for (auto index = std::uint64_t{header_.blocks}; index < old_blocks; ++index)
         DOPPEL_AWAIT_VOID(set_entry(index, kFree));
     DOPPEL_AWAIT_VOID(commit());
     CheckResult result;
@@ -25,13 +26,10 @@ Task<void> VdiNode::shrink(std::uint64_t blocks) {
 
 /// A table of `blocks` entries, those from header_.blocks on free.
 Task<void> VdiNode::make_room(std::uint64_t blocks) {
-    CheckResult result;
-    DOPPEL_AWAIT(owners, find_owners(result));
     const auto room = header_.data_offset - header_.table_offset;
     const auto needed = base::align_up(blocks * 4, kHeaderBytes);
     if (needed > room) {
-        DOPPEL_AWAIT_VOID(move_table(std::move(owners),
-                                     (needed + header_.stride() - 1) / header_.stride(), blocks));
+        DOPPEL_AWAIT_VOID(move_table((needed + header_.stride() - 1) / header_.stride(), blocks));
         co_return {};
     }
     const std::vector<std::byte> free(kChunkEntries * 4, std::byte{0xff});
@@ -47,10 +45,13 @@ Task<void> VdiNode::make_room(std::uint64_t blocks) {
 
 /// The new table takes the place of the first `count` blocks of the file, which move to its end.
 /// One write of the header then makes it the table; until then the old one is complete.
-Task<void> VdiNode::move_table(Owners owners, std::uint64_t count, std::uint64_t blocks) {
+Task<void> VdiNode::move_table(std::uint64_t count, std::uint64_t blocks) {
     const auto new_data = header_.data_offset + count * header_.stride();
     if (new_data >> 32 != 0)
         co_return base::fail(Errc::InvalidArgument, "the block table would pass 4 GiB");
+    CheckResult result;
+    DOPPEL_AWAIT(owners, find_owners(result));
+    AllOrNothing operation{broken_};
     next_ = std::max(next_, count);
     for (std::uint64_t block = 0; block < std::min<std::uint64_t>(count, owners.size()); ++block) {
         if (owners[block] == kFree)
@@ -81,7 +82,12 @@ Task<void> VdiNode::move_table(Owners owners, std::uint64_t count, std::uint64_t
     header_.table_offset = header_.data_offset;
     header_.data_offset = new_data;
     next_ -= count;
+    header_.allocated = static_cast<std::uint32_t>(next_);
     table_.clear();
+    DOPPEL_AWAIT_VOID(write_header());
+    DOPPEL_AWAIT_VOID(file_->flush());
+    DOPPEL_AWAIT_VOID(find_free());
+    operation.done();
     co_return {};
 }
 
@@ -96,40 +102,56 @@ Task<void> VdiNode::zero_tail(std::uint64_t begin, std::uint64_t end) {
     co_return {};
 }
 
-Task<void> VdiNode::resize(std::uint64_t size_bytes) {
-    const auto old_size = size();
-    const auto blocks = align_up(size_bytes) / header_.block_bytes;
-    if (size_bytes % 512 != 0 || size_bytes > kMaxBlocks * header_.block_bytes)
-        co_return base::fail(Errc::InvalidArgument,
-                             fmt::format("the size {} is not a multiple of 512 bytes up to {}",
-                                         size_bytes, kMaxBlocks * header_.block_bytes));
-    DOPPEL_AWAIT_VOID(before_writing());
+/// Room in the table. A longer parent must not show through where the disk is new, at no time: the
+/// zeroes are there before the header has the size.
+Task<void> VdiNode::grow(std::uint64_t size_bytes) {
     {
         auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
         auto guests_guard = co_await guests_wait;
         auto wait = metadata_.lock();
         auto guard = co_await wait;
         DOPPEL_AWAIT_VOID(commit()); // from here on the table on disk is the one in memory
-        DOPPEL_AWAIT_VOID(
-            zero_tail(std::min(size_bytes, old_size), align_up(std::min(size_bytes, old_size))));
-        if (blocks < header_.blocks)
-            DOPPEL_AWAIT_VOID(shrink(blocks));
-        if (blocks > header_.blocks)
-            DOPPEL_AWAIT_VOID(make_room(blocks));
-        header_.size_bytes = size_bytes;
-        header_.blocks = static_cast<std::uint32_t>(blocks);
-        header_.allocated = static_cast<std::uint32_t>(next_);
-        DOPPEL_AWAIT_VOID(write_header());
-        DOPPEL_AWAIT_VOID(file_->flush());
-        size_bytes_ = size_bytes;
-        CheckResult result;
-        DOPPEL_AWAIT(owners, find_owners(result));
-        DOPPEL_AWAIT_VOID(use(std::move(owners)));
-        fresh_from_ = file_->driver() == "host_device" ? kMaxBlocks : file_blocks();
+        DOPPEL_AWAIT_VOID(zero_tail(size_bytes_, align_up(size_bytes_)));
+        DOPPEL_AWAIT_VOID(make_room(align_up(size_bytes) / header_.block_bytes));
     }
-    if (size_bytes > old_size && backing_ && backing_->size() > old_size)
-        DOPPEL_AWAIT_VOID(
-            write_zeroes(old_size, size_bytes - old_size, Unmap::Allow, Durability::Durable));
+    DOPPEL_AWAIT_VOID(hide_parent(size_bytes));
+    co_return {};
+}
+
+/// The table, which has the entries, is right. The metadata lock is held.
+Task<void> VdiNode::set_size(std::uint64_t size_bytes) {
+    AllOrNothing operation{broken_};
+    const auto old_blocks = header_.blocks;
+    header_.size_bytes = size_bytes;
+    header_.blocks = static_cast<std::uint32_t>(align_up(size_bytes) / header_.block_bytes);
+    DOPPEL_AWAIT_VOID(write_header());
+    DOPPEL_AWAIT_VOID(file_->flush());
+    size_bytes_ = size_bytes;
+    if (header_.blocks < old_blocks)
+        DOPPEL_AWAIT_VOID(shrink(old_blocks));
+    operation.done();
+    co_return {};
+}
+
+Task<void> VdiNode::resize(std::uint64_t size_bytes) {
+    const auto old_size = size();
+    if (size_bytes % 512 != 0 || size_bytes > kMaxBlocks * header_.block_bytes)
+        co_return base::fail(Errc::InvalidArgument,
+                             fmt::format("the size {} is not a multiple of 512 bytes up to {}",
+                                         size_bytes, kMaxBlocks * header_.block_bytes));
+    DOPPEL_AWAIT_VOID(before_writing());
+    if (size_bytes > old_size)
+        DOPPEL_AWAIT_VOID(grow(size_bytes));
+    {
+        auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
+        auto guests_guard = co_await guests_wait;
+        auto wait = metadata_.lock();
+        auto guard = co_await wait;
+        DOPPEL_AWAIT_VOID(commit());
+        if (size_bytes < old_size)
+            DOPPEL_AWAIT_VOID(zero_tail(size_bytes, align_up(size_bytes)));
+        DOPPEL_AWAIT_VOID(set_size(size_bytes));
+    }
     if (size_bytes > old_size && header_.type == Type::Fixed) {
         DOPPEL_AWAIT(places, place(old_size, size_bytes - old_size));
         DOPPEL_AWAIT_VOID(flush());

@@ -55,6 +55,7 @@ private:
     Task<void> write_header();
     std::uint64_t file_blocks() const;
     Task<void> use(Owners owners);
+    Task<void> find_free();
 
     // checking.cpp
     Task<Owners> find_owners(CheckResult& result);
@@ -63,9 +64,11 @@ private:
     Task<void> copy_block(std::uint64_t from, std::uint64_t to);
 
     // resizing.cpp
-    Task<void> shrink(std::uint64_t blocks);
+    Task<void> shrink(std::uint64_t old_blocks);
+    Task<void> grow(std::uint64_t size_bytes);
     Task<void> make_room(std::uint64_t blocks);
-    Task<void> move_table(Owners owners, std::uint64_t count, std::uint64_t blocks);
+    Task<void> move_table(std::uint64_t count, std::uint64_t blocks);
+    Task<void> set_size(std::uint64_t size_bytes);
     Task<void> zero_tail(std::uint64_t begin, std::uint64_t end);
 
     // parent.cpp

@@ -12,6 +12,8 @@ namespace {
 
 constexpr std::uint64_t kTableOffset = 1u << 20; // of what create() makes
 
+const test::Form kSmall{"small", 96u << 10, {{"block_size", "4k"}}};
+
 std::uint32_t word(const std::vector<std::byte>& bytes, std::uint64_t at) {
     return base::load_le<std::uint32_t>(bytes.data() + at);
 }
@@ -48,10 +50,14 @@ TEST_CASE("vdi: random operations agree with a plain array, whatever the image's
 
 TEST_CASE("vdi: a power cut at any moment leaves an image without corruption or foreign data") {
     test::power_cuts(vdi::format(),
-                     {{"small", 96u << 10, {{"block_size", "4k"}}},
+                     {kSmall,
                       {"middle", 256u << 10, {{"block_size", "32k"}}},
                       {"static", 96u << 10, {{"block_size", "4k"}, {"static", "on"}}},
-                      {"child", 96u << 10, {{"block_size", "4k"}}, true, 0, false}});
+                      {"child", 96u << 10, {{"block_size", "4k"}}, true}});
+}
+
+TEST_CASE("vdi: after a shrink that fails half-way nothing more is written") {
+    test::power_cuts_again(vdi::format(), kSmall, 597758004, true);
 }
 
 TEST_CASE("vdi: a disk that fails or fills up is an error, and what was flushed stays") {

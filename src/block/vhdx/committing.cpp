@@ -6,6 +6,7 @@
 
 #include <fmt/core.h>
 
+#include "block/all_or_nothing.hpp"
 #include "block/clustered/parent.hpp"
 #include "block/vhdx/vhdx_node.hpp"
 
@@ -72,6 +73,7 @@ Task<void> VhdxNode::store_metadata(Metadata metadata) {
             fmt::format("'{}' has metadata that are unknown and would be lost", name()));
     DOPPEL_CO_TRY(region, serialize_metadata(metadata));
     DOPPEL_CO_TRY(parsed, parse_metadata(region));
+    AllOrNothing operation{broken_};
     for (std::uint64_t at = 0; at < region.size(); at += kLogPage) {
         const auto page = heads_.regions.metadata.offset + at;
         DOPPEL_AWAIT(bytes, table_.load(page));
@@ -83,6 +85,7 @@ Task<void> VhdxNode::store_metadata(Metadata metadata) {
     items_ = std::move(parsed);
     geometry_ = Geometry{items_};
     DOPPEL_AWAIT_VOID(commit());
+    operation.done();
     co_return {};
 }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <utility>
 
 #include <fmt/core.h>
 
 #include "base/bytes.hpp"
 #include "block/aligned_memory.hpp"
+#include "block/all_or_nothing.hpp"
 #include "block/vhdx/vhdx_node.hpp"
 
 namespace doppel::block::vhdx {
@@ -19,6 +19,7 @@ Task<void> VhdxNode::make_room(std::uint64_t entries) {
         co_return {};
     if (needed >> 32 != 0)
         co_return base::fail(Errc::InvalidArgument, "the block allocation table would pass 4 GiB");
+    AllOrNothing operation{broken_};
     bool fresh = true;
     regions.table = {take_units(needed / kMib, fresh), needed};
     const auto old = heads_.regions.table;
@@ -39,6 +40,7 @@ Task<void> VhdxNode::make_room(std::uint64_t entries) {
     space_.release(old.offset / kMib, old.bytes / kMib);
     if (fresh_from_ != ~std::uint64_t{0})
         fresh_from_ = std::max(fresh_from_, regions.table.offset / kMib + needed / kMib);
+    operation.done();
     co_return {};
 }
 
@@ -81,13 +83,8 @@ Task<void> VhdxNode::grow(std::uint64_t size_bytes) {
         DOPPEL_AWAIT_VOID(commit());
         DOPPEL_AWAIT_VOID(make_room(geometry_.entries(size_bytes)));
     }
-    if (!backing_ || backing_->size() <= size_bytes_)
-        co_return {};
-    const auto old = std::exchange(size_bytes_, size_bytes);
-    auto zeroing = write_zeroes(old, size_bytes - old, Unmap::Allow, Durability::Durable);
-    auto zeroed = co_await zeroing;
-    size_bytes_ = old;
-    co_return zeroed;
+    DOPPEL_AWAIT_VOID(hide_parent(size_bytes));
+    co_return {};
 }
 
 /// Changes by way of the log, as all metadata. The metadata lock is held.
@@ -116,14 +113,17 @@ Task<void> VhdxNode::resize(std::uint64_t size_bytes) {
         auto guests_guard = co_await guests_wait;
         auto wait = metadata_.lock();
         auto guard = co_await wait;
-        if (size_bytes < old_size) {
+        if (size_bytes < old_size)
             DOPPEL_AWAIT_VOID(zero_tail(size_bytes, align_up(size_bytes)));
+        AllOrNothing operation{broken_};
+        if (size_bytes < old_size) {
             DOPPEL_AWAIT_VOID(shrink(geometry_.blocks(size_bytes)));
             DOPPEL_AWAIT_VOID(commit());
         }
         DOPPEL_AWAIT_VOID(set_size(size_bytes));
         if (size_bytes < old_size)
             DOPPEL_AWAIT_VOID(release_all());
+        operation.done();
     }
     if (size_bytes > old_size && items_.leave_allocated) {
         DOPPEL_AWAIT(places, place(old_size, size_bytes - old_size));

@@ -4,6 +4,7 @@
 
 #include <fmt/core.h>
 
+#include "block/all_or_nothing.hpp"
 #include "block/clustered/parent.hpp"
 #include "block/file/file_node.hpp"
 #include "block/vmdk/vmdk_node.hpp"
@@ -47,19 +48,24 @@ Task<CheckResult> VmdkNode::check(Repair repair) {
         DOPPEL_AWAIT(one, part.node->check(repair));
         add(result, one);
     }
-    const auto& extents = descriptor_.extents;
-    const bool differs =
-        file_ == nullptr && extents.size() == 1 && extents.front().sectors * kSector != size_bytes_;
-    if (!differs)
+    if (!size_differs())
         co_return result;
     ++result.leaks; // the extent itself is right: no data depend on it
     result.findings.push_back(fmt::format("the descriptor says {} sectors, the extent has {}",
-                                          extents.front().sectors, size_bytes_ / kSector));
+                                          descriptor_.extents.back().sectors,
+                                          parts_.back().node->size() / kSector));
     if (repair == Repair::None || result.corruptions != 0)
         co_return result;
     DOPPEL_AWAIT_VOID(write_descriptor(resized_descriptor(size_bytes_)));
     ++result.leaks_fixed;
     co_return result;
+}
+
+/// Whether a power cut came between the last extent and the descriptor when the disk was resized:
+/// the header of a sparse extent decides.
+bool VmdkNode::size_differs() const {
+    return !parts_.empty() && parts_.back().sparse != nullptr &&
+           descriptor_.extents.back().sectors * kSector != parts_.back().node->size();
 }
 
 /// The last extent ends where the disk now ends.
@@ -80,46 +86,47 @@ std::string VmdkNode::resized_descriptor(std::uint64_t size_bytes) const {
 }
 
 /// Extents end where they always did, but for the last one.
-Task<void> VmdkNode::resize_parts(std::uint64_t size_bytes) {
-    auto& last = parts_.back();
-    const bool split = descriptor_.create_type.starts_with("twoGb");
+Result<void> VmdkNode::check_new_size(std::uint64_t size_bytes) const {
+    if (parts_.empty())
+        return cannot("resizing without extents");
+    if (size_bytes % kSector != 0)
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("the size {} is not a multiple of 512 bytes", size_bytes));
+    const auto& last = parts_.back();
     if (size_bytes <= last.begin && parts_.size() > 1)
-        co_return base::fail(Errc::Unsupported,
-                             fmt::format("'{}' consists of several extents, and {} bytes would "
-                                         "leave the last one empty",
-                                         name_, size_bytes),
-                             "Convert it.");
+        return base::fail(Errc::Unsupported,
+                          fmt::format("'{}' consists of several extents, and {} bytes would leave "
+                                      "the last one empty",
+                                      name_, size_bytes),
+                          "Convert it.");
+    const bool split = descriptor_.create_type.starts_with("twoGb");
     if (split && size_bytes - last.begin > kMaxSplitBytes)
-        co_return base::fail(
+        return base::fail(
             Errc::Unsupported,
             fmt::format("'{}' consists of extents of 2 GiB at most: it can grow to {} bytes", name_,
                         last.begin + kMaxSplitBytes),
             "Convert it to monolithicSparse.");
-    DOPPEL_AWAIT_VOID(last.node->resize(size_bytes - last.begin));
-    co_return {};
+    if (last.sparse != nullptr)
+        return last.sparse->check_new_size(size_bytes - last.begin);
+    return {};
 }
 
 Task<void> VmdkNode::resize(std::uint64_t size_bytes) {
-    if (parts_.empty())
-        co_return cannot("resizing without extents");
-    if (size_bytes % kSector != 0)
-        co_return base::fail(Errc::InvalidArgument,
-                             fmt::format("the size {} is not a multiple of 512 bytes", size_bytes));
-    const auto old_size = size_bytes_;
+    DOPPEL_CO_TRY_VOID(check_new_size(size_bytes));
     DOPPEL_AWAIT_VOID(before_writing());
     const auto text = resized_descriptor(size_bytes);
+    auto& last = parts_.back();
+    AllOrNothing operation{broken_};
     // The extent is never smaller than the descriptor says.
-    if (size_bytes < old_size)
+    if (size_bytes < size_bytes_)
         DOPPEL_AWAIT_VOID(write_descriptor(text));
-    DOPPEL_AWAIT_VOID(resize_parts(size_bytes));
-    if (size_bytes >= old_size) {
-        DOPPEL_AWAIT_VOID(parts_.back().node->flush());
+    DOPPEL_AWAIT_VOID(last.node->resize(size_bytes - last.begin));
+    if (size_bytes >= size_bytes_) {
+        DOPPEL_AWAIT_VOID(last.node->flush());
         DOPPEL_AWAIT_VOID(write_descriptor(text));
     }
     size_bytes_ = size_bytes;
-    if (size_bytes > old_size && backing_ && backing_->size() > old_size)
-        DOPPEL_AWAIT_VOID(
-            write_zeroes(old_size, size_bytes - old_size, Unmap::Allow, Durability::Durable));
+    operation.done();
     co_return {};
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/bytes.hpp"
 #include "block/aligned_memory.hpp"
+#include "block/all_or_nothing.hpp"
 #include "block/vmdk/sparse_extent.hpp"
 
 namespace doppel::block::vmdk {
@@ -258,6 +259,7 @@ Task<void> SparseExtent::move_grain(std::uint64_t index, std::uint64_t from, std
 
 /// Fills the gaps with the last grains. Nobody uses a gap: a power cut leaves it one.
 Task<void> SparseExtent::compact() {
+    AllOrNothing operation{broken_};
     CheckResult result;
     DOPPEL_AWAIT(found, survey(result));
     const auto plan = shrinking(found);
@@ -283,6 +285,7 @@ Task<void> SparseExtent::compact() {
     DOPPEL_AWAIT(after, survey(result));
     use(after);
     fresh_from_ = file_->fixed_size() ? ~std::uint64_t{0} : file_->size();
+    operation.done();
     co_return {};
 }
 

@@ -105,6 +105,11 @@ Task<void> VmdkNode::open_parts(OpenRequest& request) {
     descriptor_bytes_ = kMaxDescriptorBytes;
     for (const auto& line : descriptor_.extents) {
         DOPPEL_AWAIT(part, open_part(request, line));
+        const auto bytes = line.sectors * kSector;
+        if (&line != &descriptor_.extents.back() && part.node->size() != bytes)
+            co_return base::fail(Errc::Corrupt,
+                                 fmt::format("the extent '{}' has {} bytes, '{}' says {}",
+                                             part.node->name(), part.node->size(), name_, bytes));
         part.begin = parts_.empty() ? 0 : parts_.back().end();
         if (part.node->size() != 0)
             parts_.push_back(std::move(part));
@@ -142,10 +147,6 @@ Task<VmdkNode::Part> VmdkNode::open_part(OpenRequest& request, ExtentLine line) 
     }
     OpenRequest own{request.context, std::move(file), options, request.opener};
     DOPPEL_AWAIT(extent, SparseExtent::open(std::move(own)));
-    if (extent->size() != bytes)
-        co_return base::fail(Errc::Corrupt,
-                             fmt::format("the extent '{}' has {} bytes, '{}' says {}", path,
-                                         extent->size(), name_, bytes));
     auto* sparse = extent.get();
     co_return Part{0, std::move(extent), sparse, line.type};
 }

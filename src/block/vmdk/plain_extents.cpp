@@ -15,9 +15,12 @@ Task<Extent> FlatExtent::status(std::uint64_t offset, std::uint64_t length) {
 Task<void> FlatExtent::resize(std::uint64_t size_bytes) {
     if (!file_->fixed_size()) {
         // What lies behind the end must read as zeroes once it belongs to the disk.
-        if (size_bytes > size_ && file_->size() > begin_ + size_)
+        if (size_bytes > size_ && file_->size() > begin_ + size_) {
             DOPPEL_AWAIT_VOID(file_->resize(begin_ + size_));
+            DOPPEL_AWAIT_VOID(file_->flush());
+        }
         DOPPEL_AWAIT_VOID(file_->resize(begin_ + size_bytes));
+        DOPPEL_AWAIT_VOID(file_->flush());
     } else if (begin_ + size_bytes > file_->size()) {
         co_return base::fail(Errc::NoSpace,
                              fmt::format("'{}' has {} bytes", file_->name(), file_->size()));

@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 
 #include "base/bytes.hpp"
+#include "block/all_or_nothing.hpp"
 #include "block/vmdk/sparse_extent.hpp"
 
 namespace doppel::block::vmdk {
@@ -23,10 +24,10 @@ Task<void> SparseExtent::zero_tail(std::uint64_t begin, std::uint64_t end) {
     co_return {};
 }
 
-/// Entries of grains that the disk has no more, and then their places.
-Task<void> SparseExtent::shrink(std::uint64_t grains) {
-    for (auto index = grains; index < header_.grains();) {
-        DOPPEL_AWAIT(run, find(index, header_.grains() - index));
+/// Entries that the last table has for grains that the disk has not, any more or yet.
+Task<void> SparseExtent::clear_entries(std::uint64_t first, std::uint64_t end) {
+    for (auto index = first; index < end;) {
+        DOPPEL_AWAIT(run, find(index, end - index));
         if (run.kind != ClusterKind::Absent)
             DOPPEL_AWAIT_VOID(link(index, {ClusterKind::Absent, 0, run.count}));
         index += run.count;
@@ -57,71 +58,105 @@ Task<void> SparseExtent::write_directory(std::uint64_t old_at, std::uint64_t at,
 
 /// Larger directories and the tables they need more lie behind all else; then the header, in one
 /// sector, names them.
-Task<void> SparseExtent::grow(Header& header) {
-    for (auto index = header_.grains();
-         index < std::min(header.grains(), header_.tables() * header_.entries); ++index)
-        DOPPEL_AWAIT_VOID(link(index, {ClusterKind::Absent, 0, 1}));
-    DOPPEL_AWAIT_VOID(commit());
-    if (header.tables() > header_.tables()) {
-        const auto tables = (header.tables() - header_.tables()) * header.table_bytes();
-        auto at = base::align_up(end_, kSector);
-        const auto copies = header_.redundant() ? 2u : 1u;
-        const auto end = at + copies * (header.directory_bytes() + tables);
-        if (end / kSector > kMaxSectorNumber)
-            co_return base::fail(Errc::NoSpace, "a sparse extent cannot be larger than 2 TiB");
-        if (file_->size() < end)
-            DOPPEL_AWAIT_VOID(file_->resize(end));
-        for (unsigned copy = copies; copy-- > 0;) {
-            auto& place = copy == 1 ? header.redundant_at : header.directory_at;
-            const auto tables_at = at + header.directory_bytes();
-            DOPPEL_AWAIT_VOID(write_directory(place, at, tables_at, header));
-            DOPPEL_AWAIT_VOID(
-                file_->write_zeroes(tables_at, tables, Unmap::Allow, Durability::Cached));
-            place = at;
-            at = tables_at + tables;
-        }
-        end_ = end;
-        tables_.clear();
+Task<void> SparseExtent::replace_directories(Header header) {
+    const auto tables = (header.tables() - header_.tables()) * header.table_bytes();
+    auto at = base::align_up(end_, kSector);
+    const auto copies = header_.redundant() ? 2u : 1u;
+    const auto end = at + copies * (header.directory_bytes() + tables);
+    if (end / kSector > kMaxSectorNumber)
+        co_return base::fail(Errc::NoSpace, "a sparse extent cannot be larger than 2 TiB");
+    AllOrNothing operation{broken_};
+    if (file_->size() < end)
+        DOPPEL_AWAIT_VOID(file_->resize(end));
+    for (unsigned copy = copies; copy-- > 0;) {
+        auto& place = copy == 1 ? header.redundant_at : header.directory_at;
+        const auto tables_at = at + header.directory_bytes();
+        DOPPEL_AWAIT_VOID(write_directory(place, at, tables_at, header));
+        DOPPEL_AWAIT_VOID(file_->write_zeroes(tables_at, tables, Unmap::Allow, Durability::Cached));
+        place = at;
+        at = tables_at + tables;
     }
     DOPPEL_AWAIT_VOID(file_->flush());
+    end_ = end;
+    tables_.clear();
+    header_.directory_at = header.directory_at;
+    header_.redundant_at = header.redundant_at;
+    header_dirty_ = true;
+    DOPPEL_AWAIT_VOID(commit());
+    operation.done();
     co_return {};
 }
 
-Task<void> SparseExtent::resize(std::uint64_t size_bytes) {
-    const auto old_size = size();
+/// Room in the tables. A longer parent must not show through where the disk is new, at no time: the
+/// zeroes are there before the header has the size.
+Task<void> SparseExtent::grow(std::uint64_t size_bytes) {
+    auto header = header_;
+    header.size_bytes = size_bytes;
+    {
+        auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
+        auto guests_guard = co_await guests_wait;
+        auto wait = metadata_.lock();
+        auto guard = co_await wait;
+        DOPPEL_AWAIT_VOID(commit()); // from here on the tables on disk are those in memory
+        DOPPEL_AWAIT_VOID(zero_tail(size_bytes_, align_up(size_bytes_)));
+        DOPPEL_AWAIT_VOID(clear_entries(
+            header_.grains(), std::min(header.grains(), header_.tables() * header_.entries)));
+        if (header.tables() > header_.tables())
+            DOPPEL_AWAIT_VOID(replace_directories(header));
+    }
+    DOPPEL_AWAIT_VOID(hide_parent(size_bytes));
+    co_return {};
+}
+
+/// The tables, which have the entries, are right. The metadata lock is held.
+Task<void> SparseExtent::set_size(std::uint64_t size_bytes) {
+    AllOrNothing operation{broken_};
+    const auto old_size = size_bytes_;
+    const auto old_grains = header_.grains();
+    header_.size_bytes = size_bytes;
+    header_dirty_ = true;
+    DOPPEL_AWAIT_VOID(commit());
+    size_bytes_ = size_bytes;
+    if (size_bytes < old_size) {
+        DOPPEL_AWAIT_VOID(clear_entries(header_.grains(),
+                                        std::min(old_grains, header_.tables() * header_.entries)));
+        DOPPEL_AWAIT_VOID(compact());
+    }
+    CheckResult result;
+    DOPPEL_AWAIT(found, survey(result));
+    use(found); // after growing, where the old directories were
+    operation.done();
+    co_return {};
+}
+
+Result<void> SparseExtent::check_new_size(std::uint64_t size_bytes) const {
     auto header = header_;
     header.size_bytes = size_bytes;
     if (size_bytes % kSector != 0 || size_bytes / kSector > kMaxSectorNumber ||
         header.tables() > kMaxTables)
-        co_return base::fail(
+        return base::fail(
             Errc::InvalidArgument,
             fmt::format("the size {} is not a multiple of 512 bytes up to 2 TiB", size_bytes));
     if (header_.compressed())
-        co_return base::fail(Errc::Unsupported,
-                             fmt::format("'{}' is stream-optimized: its size stays", name()),
-                             "Convert it to monolithicSparse.");
+        return base::fail(Errc::Unsupported,
+                          fmt::format("'{}' is stream-optimized: its size stays", name()),
+                          "Convert it to monolithicSparse.");
+    return {};
+}
+
+Task<void> SparseExtent::resize(std::uint64_t size_bytes) {
+    DOPPEL_CO_TRY_VOID(check_new_size(size_bytes));
     DOPPEL_AWAIT_VOID(before_writing());
+    if (size_bytes > size())
+        DOPPEL_AWAIT_VOID(grow(size_bytes));
     auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
     auto guests_guard = co_await guests_wait;
     auto wait = metadata_.lock();
     auto guard = co_await wait;
-    DOPPEL_AWAIT_VOID(commit()); // from here on the tables on disk are those in memory
-    const auto kept = std::min(size_bytes, old_size);
-    DOPPEL_AWAIT_VOID(zero_tail(kept, align_up(kept)));
-    if (size_bytes > old_size)
-        DOPPEL_AWAIT_VOID(grow(header));
-    else
-        DOPPEL_AWAIT_VOID(shrink(header.grains()));
-    header.unclean = header_.unclean;
-    header_ = header;
-    header_dirty_ = true;
     DOPPEL_AWAIT_VOID(commit());
-    size_bytes_ = size_bytes;
-    if (size_bytes < old_size)
-        DOPPEL_AWAIT_VOID(compact());
-    CheckResult result;
-    DOPPEL_AWAIT(found, survey(result));
-    use(found); // after growing, where the old directories were
+    if (size_bytes < size())
+        DOPPEL_AWAIT_VOID(zero_tail(size_bytes, align_up(size_bytes)));
+    DOPPEL_AWAIT_VOID(set_size(size_bytes));
     co_return {};
 }
 

@@ -32,6 +32,8 @@ public:
     Task<void> write_compressed(std::uint64_t offset, std::vector<std::byte> bytes) override;
 
     const Header& header() const { return header_; }
+    /// Error: it cannot have that size.
+    Result<void> check_new_size(std::uint64_t size_bytes) const;
     void set_backing(std::unique_ptr<Node> backing) { backing_ = std::move(backing); }
 
 private:
@@ -92,8 +94,10 @@ private:
 
     // resizing.cpp
     Task<void> zero_tail(std::uint64_t begin, std::uint64_t end);
-    Task<void> shrink(std::uint64_t grains);
-    Task<void> grow(Header& header);
+    Task<void> clear_entries(std::uint64_t first, std::uint64_t end);
+    Task<void> replace_directories(Header header);
+    Task<void> grow(std::uint64_t size_bytes);
+    Task<void> set_size(std::uint64_t size_bytes);
     Task<void> write_directory(std::uint64_t old_at, std::uint64_t at, std::uint64_t tables_at,
                                const Header& header);
 

@@ -118,6 +118,7 @@ std::optional<std::uint64_t> VmdkNode::allocated_bytes() const {
 
 /// The CID changes before the first change of what the image shows, and is durable before it.
 Task<void> VmdkNode::before_writing() {
+    DOPPEL_CO_TRY_VOID(require_whole());
     if (writing_)
         co_return {};
     auto wait = beginning_.lock();
@@ -127,7 +128,8 @@ Task<void> VmdkNode::before_writing() {
     auto cid = random_cid();
     if (cid == descriptor_.cid)
         ++cid;
-    DOPPEL_AWAIT_VOID(write_descriptor(with_value(descriptor_.text, "CID", cid_text(cid))));
+    const auto text = size_differs() ? resized_descriptor(size_bytes_) : descriptor_.text;
+    DOPPEL_AWAIT_VOID(write_descriptor(with_value(text, "CID", cid_text(cid))));
     writing_ = true;
     co_return {};
 }

@@ -80,7 +80,8 @@ private:
 
     // changing.cpp
     Task<void> set_parent(std::string written, std::uint32_t cid);
-    Task<void> resize_parts(std::uint64_t size_bytes);
+    Result<void> check_new_size(std::uint64_t size_bytes) const;
+    bool size_differs() const;
     std::string resized_descriptor(std::uint64_t size_bytes) const;
 
     IoContext& context_;

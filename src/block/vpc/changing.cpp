@@ -5,6 +5,7 @@
 #include <fmt/core.h>
 
 #include "base/bytes.hpp"
+#include "block/all_or_nothing.hpp"
 #include "block/clustered/parent.hpp"
 #include "block/utf16.hpp"
 #include "block/vpc/vpc_node.hpp"
@@ -87,22 +88,26 @@ Task<CheckResult> VpcNode::check(Repair repair) {
     co_return result;
 }
 
-/// Header, and what it names, lie behind all else; the footers then name the header, first the one
-/// at the end.
-Task<void> VpcNode::replace_header(Header header, Type type, std::uint64_t size_bytes) {
-    auto footer = footer_;
-    const auto bytes = serialize_header(header);
-    const auto at = end_;
-    end_ += kHeaderBytes;
-    set_footer(footer, type, at, size_bytes);
-    DOPPEL_AWAIT_VOID(file_->write(at, IoBuffer::of(bytes), Durability::Cached));
+/// The footers, first the one at the end. The copy at the beginning is good until then.
+Task<void> VpcNode::replace_footer(Footer footer) {
     DOPPEL_AWAIT_VOID(file_->write(end_, IoBuffer::of(footer_.bytes), Durability::Durable));
     DOPPEL_AWAIT_VOID(file_->write(end_, IoBuffer::of(footer.bytes), Durability::Durable));
     DOPPEL_AWAIT_VOID(file_->write(0, IoBuffer::of(footer.bytes), Durability::Durable));
     footer_ = std::move(footer);
-    header_ = std::move(header);
+    size_bytes_ = footer_.size_bytes;
     file_end_ = std::max(file_end_, end_ + kFooterBytes);
-    size_bytes_ = size_bytes;
+    co_return {};
+}
+
+/// Header, and what it names, lie behind all else; the footers then name the header.
+Task<void> VpcNode::replace_header(Header header, Type type, std::uint64_t size_bytes) {
+    auto footer = footer_;
+    const auto bytes = serialize_header(header);
+    set_footer(footer, type, end_, size_bytes);
+    DOPPEL_AWAIT_VOID(file_->write(end_, IoBuffer::of(bytes), Durability::Cached));
+    end_ += kHeaderBytes;
+    DOPPEL_AWAIT_VOID(replace_footer(std::move(footer)));
+    header_ = std::move(header);
     table_.clear();
     if (fresh_from_ != ~std::uint64_t{0})
         fresh_from_ = std::max(fresh_from_, end_ + kFooterBytes);
@@ -145,29 +150,57 @@ Task<void> VpcNode::zero_tail(std::uint64_t begin, std::uint64_t end) {
     co_return {};
 }
 
+/// A new table and header, and perhaps another size. The metadata lock is held.
+Task<void> VpcNode::replace_table(std::uint64_t blocks, std::uint64_t size_bytes) {
+    DOPPEL_AWAIT_VOID(commit()); // from here on the table on disk is the one in memory
+    AllOrNothing operation{broken_};
+    auto header = header_;
+    DOPPEL_AWAIT_VOID(write_table(header, blocks));
+    DOPPEL_AWAIT_VOID(replace_header(std::move(header), footer_.type, size_bytes));
+    operation.done();
+    co_return {};
+}
+
+/// A longer parent must not show through where the disk is new, at no time: the zeroes are there
+/// before the footer has the size.
+Task<void> VpcNode::grow(std::uint64_t size_bytes) {
+    {
+        auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
+        auto guests_guard = co_await guests_wait;
+        auto wait = metadata_.lock();
+        auto guard = co_await wait;
+        DOPPEL_AWAIT_VOID(zero_tail(size_bytes_, align_up(size_bytes_)));
+        DOPPEL_AWAIT_VOID(replace_table(align_up(size_bytes) / header_.block_bytes, size_bytes_));
+    }
+    DOPPEL_AWAIT_VOID(hide_parent(size_bytes));
+    auto wait = metadata_.lock();
+    auto guard = co_await wait;
+    DOPPEL_AWAIT_VOID(commit());
+    AllOrNothing operation{broken_};
+    auto footer = footer_;
+    set_footer(footer, footer.type, footer.header_offset, size_bytes);
+    DOPPEL_AWAIT_VOID(replace_footer(std::move(footer)));
+    operation.done();
+    co_return {};
+}
+
 Task<void> VpcNode::resize(std::uint64_t size_bytes) {
-    const auto old_size = size();
     if (size_bytes % kSector != 0 || size_bytes > kMaxDiskBytes)
         co_return base::fail(Errc::InvalidArgument,
                              fmt::format("the size {} is not a multiple of 512 bytes up to "
                                          "2040 GiB",
                                          size_bytes));
     DOPPEL_AWAIT_VOID(before_writing());
-    {
-        auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-        auto guests_guard = co_await guests_wait;
-        auto wait = metadata_.lock();
-        auto guard = co_await wait;
-        const auto cut = std::min(size_bytes, old_size);
-        DOPPEL_AWAIT_VOID(zero_tail(cut, align_up(cut)));
-        DOPPEL_AWAIT_VOID(commit());
-        auto header = header_;
-        DOPPEL_AWAIT_VOID(write_table(header, align_up(size_bytes) / header_.block_bytes));
-        DOPPEL_AWAIT_VOID(replace_header(std::move(header), footer_.type, size_bytes));
+    if (size_bytes > size()) {
+        DOPPEL_AWAIT_VOID(grow(size_bytes));
+        co_return {};
     }
-    if (size_bytes > old_size && backing_ && backing_->size() > old_size)
-        DOPPEL_AWAIT_VOID(
-            write_zeroes(old_size, size_bytes - old_size, Unmap::Allow, Durability::Durable));
+    auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
+    auto guests_guard = co_await guests_wait;
+    auto wait = metadata_.lock();
+    auto guard = co_await wait;
+    DOPPEL_AWAIT_VOID(zero_tail(size_bytes, align_up(size_bytes)));
+    DOPPEL_AWAIT_VOID(replace_table(align_up(size_bytes) / header_.block_bytes, size_bytes));
     co_return {};
 }
 
@@ -209,6 +242,7 @@ Task<void> VpcNode::change_backing(std::string file, std::string format) {
         header.parent = uuid;
     }
     DOPPEL_AWAIT_VOID(commit()); // what the new chain would show otherwise is here now
+    AllOrNothing operation{broken_};
     if (!file.empty()) {
         auto path = file;
         std::ranges::replace(path, '/', '\\');
@@ -222,6 +256,7 @@ Task<void> VpcNode::change_backing(std::string file, std::string format) {
     DOPPEL_AWAIT_VOID(replace_header(
         std::move(header), file.empty() ? Type::Dynamic : Type::Differencing, footer_.size_bytes));
     parent_ = std::move(file);
+    operation.done();
     co_return {};
 }
 

@@ -49,8 +49,11 @@ private:
 
     // changing.cpp
     Task<std::uint64_t> walk(CheckResult& result);
+    Task<void> replace_footer(Footer footer);
     Task<void> replace_header(Header header, Type type, std::uint64_t size_bytes);
     Task<void> write_table(Header& header, std::uint64_t blocks);
+    Task<void> replace_table(std::uint64_t blocks, std::uint64_t size_bytes);
+    Task<void> grow(std::uint64_t size_bytes);
     Task<void> zero_tail(std::uint64_t begin, std::uint64_t end);
     Task<void> fill_partial();
 

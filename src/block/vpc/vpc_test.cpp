@@ -51,7 +51,7 @@ TEST_CASE("vpc: a power cut at any moment leaves an image without corruption or 
                       {"middle", 256u << 10, {{"block_size", "32k"}}},
                       // While it grows its old footer lies in the disk: there is no other order.
                       {"fixed", 96u << 10, {{"subformat", "fixed"}}, false, 0, false},
-                      {"differencing", 128u << 10, {{"block_size", "8k"}}, true, 0, false}});
+                      {"differencing", 128u << 10, {{"block_size", "8k"}}, true}});
 }
 
 TEST_CASE("vpc: a disk that fails or fills up is an error, and what was flushed stays") {
