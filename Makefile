@@ -21,7 +21,8 @@ build/%/build.ninja: CMakePresets.json
 	@touch $@
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-full lint format bench fuzz install clean fuzz-packages
+.PHONY: help build run test test-full lint format bench fuzz install clean fuzz-packages \
+    image-fuzzers
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -37,13 +38,13 @@ run: build ## boot Debian's kernel to a shell, in this terminal
 	build/bin/doppel run --kernel build/assets/vmlinuz --initrd build/assets/initrd-busybox.cpio.gz \
 	    --append "console=ttyS0" --memory 512M
 
-test: build ## the fast tests; T=name runs those whose name contains it
+test: build image-fuzzers ## the fast tests; T=name runs those whose name contains it
 	@tools/install-packages build run test
 	@tools/guest-assets kernel busybox i386 virtio patch debian stress third-party
 	@cmake --build $(release) -j $(JOBS)
 	@tools/run-tests $(release) '$(T)' -LE full -j $(JOBS)
 
-test-full: build ## all tests: the slow ones and the linters too
+test-full: build image-fuzzers ## all tests: the slow ones and the linters too
 	@tools/install-packages build run test lint fuzz
 	@tools/guest-assets kernel busybox i386 virtio patch debian stress third-party
 	@cmake --build $(release) -j $(JOBS)
@@ -62,6 +63,9 @@ bench: build ## performance, measured against QEMU's TCG
 	@tools/guest-assets kernel busybox virtio bench debian programs
 	@cmake --build $(release) -j $(JOBS)
 	@bench/run
+
+image-fuzzers: fuzz-packages build/fuzz/build.ninja
+	@cmake --build build/fuzz -j $(JOBS) --target timed_fuzzers
 
 fuzz: fuzz-packages build/fuzz/build.ninja ## every fuzz target for FUZZ_SECONDS (60)
 	@cmake --build build/fuzz -j $(JOBS) --target fuzzers

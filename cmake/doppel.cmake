@@ -17,6 +17,7 @@ endif()
 
 add_custom_target(programs) # what a user runs; make build builds just these
 add_custom_target(fuzzers)
+add_custom_target(timed_fuzzers) # those that tests run for some time
 
 # Every folder below <part> with a CMakeLists.txt of its own; order does not matter to targets.
 function(doppel_add_folders part)
@@ -135,11 +136,12 @@ function(doppel_script_test name)
     set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT})
 endfunction()
 
-# doppel_fuzz(<target> SOURCES … [DEPENDS …]): LLVMFuzzerTestOneInput in fuzz/<target>/, seeds in
-# fuzz/<target>/seeds. With DOPPEL_FUZZ it is a libFuzzer executable; without, a test that replays
-# the seeds.
+# doppel_fuzz(<target> SOURCES … [DEPENDS …] [TIMED]): LLVMFuzzerTestOneInput in fuzz/<target>/,
+# seeds in fuzz/<target>/seeds. With DOPPEL_FUZZ it is a libFuzzer executable; without, a test that
+# replays the seeds, and for TIMED two that run the executable of build/fuzz: ten seconds, and ten
+# minutes.
 function(doppel_fuzz target)
-    cmake_parse_arguments(arg "" "" "SOURCES;DEPENDS" ${ARGN})
+    cmake_parse_arguments(arg "TIMED" "" "SOURCES;DEPENDS" ${ARGN})
     set(name fuzz_${target})
     add_executable(${name} ${arg_SOURCES})
     doppel_compile_options(${name} TRUE)
@@ -154,6 +156,16 @@ function(doppel_fuzz target)
         target_sources(${name} PRIVATE ${PROJECT_SOURCE_DIR}/fuzz/replay_main.cpp)
         file(GLOB seeds CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/fuzz/${target}/seeds/*)
         doppel_script_test(${name} COMMAND ${name} ${seeds})
+    endif()
+    if(arg_TIMED)
+        add_dependencies(timed_fuzzers ${name})
+    endif()
+    if(arg_TIMED AND NOT DOPPEL_FUZZ)
+        set(run ${PROJECT_SOURCE_DIR}/tools/run-fuzzers)
+        set(build ${PROJECT_SOURCE_DIR}/build/fuzz)
+        doppel_script_test(${name}_run LABELS system COMMAND ${run} --fresh ${build} 10 ${target})
+        doppel_script_test(${name}_long LABELS full TIMEOUT 1200
+            COMMAND ${run} ${build} 600 ${target})
     endif()
 endfunction()
 

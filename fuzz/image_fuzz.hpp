@@ -31,7 +31,9 @@ public:
 
 class World {
 public:
-    explicit World(const Format& format) : format_{format} {}
+    /// `like`: opened with these `driver` options and secrets.
+    explicit World(const Format& format, ImageOptions like = {})
+        : format_{format}, like_{std::move(like)} {}
 
     void run(std::span<const std::byte> bytes) {
         (void)format_.probe(bytes.first(std::min<std::size_t>(bytes.size(), 4096)), bytes.size());
@@ -55,8 +57,7 @@ private:
         OpenRequest request{context_.get(),
                             std::make_unique<MemoryNode>(
                                 std::vector<std::byte>{bytes.begin(), bytes.end()}, kMaxFile),
-                            {},
-                            &opener_};
+                            like_, &opener_};
         request.options.access = access;
         request.options.repair_later = repair_later;
         return context_->wait(format_.open(std::move(request)));
@@ -92,6 +93,7 @@ private:
     }
 
     const Format& format_;
+    const ImageOptions like_;
     std::unique_ptr<base::EventLoop> loop_ = base::EventLoop::create().value();
     std::unique_ptr<IoContext> context_ = IoContext::create(*loop_, IoKind::Threads).value();
     Opener opener_;

@@ -71,7 +71,12 @@ void change(World& world, qcow2::Qcow2Node& node) {
     world.run(node.discard(some / 2, some / 2));
     world.run(node.flush());
     world.run(node.create_snapshot("s", 1));
+    world.run(node.apply_snapshot("s1")); // a name that a seed has
     world.run(node.delete_snapshot("s"));
+    world.run(node.delete_snapshot("s1"));
+    world.run(node.resize(some / 1024 * 512));
+    world.run(node.resize(some / 512 * 1024));
+    world.run(node.make_empty());
     world.run(node.close());
 }
 
