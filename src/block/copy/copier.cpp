@@ -316,7 +316,7 @@ Task<void> Copier::move_batch(const Batch& batch) {
         co_await wait;
     }
     ways_ = {ways_.share && ways.share, ways_.huge_pages && ways.huge_pages,
-             ways_.in_kernel && ways.in_kernel};
+             ways_.in_kernel && ways.in_kernel, ways.plain_cost};
     can_move_ = can_move_ && ways_.unseen(); // through memory it may as well be looked at
     co_return outcome;
 }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <ctime>
 #include <vector>
 
 #include <fmt/core.h>
@@ -20,6 +21,8 @@ namespace {
 
 constexpr std::uint64_t kShareAlignment = 4096;
 constexpr std::size_t kCopyBytes = 1u << 20;
+constexpr std::uint64_t kTrialBytes = 2 * kHugePage;
+constexpr double kDearest = 1.5; // of what plain moves cost: those take turns, too
 
 bool share(const Move& move) {
     if (((move.from_offset | move.to_offset | move.length) & (kShareAlignment - 1)) != 0)
@@ -67,22 +70,50 @@ base::Result<void> move_plainly(const Move& move, Ways& ways) {
     return copy(move, done); // which also says what is wrong, if anything is
 }
 
-/// As move_data(), of moves that lie side by side in the target: the huge pages that they fill, and
-/// plainly what is before and behind.
-base::Result<void> move_run(std::span<const Move> run, Ways& ways) {
-    const auto begin = base::align_up(run.front().to_offset, kHugePage);
-    const auto end = base::align_down(run.back().to_end(), kHugePage);
-    const bool huge = ways.huge_pages && begin < end && move_by_huge_pages(run, begin, end);
-    if (begin < end)
-        ways.huge_pages = huge;
-    for (const auto& move : run) {
-        const auto before = huge ? move.within(0, begin) : move;
-        const auto behind = move.within(huge ? end : move.to_end(), move.to_end());
-        for (const auto& part : {before, behind})
-            if (part.length > 0)
-                DOPPEL_TRY_VOID(move_plainly(part, ways));
-    }
+/// What the moves put into [begin, end) of the target.
+base::Result<void> move_range(std::span<const Move> run, std::uint64_t begin, std::uint64_t end,
+                              Ways& ways) {
+    for (const auto& move : run)
+        if (const auto part = move.within(begin, end); part.length > 0)
+            DOPPEL_TRY_VOID(move_plainly(part, ways));
     return {};
+}
+
+/// Of this thread, whatever else runs.
+double cpu_seconds() {
+    timespec now{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+/// False: it must be moved in another way.
+bool try_huge_pages(std::span<const Move> run, std::uint64_t begin, std::uint64_t end, Ways& ways) {
+    if (begin >= end)
+        return true;
+    const auto start = cpu_seconds();
+    const bool moved = move_by_huge_pages(run, begin, end);
+    const auto cost = (cpu_seconds() - start) / static_cast<double>(end - begin);
+    ways.huge_pages = moved && cost <= kDearest * ways.plain_cost;
+    return moved;
+}
+
+/// As move_data(), of moves that lie side by side in the target: the huge pages that they fill, and
+/// plainly what is before and behind. The first ones plainly, too, to see what that costs.
+base::Result<void> move_run(std::span<const Move> run, Ways& ways) {
+    const auto first = run.front().to_offset;
+    const auto last = run.back().to_end();
+    auto begin = base::align_up(first, kHugePage);
+    const auto end = base::align_down(last, kHugePage);
+    if (!ways.huge_pages || begin >= end)
+        return move_range(run, first, last, ways);
+    const bool trial = ways.plain_cost == 0;
+    begin += trial ? std::min(kTrialBytes, end - begin) : 0;
+    const auto start = cpu_seconds();
+    DOPPEL_TRY_VOID(move_range(run, first, begin, ways));
+    if (trial)
+        ways.plain_cost = (cpu_seconds() - start) / static_cast<double>(begin - first);
+    const bool huge = try_huge_pages(run, begin, end, ways);
+    return move_range(run, huge ? end : begin, last, ways);
 }
 
 } // namespace

@@ -9,11 +9,14 @@
 
 namespace doppel::block {
 
-/// What a pair of files has not refused so far; what it cannot do it never can.
+/// What a pair of files has not refused so far; what it cannot do it never can. Huge pages are also
+/// given up when they cost more than they save: a virtual machine that has lent its free memory to
+/// the host pays dearly for each that it gets back.
 struct Ways {
     bool share = true;
     bool huge_pages = true;
     bool in_kernel = true;
+    double plain_cost = 0; // seconds of CPU time per byte without huge pages; 0: not yet known
 
     bool unseen() const { return share || huge_pages || in_kernel; }
 };

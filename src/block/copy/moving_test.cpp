@@ -36,8 +36,8 @@ std::vector<std::byte> content_of(int fd, std::uint64_t offset, std::size_t byte
 TEST_CASE("whatever the way, the bytes arrive where they belong") {
     constexpr std::size_t kBytes = 9u << 20;
     const auto from = file_of(kBytes);
-    for (const Ways allowed :
-         {Ways{}, Ways{false, true, false}, Ways{false, false, true}, Ways{false, false, false}}) {
+    for (const Ways allowed : {Ways{}, Ways{false, true, false}, Ways{false, true, false, 1},
+                               Ways{false, false, true}, Ways{false, false, false}}) {
         for (const std::uint64_t shift : {0u, 1u, 4096u}) {
             INFO("ways " << allowed.share << allowed.huge_pages << allowed.in_kernel << ", shift "
                          << shift);
@@ -83,6 +83,7 @@ TEST_CASE("a source that ends too early, or a target that cannot grow, ends in n
     const Move move{from.get(), to.get(), 0, 0, kHugePage};
     CHECK(!move_by_huge_pages({&move, 1}, 0, kHugePage));
     Ways ways;
+    ways.plain_cost = 1;
     REQUIRE(move_data({&move, 1}, ways).has_value());
     CHECK(!ways.huge_pages);
     CHECK(content_of(to.get(), 0, kHugePage - 1) == content_of(from.get(), 0, kHugePage - 1));
@@ -92,6 +93,21 @@ TEST_CASE("a source that ends too early, or a target that cannot grow, ends in n
     ways = {};
     CHECK(!move_by_huge_pages({&behind, 1}, kHugePage, 2 * kHugePage));
     CHECK(!move_data({&behind, 1}, ways).has_value());
+}
+
+TEST_CASE("huge pages that cost more than they save are given up") {
+    const auto from = file_of(8 * kHugePage);
+    const auto to = file_of(0);
+    const Move move{from.get(), to.get(), 0, 0, 8 * kHugePage};
+    Ways ways;
+    REQUIRE(move_data({&move, 1}, ways).has_value());
+    CHECK(ways.plain_cost > 0);
+    CHECK(ways.plain_cost < 1e-3);
+    ways = {};
+    ways.plain_cost = 1e-30;
+    REQUIRE(move_data({&move, 1}, ways).has_value());
+    CHECK(!ways.huge_pages);
+    CHECK(content_of(to.get(), 0, 8 * kHugePage) == content_of(from.get(), 0, 8 * kHugePage));
 }
 
 TEST_CASE("past the end of the source lie zeroes") {
