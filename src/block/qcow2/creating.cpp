@@ -149,20 +149,32 @@ Result<Header> header_of(const OptionReader& options) {
     return header;
 }
 
+/// Where a file grows by being written, what follows the last byte that is set is a hole.
+Task<void> write_cluster(Node& file, std::uint64_t offset, std::span<const std::byte> bytes) {
+    const auto last = std::find_if(bytes.rbegin(), bytes.rend(),
+                                   [](std::byte byte) { return byte != std::byte{0}; });
+    const auto used =
+        file.fixed_size() ? bytes.size() : static_cast<std::size_t>(bytes.rend() - last);
+    const auto from = IoBuffer::of(bytes.first(used));
+    return file.write(offset, from, Durability::Cached);
+}
+
 /// A disk of size 0: header, refcount table, one refcount block.
 Task<void> write_minimal(Node& file, Header& header) {
     const auto cluster = header.cluster_bytes();
     header.reftable_offset = cluster;
     header.reftable_clusters = 1;
-    std::vector<std::byte> tables(2 * cluster);
-    base::store_be(tables.data(), 2 * cluster);
-    const std::span block{tables.data() + cluster, cluster};
+    std::vector<std::byte> table(cluster);
+    base::store_be(table.data(), 2 * cluster);
+    std::vector<std::byte> block(cluster);
     for (std::uint64_t i = 0; i < 3; ++i)
         store_refcount(block, i, header.refcount_order, 1);
     DOPPEL_CO_TRY(head, serialize_header(header));
-    head.insert(head.end(), tables.begin(), tables.end());
-    const auto from = IoBuffer::of(head);
-    DOPPEL_AWAIT_VOID(file.write(0, from, Durability::Cached));
+    if (!file.fixed_size())
+        DOPPEL_AWAIT_VOID(file.resize(3 * cluster));
+    DOPPEL_AWAIT_VOID(write_cluster(file, 0, head));
+    DOPPEL_AWAIT_VOID(write_cluster(file, cluster, table));
+    DOPPEL_AWAIT_VOID(write_cluster(file, 2 * cluster, block));
     co_return {};
 }
 
