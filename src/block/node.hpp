@@ -78,8 +78,9 @@ public:
     virtual Task<Extent> status(std::uint64_t offset, std::uint64_t length) = 0;
     /// Changes size(); what is added reads as zeroes.
     virtual Task<void> resize(std::uint64_t size_bytes) = 0;
-    /// Writes back what is cached and marks the image clean; no request follows. Whoever owns the
-    /// node calls it; the destructor alone leaves what a power cut would leave.
+    /// Writes back what is cached, marks the image clean, and makes all of it durable, as flush()
+    /// does; no request follows. Whoever owns the node calls it; the destructor alone leaves what a
+    /// power cut would leave.
     virtual Task<void> close() { return ready<void>({}); }
 
     /// The protocol node below a format node, and the image that shows where this one has nothing.

@@ -257,7 +257,6 @@ private:
             bitmaps_[name] = std::make_shared<Picture>(now_.disk);
     }
     void reopen() {
-        settle(rig_.wait(node_->flush()), now_, true);
         auto after = now_;
         after.bitmaps = bitmaps_;
         settle(rig_.wait(node_->close()), std::move(after), true);

@@ -92,8 +92,13 @@ Task<void> FileNode::read_unaligned(std::uint64_t offset, IoBuffer into) {
     co_return {};
 }
 
-Task<void> FileNode::write(std::uint64_t offset, IoBuffer from, Durability durability) {
+void FileNode::changing() {
     known_ = {};
+    unflushed_ = true;
+}
+
+Task<void> FileNode::write(std::uint64_t offset, IoBuffer from, Durability durability) {
+    changing();
     const auto end = offset + from.size();
     if (fits_alignment(offset, from)) {
         auto wait = unaligned_.lock(offset, end, RangeLock::Mode::Shared);
@@ -134,15 +139,19 @@ Task<void> FileNode::after_write(std::uint64_t end, Durability durability) {
 Task<void> FileNode::flush() {
     if (options_.cache == CacheMode::Unsafe || read_only())
         co_return {};
+    unflushed_ = false;
     FileOperation sync;
     sync.kind = FileOperation::Kind::Sync;
     sync.fd = fd_.get();
     auto wait = context_.perform(sync);
     const auto result = co_await wait;
-    if (result < 0)
-        co_return base::fail_errno(static_cast<int>(-result), fmt::format("flush '{}'", path_));
-    co_return {};
+    if (result >= 0)
+        co_return {};
+    unflushed_ = true;
+    co_return base::fail_errno(static_cast<int>(-result), fmt::format("flush '{}'", path_));
 }
+
+Task<void> FileNode::close() { return unflushed_ ? flush() : ready<void>({}); }
 
 /// False when the file system cannot.
 Task<bool> FileNode::try_allocate(int mode, std::uint64_t offset, std::uint64_t length) {
@@ -168,7 +177,7 @@ Task<bool> FileNode::try_allocate(int mode, std::uint64_t offset, std::uint64_t 
 }
 
 Task<void> FileNode::allocate(std::uint64_t offset, std::uint64_t length) {
-    known_ = {};
+    changing();
     DOPPEL_AWAIT(done, try_allocate(0, offset, length));
     if (!done)
         co_return base::fail(Errc::Unsupported,
@@ -200,7 +209,7 @@ Task<void> FileNode::extend(std::uint64_t end) {
 
 Task<void> FileNode::write_zeroes(std::uint64_t offset, std::uint64_t length, Unmap unmap,
                                   Durability durability) {
-    known_ = {};
+    changing();
     const auto end = offset + length;
     const bool aligned = ((offset | length) & (std::max(alignment_, 512u) - 1)) == 0;
     const bool fits = !is_device_ || aligned;
@@ -224,7 +233,7 @@ Task<void> FileNode::write_zeroes(std::uint64_t offset, std::uint64_t length, Un
 }
 
 Task<void> FileNode::discard(std::uint64_t offset, std::uint64_t length) {
-    known_ = {};
+    changing();
     const std::uint64_t grain = is_device_ ? std::max(alignment_, 512u) : 1;
     const auto begin = base::align_up(offset, grain);
     const auto end = base::align_down(offset + length, grain);
@@ -261,7 +270,7 @@ Task<Extent> FileNode::status(std::uint64_t offset, std::uint64_t length) {
 }
 
 Task<void> FileNode::resize(std::uint64_t size_bytes) {
-    known_ = {};
+    changing();
     if (is_device_) {
         if (size_bytes <= size_)
             co_return {};

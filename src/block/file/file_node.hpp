@@ -61,7 +61,9 @@ public:
     Task<void> flush() override;
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override;
     Task<void> resize(std::uint64_t size_bytes) override;
+    Task<void> close() override;
 
+    /// Who writes by it flushes himself.
     std::optional<int> descriptor() const override { return fd_.get(); }
     std::optional<std::uint64_t> allocated_bytes() const override;
     bool direct() const noexcept { return alignment_ > 1; }
@@ -79,6 +81,7 @@ private:
     Task<void> extend(std::uint64_t end);
     Task<bool> try_allocate(int mode, std::uint64_t offset, std::uint64_t length);
     Task<void> after_write(std::uint64_t end, Durability durability);
+    void changing();
     bool fits_alignment(std::uint64_t offset, const IoBuffer& buffer) const;
 
     IoContext& context_;
@@ -91,7 +94,8 @@ private:
     bool in_memory_ = false;      // tmpfs: nothing to wait for
     bool can_punch_ = true;
     bool can_zero_ = true;
-    RangeLock unaligned_; // read-modify-write against writes to its neighbours
+    bool unflushed_ = false; // changed since the last flush
+    RangeLock unaligned_;    // read-modify-write against writes to its neighbours
     // The extent found last; forgotten by every change, so that runs of status() seek once.
     struct Known {
         std::uint64_t begin = 0, end = 0;

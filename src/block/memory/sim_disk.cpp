@@ -54,6 +54,7 @@ public:
         extent.place = this;
         return ready<Extent>(extent);
     }
+    Task<void> close() override { return flush(); }
     Task<void> resize(std::uint64_t size_bytes) override {
         return ready<void>(disk_.change({Event::Kind::Resize, size_bytes, {}, file_}));
     }

@@ -265,9 +265,14 @@ Task<void> ClientNode::resize(std::uint64_t size_bytes) {
 }
 
 Task<void> ClientNode::close() {
+    Result<void> durable;
+    if (changes_ != 0) {
+        auto flushing = flush();
+        durable = co_await flushing;
+    }
     for (const auto& one : connections_)
         DOPPEL_AWAIT_VOID(one->close());
-    co_return {};
+    co_return durable;
 }
 
 } // namespace doppel::block::nbd
