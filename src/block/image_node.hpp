@@ -71,6 +71,7 @@ struct SnapshotInfo {
     std::int64_t time_ns = 0; // since 1970
     std::uint64_t vm_clock_ns = 0;
     std::uint64_t disk_bytes = 0;
+    std::uint64_t icount = ~std::uint64_t{0}; // instructions executed; all ones: unknown
 };
 
 enum class Repair : std::uint8_t { None, Leaks, All };

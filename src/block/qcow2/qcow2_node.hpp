@@ -66,7 +66,7 @@ public:
     Task<void> make_empty() override;
     Task<CheckResult> check(Repair repair) override;
     Task<void> amend(OptionValues options) override;
-    BitmapStore* bitmaps() override { return &bitmaps_; }
+    BitmapStore* bitmaps() override { return header_.version < 3 ? nullptr : &bitmaps_; }
 
     /// From now on data is encrypted. Only a new image, before anything is written.
     Task<void> encrypt(crypto::LuksOptions options, Secret passphrase);
@@ -168,6 +168,7 @@ private:
     Task<void> zero_external(std::uint64_t offset, std::uint64_t length);
 
     // transaction.cpp
+    Result<void> require_writable() const;
     Task<void> commit();
     Task<void> commit_all();
     Task<void> commit_if_pressed();

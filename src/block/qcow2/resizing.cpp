@@ -6,6 +6,7 @@
 #include <fmt/core.h>
 
 #include "base/bytes.hpp"
+#include "block/all_or_nothing.hpp"
 #include "block/qcow2/qcow2_node.hpp"
 
 namespace doppel::block::qcow2 {
@@ -32,6 +33,7 @@ Task<void> Qcow2Node::replace_l1(std::vector<std::uint64_t> table) {
     base::store_be(fields.data() + 12, static_cast<std::uint32_t>(table.size()));
     base::store_be(fields.data() + 16, offset);
     const auto header = IoBuffer::of(fields);
+    AllOrNothing operation{broken_};
     DOPPEL_AWAIT_VOID(file_->write(kOffsetOfSize, header, Durability::Durable));
     free_later(header_.l1_offset >> geometry_.cluster_bits,
                geometry_.clusters_for(std::uint64_t{header_.l1_entries} * 8), false);
@@ -39,6 +41,7 @@ Task<void> Qcow2Node::replace_l1(std::vector<std::uint64_t> table) {
     header_.l1_entries = static_cast<std::uint32_t>(table.size());
     l1_ = std::move(table);
     dirty_l1_.clear();
+    operation.done();
     co_return {};
 }
 

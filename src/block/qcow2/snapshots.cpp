@@ -20,7 +20,7 @@ Task<std::vector<SnapshotInfo>> Qcow2Node::list_snapshots() {
     for (const auto& snapshot : snapshots_)
         list.push_back({snapshot.id, snapshot.name, snapshot.vm_state_bytes,
                         std::int64_t{snapshot.seconds} * 1'000'000'000 + snapshot.nanoseconds,
-                        snapshot.vm_clock_ns, snapshot.disk_bytes});
+                        snapshot.vm_clock_ns, snapshot.disk_bytes, snapshot.icount});
     return ready<std::vector<SnapshotInfo>>(std::move(list));
 }
 
@@ -198,6 +198,13 @@ Task<void> Qcow2Node::create_snapshot(std::string wanted, std::int64_t time_ns) 
     if (data_file_)
         co_return base::fail(Errc::Unsupported,
                              "an image with an external data file has no internal snapshots");
+    const auto most = (std::uint64_t{1} << (1u << header_.refcount_order)) - 1;
+    if (header_.refcount_order < 6 && snapshots_.size() + 2 > most)
+        co_return base::fail(
+            Errc::Unsupported,
+            fmt::format("'{}' has refcounts of {} bits, which suffice for {} snapshots", name(),
+                        1u << header_.refcount_order, most - 1),
+            "Convert it with -o refcount_bits=16.");
     if (wanted.size() > 0xffff)
         co_return base::fail(Errc::InvalidArgument, "the snapshot's name is too long");
     auto wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
@@ -205,7 +212,7 @@ Task<void> Qcow2Node::create_snapshot(std::string wanted, std::int64_t time_ns) 
     auto metadata_wait = metadata_.lock();
     auto metadata_guard = co_await metadata_wait;
     DOPPEL_AWAIT_VOID(commit_all());
-    AllOrNothing operation{corrupt_};
+    AllOrNothing operation{broken_};
     DOPPEL_AWAIT_VOID(detach_tables());
     std::uint64_t id = 0;
     for (const auto& other : snapshots_) {
@@ -250,7 +257,7 @@ Task<void> Qcow2Node::apply_snapshot(std::string wanted) {
                                          "cannot return to",
                                          wanted));
     DOPPEL_AWAIT_VOID(commit_all());
-    AllOrNothing operation{corrupt_};
+    AllOrNothing operation{broken_};
     DOPPEL_AWAIT_VOID(detach_tables());
     DOPPEL_AWAIT(l1, read_l1(snapshot.l1_offset, snapshot.l1_entries));
     for (auto& entry : l1)
@@ -277,7 +284,7 @@ Task<void> Qcow2Node::delete_snapshot(std::string wanted) {
     auto metadata_guard = co_await metadata_wait;
     DOPPEL_CO_TRY(index, find_snapshot(wanted));
     DOPPEL_AWAIT_VOID(commit_all());
-    AllOrNothing operation{corrupt_};
+    AllOrNothing operation{broken_};
     DOPPEL_AWAIT_VOID(detach_tables());
     auto table = snapshots_;
     const auto snapshot = table[index];

@@ -7,6 +7,7 @@
 #include <fmt/core.h>
 
 #include "base/bytes.hpp"
+#include "block/all_or_nothing.hpp"
 #include "block/qcow2/qcow2_node.hpp"
 
 namespace doppel::block::qcow2 {
@@ -21,9 +22,14 @@ bool Qcow2Node::metadata_dirty() const {
            const_cast<Refcounts&>(refcounts_).blocks().dirty();
 }
 
-Task<void> Qcow2Node::commit() {
+Result<void> Qcow2Node::require_writable() const {
     if (corrupt_)
-        co_return base::fail(Errc::Corrupt, fmt::format("'{}' is corrupt: not written", name()));
+        return base::fail(Errc::Corrupt, fmt::format("'{}' is corrupt: not written", name()));
+    return require_whole();
+}
+
+Task<void> Qcow2Node::commit() {
+    DOPPEL_CO_TRY_VOID(require_writable());
     DOPPEL_AWAIT_VOID(release_packing());
     const bool tables = l2_.dirty() || !dirty_l1_.empty();
     // With lazy refcounts the dirty bit stands for them until close().
@@ -155,13 +161,15 @@ Task<void> Qcow2Node::write_header() {
     header_.reftable_offset = refcounts_.table_offset();
     header_.reftable_clusters = static_cast<std::uint32_t>(refcounts_.table_clusters());
     DOPPEL_CO_TRY(bytes, serialize_header(header_));
+    AllOrNothing operation{broken_};
     const auto from = IoBuffer::of(bytes);
     DOPPEL_AWAIT_VOID(file_->write(0, from, Durability::Durable));
+    operation.done();
     co_return {};
 }
 
 Task<void> Qcow2Node::close() {
-    if (!read_only() && !corrupt_ && !options_.repair_later) {
+    if (!read_only() && !corrupt_ && !broken_ && !options_.repair_later) {
         auto wait = metadata_.lock();
         auto guard = co_await wait;
         DOPPEL_AWAIT_VOID(bitmaps_.store(*this));

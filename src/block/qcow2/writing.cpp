@@ -14,8 +14,7 @@ constexpr std::uint64_t kMaxAllocation = 8u << 20; // guest bytes that one plan 
 }
 
 Task<void> Qcow2Node::write(std::uint64_t offset, IoBuffer from, Durability durability) {
-    if (corrupt_)
-        co_return base::fail(Errc::Corrupt, fmt::format("'{}' is corrupt: not written", name()));
+    DOPPEL_CO_TRY_VOID(require_writable());
     bitmaps_.mark(offset, from.size());
     for (std::size_t done = 0; done < from.size();) {
         DOPPEL_AWAIT(part, write_some(offset + done, from.slice(done, from.size() - done)));

@@ -126,8 +126,7 @@ Task<void> Qcow2Node::zero_external(std::uint64_t offset, std::uint64_t length) 
 
 Task<void> Qcow2Node::write_zeroes(std::uint64_t offset, std::uint64_t length, Unmap unmap,
                                    Durability durability) {
-    if (corrupt_)
-        co_return base::fail(Errc::Corrupt, fmt::format("'{}' is corrupt: not written", name()));
+    DOPPEL_CO_TRY_VOID(require_writable());
     bitmaps_.mark(offset, length);
     const auto end = offset + length;
     const auto first = std::min(base::align_up(offset, geometry_.cluster()), end);
@@ -153,8 +152,7 @@ Task<void> Qcow2Node::write_zeroes(std::uint64_t offset, std::uint64_t length, U
 }
 
 Task<void> Qcow2Node::discard(std::uint64_t offset, std::uint64_t length) {
-    if (corrupt_)
-        co_return base::fail(Errc::Corrupt, fmt::format("'{}' is corrupt: not written", name()));
+    DOPPEL_CO_TRY_VOID(require_writable());
     const auto end = offset + length;
     const auto first = base::align_up(offset, geometry_.cluster());
     const auto last = end == size() ? base::align_up(end, geometry_.cluster())
