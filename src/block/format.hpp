@@ -3,9 +3,11 @@
 /// What a format is to the rest: a row of functions and tables. block/image/formats.cpp lists the
 /// rows; everything else (probing, opening, the tool, the test matrix) goes through them.
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "block/file/file_node.hpp"
 #include "block/image_node.hpp"
@@ -87,10 +89,13 @@ struct CreateRequest {
 struct DiskUse {
     std::uint64_t size_bytes = 0; // of the disk
     std::uint64_t data_bytes = 0; // in whole clusters
+    /// Those that convert could bring along; none where the source's format has none.
+    std::optional<std::vector<BitmapInfo>> bitmaps = {};
 };
 struct SpaceNeed {
-    std::uint64_t required = 0;        // now
-    std::uint64_t fully_allocated = 0; // once everything is written
+    std::uint64_t required = 0;                // now
+    std::uint64_t fully_allocated = 0;         // once everything is written
+    std::optional<std::uint64_t> bitmaps = {}; // more, for those of DiskUse; none: not kept
 };
 
 struct Format {

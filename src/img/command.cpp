@@ -9,6 +9,7 @@
 
 #include "block/image/formats.hpp"
 #include "img/background.hpp"
+#include "img/signals.hpp"
 
 namespace doppel::img {
 
@@ -61,9 +62,14 @@ void print_help(std::string_view program, const Command& command) {
     }
 }
 
+/// A file that is not complete is called what it will be called.
 int complain(std::string_view program, const Error& error, int code) {
-    fmt::print(stderr, "{}: {}\n", program, error.message());
-    return code;
+    auto text = error.message();
+    const auto temporary = part_suffix();
+    for (auto at = text.find(temporary); at != std::string::npos; at = text.find(temporary))
+        text.erase(at, temporary.size());
+    fmt::print(stderr, "{}: {}\n", program, text);
+    return error.code == Errc::Interrupted ? kInterrupted : code;
 }
 
 int run_command(std::string_view program, const Command& command,
@@ -77,7 +83,7 @@ int run_command(std::string_view program, const Command& command,
     const auto arguments = Arguments::parse(words, command.flags);
     if (!arguments) {
         fmt::print(stderr, "{}: {}; see '{} --help'\n", name, arguments.error().message(), name);
-        return command.error_code;
+        return kFailed;
     }
     const auto objects = Objects::parse(*arguments);
     if (!objects)
@@ -89,6 +95,7 @@ int run_command(std::string_view program, const Command& command,
         if (*parent)
             return **parent;
     }
+    end_cleanly_on_signals();
     const auto loop = base::EventLoop::create();
     if (!loop)
         return complain(name, loop.error(), command.error_code);

@@ -10,7 +10,8 @@
 
 namespace doppel::img {
 
-constexpr int kFailed = 1; // qemu-img's code for every error that has none of its own
+constexpr int kFailed = 1;        // qemu-img's code for every error that has none of its own
+constexpr int kInterrupted = 130; // the shell's for Ctrl-C
 
 struct Session {
     block::IoContext& context;

@@ -106,7 +106,10 @@ block::Task<Outcome> compare(block::Node& a, block::Node& b, bool strict, Progre
 
 Result<int> run(Session& session) {
     const auto& arguments = session.arguments;
-    DOPPEL_TRY_VOID(arguments.expect(2, 2, "FIRST SECOND"));
+    if (const auto named = arguments.expect(2, 2, "FIRST SECOND"); !named) {
+        fmt::print(stderr, "doppel img compare: {}\n", named.error().message());
+        return kFailed; // as qemu-img: a wrong call has another code than a file that is missing
+    }
     auto flags = open_flags(arguments, block::Access::ReadOnly);
     auto first = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     flags.format = arguments.get("F");

@@ -8,6 +8,7 @@
 #include "block/copy/copier.hpp"
 #include "block/option_reader.hpp"
 #include "img/images.hpp"
+#include "img/signals.hpp"
 
 namespace doppel::img {
 
@@ -94,7 +95,6 @@ Result<Plan> plan_of(Session& session) {
     plan.copy.salvage = arguments.has("salvage");
     if (plan.copy.salvage)
         plan.copy.warn = [](const std::string& text) { fmt::print(stderr, "{}\n", text); };
-    plan.copy.stop = interrupted();
     return plan;
 }
 
@@ -119,6 +119,7 @@ Result<void> fill(Session& session, block::Node& source, const ImageName& name,
                           fmt::format("{} cannot be compressed", target.node->name()));
     Progress progress{progress_of(session.arguments), source.size()};
     plan.copy.progress = [&](std::uint64_t bytes) { progress.add(bytes); };
+    plan.copy.stop = interrupted();
     block::Copier copier{session.context, source, *target.node, plan.copy};
     DOPPEL_TRY_VOID(session.context.wait(copier.run()));
     DOPPEL_TRY_VOID(session.context.wait(target.node->flush()));

@@ -7,6 +7,7 @@
 #include "block/aligned_memory.hpp"
 #include "block/option_reader.hpp"
 #include "img/images.hpp"
+#include "img/signals.hpp"
 
 namespace doppel::img {
 

@@ -6,8 +6,6 @@
 
 #include <array>
 #include <cerrno>
-#include <climits>
-#include <csignal>
 #include <cstdlib>
 
 #include <fmt/core.h>
@@ -16,33 +14,9 @@
 #include "block/filter/dirty_bitmap_node.hpp"
 #include "block/filter/throttle_node.hpp"
 #include "block/option_reader.hpp"
+#include "img/signals.hpp"
 
 namespace doppel::img {
-
-namespace {
-
-bool stop_requested = false;    // read by the loop's thread between chunks
-char unfinished[PATH_MAX] = ""; // removed by the signal handler of a second signal
-
-void on_signal(int) {
-    if (stop_requested) {
-        if (unfinished[0] != '\0')
-            ::unlink(unfinished);
-        ::_exit(130);
-    }
-    stop_requested = true;
-}
-
-} // namespace
-
-const bool* interrupted() {
-    struct sigaction action{};
-    action.sa_handler = on_signal;
-    action.sa_flags = SA_RESTART;
-    for (const int signal : {SIGINT, SIGTERM, SIGHUP})
-        ::sigaction(signal, &action, nullptr);
-    return &stop_requested;
-}
 
 OpenFlags open_flags(const Arguments& arguments, block::Access access) {
     OpenFlags flags;
@@ -170,10 +144,7 @@ Result<void> create_image(Session& session, const block::Format& format, NewFile
 }
 
 NewFile::NewFile(std::string temporary, std::string final_name)
-    : temporary_{std::move(temporary)}, final_{std::move(final_name)} {
-    if (!is_device())
-        unfinished[temporary_.copy(unfinished, sizeof unfinished - 1)] = '\0';
-}
+    : temporary_{std::move(temporary)}, final_{std::move(final_name)} {}
 
 NewFile::NewFile(NewFile&& other) noexcept
     : temporary_{std::exchange(other.temporary_, {})}, final_{std::exchange(other.final_, {})},
@@ -185,7 +156,6 @@ NewFile::~NewFile() {
         for (const auto& part : parts_)
             ::unlink((part + part_suffix()).c_str());
     }
-    unfinished[0] = '\0';
 }
 
 Result<NewFile> NewFile::prepare(Session& session, const std::string& path) {
@@ -204,7 +174,8 @@ Result<NewFile> NewFile::prepare(Session& session, const std::string& path) {
             {block::Access::ReadWrite, block::CacheMode::WriteBack, block::Sharing::Locked}));
     if (exists && S_ISBLK(info.st_mode))
         return NewFile{real, real};
-    const auto temporary = fmt::format("{}.part-{}", real, ::getpid());
+    const auto temporary = real + img::part_suffix();
+    remove_on_signal(temporary);
     DOPPEL_TRY(block::FileNode::create(session.context, temporary, block::CacheMode::Unsafe));
     return NewFile{temporary, real};
 }
@@ -219,12 +190,15 @@ Result<std::unique_ptr<block::Node>> NewFile::create_part(Session& session,
         DOPPEL_TRY(block::FileNode::open(
             session.context, path,
             {block::Access::ReadWrite, block::CacheMode::WriteBack, block::Sharing::Locked}));
+    remove_on_signal(path + part_suffix());
     parts_.push_back(path);
     return DOPPEL_TRY(
         block::FileNode::create(session.context, path + part_suffix(), block::CacheMode::Unsafe));
 }
 
 Result<void> NewFile::publish() {
+    if (*interrupted())
+        return base::fail(Errc::Interrupted, "interrupted");
     if (!parts_.empty() && ::unlink(final_.c_str()) != 0 && errno != ENOENT)
         return base::fail_errno(errno, fmt::format("remove '{}'", final_));
     for (const auto& part : parts_)

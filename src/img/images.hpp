@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// What the commands do with images alike: open them as the flags say, make new ones under a
-/// temporary name, take a break at Ctrl-C. Owner thread only.
+/// temporary name. Owner thread only.
 #include <memory>
 #include <string>
 
@@ -64,9 +64,6 @@ private:
 /// Creates an image in a file that was prepared for it.
 Result<void> create_image(Session& session, const block::Format& format, NewFile& file,
                           std::uint64_t size_bytes, const block::OptionValues& options);
-
-/// Set by SIGINT, SIGTERM and SIGHUP from the first call on.
-const bool* interrupted();
 
 /// Prints progress on the terminal: percent, rate, time left; qemu-img's line where -p was given
 /// and stderr is no terminal.

@@ -62,7 +62,10 @@ Result<block::SpaceNeed> measure(Session& session, const block::Format& format,
     if (format.measure_unit != nullptr)
         cluster = DOPPEL_TRY(format.measure_unit(image.node->size(), options));
     const auto data = DOPPEL_TRY(session.context.wait(data_bytes(*image.node, cluster)));
-    return format.measure({image.node->size(), data}, options);
+    block::DiskUse use{image.node->size(), data};
+    if (const auto* bitmaps = image.node->bitmaps())
+        use.bitmaps = bitmaps->list();
+    return format.measure(use, options);
 }
 
 Result<int> run(Session& session) {
@@ -78,6 +81,8 @@ Result<int> run(Session& session) {
     if (arguments.get("output", "human") == "json") {
         Json json;
         json.begin_object();
+        if (need.bitmaps)
+            json.number("bitmaps", *need.bitmaps);
         json.number("required", need.required);
         json.number("fully-allocated", need.fully_allocated);
         json.end_object();
@@ -85,6 +90,8 @@ Result<int> run(Session& session) {
     } else {
         fmt::print("required size: {}\nfully allocated size: {}\n", need.required,
                    need.fully_allocated);
+        if (need.bitmaps)
+            fmt::print("bitmaps size: {}\n", *need.bitmaps);
     }
     return 0;
 }

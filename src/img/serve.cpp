@@ -18,6 +18,7 @@
 #include "block/nbd/server.hpp"
 #include "img/background.hpp"
 #include "img/images.hpp"
+#include "img/signals.hpp"
 
 namespace doppel::img {
 

@@ -101,6 +101,8 @@ void snapshots_json(Json& json, const std::vector<block::SnapshotInfo>& snapshot
         json.number("date-nsec", static_cast<std::uint64_t>(snapshot.time_ns % 1'000'000'000));
         json.number("vm-clock-sec", snapshot.vm_clock_ns / 1'000'000'000);
         json.number("vm-clock-nsec", snapshot.vm_clock_ns % 1'000'000'000);
+        if (snapshot.icount != ~std::uint64_t{0})
+            json.number("icount", snapshot.icount);
         json.end_object();
     }
     json.end_array();

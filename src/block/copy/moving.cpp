@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <climits>
 #include <ctime>
 #include <vector>
 
@@ -135,6 +137,20 @@ base::Result<void> move_data(std::span<const Move> moves, Ways& ways) {
     return {};
 }
 
+namespace {
+
+std::unexpected<base::Error> failed(const char* what, std::size_t bytes, std::uint64_t offset,
+                                    int fd) {
+    const int reason = errno;
+    std::array<char, PATH_MAX> path{};
+    if (::readlink(fmt::format("/proc/self/fd/{}", fd).c_str(), path.data(), path.size() - 1) < 0)
+        path[0] = '?';
+    return base::fail_errno(
+        reason, fmt::format("{} {} bytes at {} of '{}'", what, bytes, offset, path.data()));
+}
+
+} // namespace
+
 base::Result<void> read_all(int fd, std::span<std::byte> into, std::uint64_t offset) {
     for (std::size_t done = 0; done < into.size();) {
         const auto got =
@@ -142,7 +158,7 @@ base::Result<void> read_all(int fd, std::span<std::byte> into, std::uint64_t off
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
-            return base::fail_errno(errno, fmt::format("read {} bytes at {}", into.size(), offset));
+            return failed("read", into.size(), offset, fd);
         if (got == 0) {
             std::fill(into.begin() + static_cast<std::ptrdiff_t>(done), into.end(), std::byte{0});
             break;
@@ -159,8 +175,7 @@ base::Result<void> write_all(int fd, std::span<const std::byte> from, std::uint6
         if (put < 0 && errno == EINTR)
             continue;
         if (put <= 0)
-            return base::fail_errno(errno,
-                                    fmt::format("write {} bytes at {}", from.size(), offset));
+            return failed("write", from.size(), offset, fd);
         done += static_cast<std::size_t>(put);
     }
     return {};

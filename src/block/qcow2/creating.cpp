@@ -238,6 +238,24 @@ Task<void> create(CreateRequest request) {
 }
 
 /// As if the disk were written once, from beginning to end.
+constexpr std::uint64_t kBitmapEntryBytes = 24; // of the directory, in front of the name
+
+/// Tables and bits of the bitmaps, and their directory, in whole clusters.
+std::uint64_t bitmap_space(const std::vector<BitmapInfo>& bitmaps, std::uint64_t size_bytes,
+                           const Geometry& geometry) {
+    std::uint64_t clusters = 0;
+    std::uint64_t directory = 0;
+    for (const auto& bitmap : bitmaps) {
+        if (bitmap.inconsistent)
+            continue;
+        const auto bits = (size_bytes + bitmap.granularity_bytes - 1) / bitmap.granularity_bytes;
+        const auto data = geometry.clusters_for((bits + 7) / 8);
+        clusters += data + geometry.clusters_for(data * 8);
+        directory += base::align_up(kBitmapEntryBytes + bitmap.name.size(), 8);
+    }
+    return (clusters + geometry.clusters_for(directory)) << geometry.cluster_bits;
+}
+
 Result<SpaceNeed> measure(const DiskUse& use, const OptionValues& values) {
     const OptionReader options{all_options(), values};
     const auto header = DOPPEL_TRY(header_of(options));
@@ -261,9 +279,14 @@ Result<SpaceNeed> measure(const DiskUse& use, const OptionValues& values) {
     const auto metadata = (tables + counted) << geometry.cluster_bits;
     const auto preallocated = options.text("preallocation") != "off";
     const auto full = metadata + (data << geometry.cluster_bits);
+    SpaceNeed need;
+    need.required = preallocated ? full : metadata + use.data_bytes;
+    need.fully_allocated = full;
     if (header.external_data())
-        return SpaceNeed{metadata, metadata};
-    return SpaceNeed{preallocated ? full : metadata + use.data_bytes, full};
+        need.required = need.fully_allocated = metadata;
+    if (use.bitmaps && header.version >= 3)
+        need.bitmaps = bitmap_space(*use.bitmaps, use.size_bytes, geometry);
+    return need;
 }
 
 Result<std::uint64_t> measure_unit(std::uint64_t, const OptionValues& values) {
