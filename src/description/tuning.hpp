@@ -16,6 +16,7 @@ struct Tuning {
     bool slots = true;         // guest r12 to r15 stay in scratch registers between checks
     bool links = true;         // blocks of a page jump to each other
     bool branches = true;      // indirect and far branches find their target in a cache
+    bool shared_branches = true; // and when it does not know, in a larger one of all spaces
     bool long_blocks = true;   // a block goes on behind a conditional branch
     bool loops = true;         // hot loops are translated again, with their checks before them
     std::uint32_t loop_threshold = 32; // jumps back to its beginning that make a loop hot
@@ -33,6 +34,7 @@ inline constexpr std::array kTuningNames{
     TuningName{"slots", &Tuning::slots},
     TuningName{"links", &Tuning::links},
     TuningName{"branches", &Tuning::branches},
+    TuningName{"shared-branches", &Tuning::shared_branches},
     TuningName{"long-blocks", &Tuning::long_blocks},
     TuningName{"loops", &Tuning::loops},
 };

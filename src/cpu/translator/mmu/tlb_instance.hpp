@@ -16,8 +16,9 @@
 ///     rtag[n]  wtag[n]   page address (low 12 bits zero) that may be read / written
 ///     addend[n]          host address - guest address
 ///     page_host[n]       host address of the page
-///     branch_tag[m]  branch_host[m]   guest RIP -> translated code
+///     branches[m]        guest RIP -> translated code
 ///     stack_page     stack_addend     the same for one writable page, the one rsp points into
+///     branch_salt        which of TlbSet's shared branches are this instance's
 ///
 /// and a register (r15) that points to the instance in force. There is one instance for each
 /// (PCID, privilege view); changing view means loading r15 and nothing else. A write tag is absent
@@ -56,7 +57,8 @@ struct TlbInstance {
     std::array<std::byte, 0xb90> unused;
     std::uint64_t stack_page; // guest address
     std::uint64_t stack_addend;
-    std::array<std::uint64_t, 4> gap0;
+    std::uint64_t branch_salt; // in bits 63:48
+    std::array<std::uint64_t, 3> gap0;
 
     // The gaps keep equal indices of the arrays out of the same cache sets.
     std::array<std::uint64_t, kPages> rtag;
@@ -67,21 +69,25 @@ struct TlbInstance {
     std::array<std::uint64_t, 40> gap3;
     std::array<std::uint64_t, kPages> page_host;
     std::array<std::uint64_t, 40> gap5;
-    std::array<std::uint64_t, kBranches> branch_tag;
-    std::array<std::uint64_t, 40> gap4;
-    std::array<const std::uint8_t*, kBranches> branch_host;
+    struct BranchEntry {
+        std::uint64_t tag; // guest RIP
+        const std::uint8_t* host;
+    };
+    std::array<BranchEntry, kBranches> branches;
 
     static constexpr std::size_t index(std::uint64_t linear) { return linear >> 12 & (kPages - 1); }
     static constexpr std::uint64_t empty_tag(std::size_t index) { return index == 0 ? 0x1000 : 0; }
     /// The same hash as in translated code.
     static constexpr std::size_t branch_index(std::uint64_t rip) {
-        return (rip ^ rip >> 12) & (kBranches - 1);
+        return (rip ^ rip >> 12) >> 1 & (kBranches - 1);
     }
     static constexpr std::uint64_t empty_branch_tag(std::size_t index) {
-        return index == 0 ? 1 : 0;
+        return index == 0 ? 2 : 0;
     }
 };
 static_assert(offsetof(TlbInstance, rtag) % 64 == 0);
+static_assert(sizeof(TlbInstance::BranchEntry) == 16);
+static_assert(offsetof(TlbInstance, branches) % 64 == 0);
 static_assert(TlbInstance::kControl - offsetof(TlbInstance, stack_page) <= 128);
 
 } // namespace doppel::cpu::translator

@@ -38,9 +38,11 @@ void TlbSet::prepare(Space& space) {
         at += kInstanceStride;
         // The memory is zeros, which is what most empty tags look like.
         view.tlb->rtag[0] = view.tlb->wtag[0] = TlbInstance::empty_tag(0);
-        view.tlb->branch_tag[0] = TlbInstance::empty_branch_tag(0);
+        view.tlb->branches[0].tag = TlbInstance::empty_branch_tag(0);
+        view.tlb->branch_salt = new_salt();
         drop_stack(view);
     }
+    set_supervisor_salt();
 }
 
 TlbSet::Space& TlbSet::space_for(std::uint16_t pcid) {
@@ -102,14 +104,13 @@ void TlbSet::insert_branch(const Branch& branch) {
     const std::uint64_t rip = branch.rip;
     Instance& instance = *current_;
     const std::size_t index = TlbInstance::branch_index(rip);
-    instance.tlb->branch_tag[index] = rip;
-    instance.tlb->branch_host[index] = branch.host;
+    instance.tlb->branches[index] = {rip, branch.host};
     instance.branches_used = true;
     add(instance.code_pages, page_hash(rip));
     note_size(instance, rip, branch.page_shift);
+    if (branch.global || !supervisor_view())
+        insert_shared(branch);
     if (branch.global) {
-        if (supervisor_view())
-            insert_shared(branch);
         global_in_half_.data()[half(rip)] = true;
         remove(instance.branch_is_local, index); // it may stay in the list
     } else if (!test(instance.branch_is_local, index)) {
@@ -117,20 +118,31 @@ void TlbSet::insert_branch(const Branch& branch) {
             empty_local_branches(instance); // full of entries that became global since
         add(instance.branch_is_local, index);
         instance.local_branches[instance.local_branch_count++] = static_cast<std::uint16_t>(index);
-        instance.tlb->branch_tag[index] = rip;
+        instance.tlb->branches[index].tag = rip;
     }
 }
 
 void TlbSet::drop_branch(std::uint64_t rip) {
     const std::size_t index = TlbInstance::branch_index(rip);
-    current_->tlb->branch_tag[index] = TlbInstance::empty_branch_tag(index);
-    const std::size_t shared = shared_index(rip);
-    if (shared_branches()[shared].tag == rip)
-        shared_branches()[shared].tag = TlbInstance::empty_branch_tag(shared);
+    current_->tlb->branches[index].tag = TlbInstance::empty_branch_tag(index);
+    if (shared_branch(rip) != nullptr)
+        shared_branches()[shared_index(rip)] = {};
+}
+
+const std::uint8_t* TlbSet::shared_branch(std::uint64_t rip) const {
+    const SharedBranch& entry = shared_branches()[shared_index(rip)];
+    const std::uint64_t host = entry.salted_host ^ current_->tlb->branch_salt;
+    return entry.rip == rip && host >> kSaltShift == 0 ? reinterpret_cast<const std::uint8_t*>(host)
+                                                       : nullptr;
 }
 
 void TlbSet::insert_shared(const Branch& branch) {
-    shared_branches()[shared_index(branch.rip)] = {branch.rip, branch.host};
+    shared_branches()[shared_index(branch.rip)] = {
+        branch.rip, reinterpret_cast<std::uint64_t>(branch.host) | current_->tlb->branch_salt};
+    if (!supervisor_view()) {
+        current_->shares_branches = true;
+        return;
+    }
     add(shared_regions_, region_hash(branch.rip));
     shared_used_ = true;
     shared_huge_ |= branch.page_shift > 21;
@@ -139,10 +151,49 @@ void TlbSet::insert_shared(const Branch& branch) {
 void TlbSet::empty_shared() {
     if (!shared_used_)
         return;
-    for (std::size_t i = 0; i < kSharedBranches; ++i)
-        shared_branches()[i].tag = TlbInstance::empty_branch_tag(i);
+    supervisor_salt_ = new_salt();
+    set_supervisor_salt();
     clear(shared_regions_);
     shared_used_ = shared_huge_ = false;
+}
+
+void TlbSet::give_up_shared(Instance& instance) {
+    if (instance.shares_branches)
+        instance.tlb->branch_salt = new_salt();
+    instance.shares_branches = false;
+}
+
+std::uint64_t TlbSet::new_salt() {
+    if (last_salt_ == kLastSalt)
+        start_salts_over();
+    return ++last_salt_ << kSaltShift;
+}
+
+/// Entries may bear any salt by now: all of them go, and every instance gets one that is new.
+void TlbSet::start_salts_over() {
+    last_salt_ = 0;
+    for (std::size_t i = 0; i < kSharedBranches; ++i)
+        shared_branches()[i] = {};
+    for (auto& space : spaces_) {
+        for (auto& view : space.views) {
+            if (view.tlb != nullptr)
+                view.tlb->branch_salt = ++last_salt_ << kSaltShift;
+            view.shares_branches = false;
+        }
+    }
+    supervisor_salt_ = ++last_salt_ << kSaltShift;
+    set_supervisor_salt();
+    clear(shared_regions_);
+    shared_used_ = shared_huge_ = false;
+}
+
+void TlbSet::set_supervisor_salt() {
+    if (supervisor_salt_ == 0)
+        supervisor_salt_ = new_salt();
+    for (auto& space : spaces_)
+        for (const View view : {View::Kernel, View::KernelAc})
+            if (auto& one = space.views.data()[static_cast<std::size_t>(view)]; one.tlb != nullptr)
+                one.tlb->branch_salt = supervisor_salt_;
 }
 
 void TlbSet::empty_entry(Instance& instance, std::size_t index) {
@@ -154,7 +205,7 @@ void TlbSet::empty_branches(Instance& instance) {
     if (!instance.branches_used)
         return;
     for (std::size_t i = 0; i < TlbInstance::kBranches; ++i)
-        instance.tlb->branch_tag[i] = TlbInstance::empty_branch_tag(i);
+        instance.tlb->branches[i].tag = TlbInstance::empty_branch_tag(i);
     instance.branches_used = false;
     clear(instance.code_pages);
     clear(instance.branch_is_local);
@@ -165,7 +216,7 @@ void TlbSet::empty_local_branches(Instance& instance) {
     for (std::uint32_t i = 0; i < instance.local_branch_count; ++i) {
         const std::uint16_t index = instance.local_branches[i];
         if (test(instance.branch_is_local, index))
-            instance.tlb->branch_tag[index] = TlbInstance::empty_branch_tag(index);
+            instance.tlb->branches[index].tag = TlbInstance::empty_branch_tag(index);
     }
     clear(instance.branch_is_local);
     instance.local_branch_count = 0;
@@ -192,6 +243,7 @@ void TlbSet::empty(Instance& instance, bool keep_global) {
     }
     if (!instance.branches_used)
         return;
+    give_up_shared(instance);
     if (keep_global)
         empty_local_branches(instance);
     else
@@ -240,10 +292,11 @@ void TlbSet::flush_page_in(Instance& instance, std::uint64_t linear, bool own) {
     if (count == 1 && !test(instance.code_pages, page_hash(linear)) &&
         !test(instance.code_pages, page_hash(linear - 4096)))
         return;
+    give_up_shared(instance);
     const std::uint64_t length = (count + 1) * 4096;
     for (std::size_t i = 0; i < TlbInstance::kBranches; ++i)
-        if (tlb.branch_tag[i] - (first - 4096) < length)
-            tlb.branch_tag[i] = TlbInstance::empty_branch_tag(i);
+        if (tlb.branches[i].tag - (first - 4096) < length)
+            tlb.branches[i].tag = TlbInstance::empty_branch_tag(i);
 }
 
 void TlbSet::flush_page(std::uint16_t pcid, std::uint64_t linear) {
@@ -269,8 +322,10 @@ void TlbSet::flush_branches() {
     empty_shared();
     for (auto& space : spaces_)
         for (auto& view : space.views)
-            if (view.tlb != nullptr)
+            if (view.tlb != nullptr) {
+                give_up_shared(view);
                 empty_branches(view);
+            }
 }
 
 void TlbSet::drop_write(const std::byte* host_page) {

@@ -22,13 +22,17 @@ public:
     static constexpr std::size_t kInstances = kViews * kSpaces;
     static constexpr std::size_t kInstanceStride =
         (sizeof(TlbInstance) + TlbInstance::kAlignment - 1) & ~(TlbInstance::kAlignment - 1);
-    /// Branches of supervisor code into global pages, of all address spaces: where translated code
-    /// looks when the instance's own branch cache, small and one for each space, does not know.
+    /// Branches of all instances: where translated code looks when the instance's own branch cache,
+    /// which is small, does not know. An entry is for the instance whose branch_salt it bears; all
+    /// views of supervisors have one salt, and enter only what is in global pages. A new salt
+    /// empties an instance's share at once.
     struct SharedBranch {
-        std::uint64_t tag; // guest RIP; empty: as in TlbInstance
-        const std::uint8_t* host;
+        std::uint64_t rip;
+        std::uint64_t salted_host; // bits 63:48: the salt, never 0
     };
-    static constexpr unsigned kSharedBits = 14;
+    static constexpr unsigned kSaltShift = 48;
+    static constexpr std::uint64_t kLastSalt = 0xffff;
+    static constexpr unsigned kSharedBits = 16;
     static constexpr std::size_t kSharedBranches = std::size_t{1} << kSharedBits;
     static constexpr std::size_t kMemoryBytes =
         kInstances * kInstanceStride + kSharedBranches * sizeof(SharedBranch);
@@ -40,9 +44,7 @@ public:
         std::uint64_t addend = 0;
     };
     /// `memory`: kMemoryBytes of zeros, aligned to TlbInstance::kAlignment, owned by the caller.
-    TlbSet(std::byte* memory, NoStack no_stack) : memory_{memory}, no_stack_{no_stack} {
-        shared_branches()[0].tag = TlbInstance::empty_branch_tag(0);
-    }
+    TlbSet(std::byte* memory, NoStack no_stack) : memory_{memory}, no_stack_{no_stack} {}
     SharedBranch* shared_branches() const {
         return reinterpret_cast<SharedBranch*>(memory_ + kInstances * kInstanceStride);
     }
@@ -77,6 +79,8 @@ public:
     };
     void insert_branch(const Branch& branch);
     void drop_branch(std::uint64_t rip); // of the current instance
+    /// What translated code finds among the shared ones. nullptr: nothing.
+    const std::uint8_t* shared_branch(std::uint64_t rip) const;
 
     // --- flushes of all views ---
     void flush_all();
@@ -97,6 +101,7 @@ private:
         TlbInstance* tlb = nullptr; // null until its space is first used
         std::uint32_t touched_count = 0;
         bool branches_used = false;
+        bool shares_branches = false; // under a salt of its own
         std::array<std::uint16_t, TlbInstance::kPages> touched;
         std::array<std::uint64_t, TlbInstance::kPages / 64> in_list{};
         std::array<std::uint64_t, TlbInstance::kPages / 64> global{};
@@ -129,6 +134,10 @@ private:
     }
     void insert_shared(const Branch& branch);
     void empty_shared();
+    void give_up_shared(Instance& instance);
+    std::uint64_t new_salt();
+    void start_salts_over();
+    void set_supervisor_salt();
     void drop_stack(Instance& instance) const {
         instance.tlb->stack_page = no_stack_.page;
         instance.tlb->stack_addend = no_stack_.addend;
@@ -146,6 +155,8 @@ private:
     std::array<std::uint64_t, 32> shared_regions_{}; // hash of 2 MiB regions with such targets
     bool shared_used_ = false;
     bool shared_huge_ = false; // one is in a larger page
+    std::uint64_t last_salt_ = 0;
+    std::uint64_t supervisor_salt_ = 0; // as in TlbInstance; 0: none yet
     Instance* current_ = nullptr;
     std::uint64_t uses_ = 0;
     std::array<bool, 2> global_in_half_{}; // a global page was ever entered, by bit 63 of linear

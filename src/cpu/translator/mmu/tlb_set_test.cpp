@@ -29,7 +29,7 @@ struct Rig {
         return (tlb.wtag[TlbInstance::index(linear)] ^ linear) < 4096;
     }
     static bool has_branch(const TlbInstance& tlb, std::uint64_t rip) {
-        return tlb.branch_tag[TlbInstance::branch_index(rip)] == rip;
+        return tlb.branches[TlbInstance::branch_index(rip)].tag == rip;
     }
     std::byte* page() {
         return ram.data() + (4096 - reinterpret_cast<std::uintptr_t>(ram.data()) % 4096);
@@ -108,21 +108,23 @@ TEST_CASE_FIXTURE(Rig, "every flush takes the stack page with it, in the views i
 TEST_CASE_FIXTURE(Rig,
                   "a branch of the kernel is known in every address space until it is flushed") {
     const auto* const code = reinterpret_cast<const std::uint8_t*>(page());
-    const auto known = [&](std::uint64_t rip) {
-        return tlbs->shared_branches()[TlbSet::shared_index(rip)].tag == rip;
-    };
+    const auto known = [&](std::uint64_t rip) { return tlbs->shared_branch(rip) != nullptr; };
     const auto enter = [&] { tlbs->insert_branch({.rip = kAt, .host = code, .global = true}); };
     tlbs->select(1, View::User);
     enter();
-    CHECK_FALSE(known(kAt)); // the kernel may not be allowed to execute it
     tlbs->select(1, View::Kernel);
+    CHECK_FALSE(known(kAt)); // the kernel may not be allowed to execute it
     tlbs->insert_branch({.rip = kAt, .host = code});
     CHECK_FALSE(known(kAt));
     enter();
-    CHECK(known(kAt));
+    CHECK(tlbs->shared_branch(kAt) == code);
     tlbs->flush_non_global();
     tlbs->flush_page(1, kAt + 0x20'0000);
+    tlbs->select(2, View::KernelAc);
     CHECK(known(kAt));
+    tlbs->select(2, View::User);
+    CHECK_FALSE(known(kAt));
+    tlbs->select(1, View::Kernel);
     tlbs->flush_page(1, kAt + 4096); // the page of code may be a large one
     CHECK_FALSE(known(kAt));
     enter();
@@ -135,6 +137,58 @@ TEST_CASE_FIXTURE(Rig,
     tlbs->flush_all();
     CHECK_FALSE(known(kAt));
     CHECK_FALSE(known(0));
+}
+
+TEST_CASE_FIXTURE(Rig, "a shared branch of a user is one view's, until that is flushed") {
+    const auto* const code = reinterpret_cast<const std::uint8_t*>(page());
+    const auto known = [&] { return tlbs->shared_branch(kAt) == code; };
+    const auto enter = [&] {
+        tlbs->select(1, View::User);
+        tlbs->insert_branch({.rip = kAt, .host = code});
+        CHECK(known());
+    };
+    enter();
+    tlbs->select(2, View::User);
+    CHECK_FALSE(known());
+    tlbs->select(1, View::User32);
+    CHECK_FALSE(known());
+    tlbs->flush_pcid(2);
+    tlbs->flush_page(1, kAt + 0x10'0000);
+    tlbs->select(1, View::User);
+    CHECK(known());
+    tlbs->flush_page(1, kAt + 4096); // an instruction may reach into it
+    CHECK_FALSE(known());
+    enter();
+    tlbs->drop_branch(kAt);
+    CHECK_FALSE(known());
+    enter();
+    tlbs->flush_pcid(1);
+    CHECK_FALSE(known());
+    enter();
+    tlbs->flush_branches();
+    CHECK_FALSE(known());
+    enter();
+    for (std::uint16_t pcid = 2; pcid < 2 + TlbSet::kSpaces; ++pcid)
+        tlbs->select(pcid, View::User);
+    tlbs->select(1, View::User); // recycled twice
+    CHECK_FALSE(known());
+}
+
+TEST_CASE_FIXTURE(Rig, "salts that come again find nothing") {
+    const auto* const code = reinterpret_cast<const std::uint8_t*>(page());
+    constexpr std::uint64_t kEarlier = kAt + 0x12'3456;
+    tlbs->select(1, View::User);
+    tlbs->insert_branch({.rip = kEarlier, .host = code});
+    tlbs->select(2, View::User);
+    tlbs->insert_branch({.rip = kAt, .host = code});
+    for (std::uint64_t i = 0; i < 2 * TlbSet::kLastSalt; ++i) {
+        tlbs->select(1, View::User);
+        tlbs->flush_pcid(1);
+        REQUIRE(tlbs->shared_branch(kAt) == nullptr);
+        REQUIRE(tlbs->shared_branch(kEarlier) == nullptr);
+        tlbs->insert_branch({.rip = kEarlier + 2, .host = code});
+        REQUIRE(tlbs->shared_branch(kEarlier + 2) == code);
+    }
 }
 
 TEST_CASE_FIXTURE(Rig, "translated code may go from one view of a space to another") {

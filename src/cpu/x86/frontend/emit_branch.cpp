@@ -7,6 +7,13 @@ namespace doppel::cpu::x86::frontend {
 
 using namespace translator;
 
+namespace {
+
+constexpr std::int32_t kTag = offsetof(TlbInstance::BranchEntry, tag);
+constexpr std::int32_t kHost = offsetof(TlbInstance::BranchEntry, host);
+
+} // namespace
+
 /// Relative to the start of the block's page.
 std::int64_t BlockTranslator::target_of(const ScannedInstruction& at) const {
     return at.page_offset + at.in.length + static_cast<std::int64_t>(at.in.immediate);
@@ -54,8 +61,8 @@ void BlockTranslator::far_jump(const ScannedInstruction& at, std::int64_t target
 void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint8_t undo) {
     a_.rorx(kScratch1, kScratch0, 12);
     a_.alu(Alu::Xor, kScratch1, kScratch0);
-    a_.alu_imm(Alu::And, kScratch1, TlbInstance::kBranches - 1, false);
-    a_.alu(Alu::Cmp, kScratch0, Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branch_tag)});
+    a_.alu_imm(Alu::And, kScratch1, 2 * (TlbInstance::kBranches - 1), false);
+    a_.alu(Alu::Cmp, kScratch0, Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branches) + kTag});
     Cold miss;
     miss.place = a_.jump_if_later(Condition::NotEqual);
     miss.why = Exit::Branch;
@@ -63,11 +70,9 @@ void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint8
     miss.site.length = at.in.length;
     miss.site.extra = undo;
     miss.site.bits = at.treatment == Treatment::Return ? std::uint8_t{0} : Site::kCall;
-    const bool to_supervisor = (scan_.mode & mode::kUser) == 0 ? at.treatment != Treatment::Sysret
-                                                               : at.treatment == Treatment::Syscall;
-    miss.shared = to_supervisor;
+    miss.shared = scan_.tuning.shared_branches;
     cold_.push_back(miss);
-    a_.jump(Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branch_host)});
+    a_.jump(Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branches) + kHost});
     ended_ = true;
 }
 

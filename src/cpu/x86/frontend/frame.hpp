@@ -44,7 +44,8 @@ constexpr bool in_slot(unsigned guest_register) {
 struct FrameHeader {
     static constexpr std::size_t kNearGroups = 8;
 
-    std::array<std::uint64_t, 6> gap{};
+    std::array<std::uint64_t, 5> gap{};
+    std::uint64_t host_limit = std::uint64_t{1} << 48; // above all host addresses
     std::uint64_t host_rsp = 0;     // while translated code runs
     std::uint64_t tlb_register = 0; // r15
     std::uint64_t resume_r13 = 0, resume_r14 = 0;

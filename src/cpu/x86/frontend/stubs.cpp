@@ -108,6 +108,7 @@ const std::uint8_t* emit_stack_refill(Assembler& a) {
 const std::uint8_t* emit_shared_branch(Assembler& a, const std::uint8_t* miss) {
     const std::uint8_t* const start = a.here();
     a.store32(DOPPEL_FRAME(exit_site), kScratch1);
+    const Mem host{kScratch1, kNoReg, 1, offsetof(TlbSet::SharedBranch, salted_host)};
     a.rorx(kScratch1, kScratch0, TlbSet::kSharedBits);
     a.alu(Alu::Xor, kScratch1, kScratch0);
     a.alu_imm(Alu::And, kScratch1, TlbSet::kSharedBranches - 1, false);
@@ -116,8 +117,13 @@ const std::uint8_t* emit_shared_branch(Assembler& a, const std::uint8_t* miss) {
     a.alu(Alu::Add, kScratch1, DOPPEL_FRAME(shared_branches));
     a.alu(Alu::Cmp, kScratch0, Mem{kScratch1});
     std::uint8_t* const other = a.short_jump_if_later(Condition::NotEqual);
-    a.jump(Mem{kScratch1, kNoReg, 1, offsetof(TlbSet::SharedBranch, host)});
+    a.load(kScratch1, host);
+    a.alu(Alu::Xor, kScratch1, {kTlb, kNoReg, 1, DOPPEL_TLB(branch_salt)});
+    a.alu(Alu::Cmp, kScratch1, DOPPEL_FRAME(host_limit));
+    std::uint8_t* const not_ours = a.short_jump_if_later(Condition::AboveEqual);
+    a.jump(kScratch1);
     a.bind_short(other);
+    a.bind_short(not_ours);
     a.load32(kScratch1, DOPPEL_FRAME(exit_site));
     a.jump(miss);
     return start;

@@ -26,7 +26,7 @@ struct Stubs {
     /// its length. Makes its page the stack page, and sets CF. Otherwise ZF: the page is in the TLB
     /// for writing, but the range crosses its end.
     const std::uint8_t* stack_refill = nullptr;
-    /// Target of exits for Exit::Branch in supervisor code: looks in the shared branches first.
+    /// Target of exits for Exit::Branch: looks in the shared branches first.
     const std::uint8_t* shared_branch = nullptr;
     /// What Frame::flag_maker names when the flags are in the slot. Otherwise it names code that
     /// brings them into the register, touches nothing else and jumps to made_register.

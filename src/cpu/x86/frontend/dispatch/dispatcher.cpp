@@ -349,8 +349,8 @@ const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
     fault = false;
     const TlbInstance& tlb = *tlbs_.current();
     const std::size_t index = TlbInstance::branch_index(rip);
-    if (variant == 0 && !unlinked_ && tlb.branch_tag.data()[index] == rip)
-        return tlb.branch_host.data()[index];
+    if (variant == 0 && !unlinked_ && tlb.branches.data()[index].tag == rip)
+        return tlb.branches.data()[index].host;
     CodePage page;
     const Block* const block = find_block(rip, variant, page, fault);
     found_ = block;
