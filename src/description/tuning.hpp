@@ -9,16 +9,17 @@
 namespace doppel::description {
 
 struct Tuning {
-    bool stack_page = true;    // one check for pushes, pops and accesses near rsp
-    bool stack_pointer = true; // pushes and pops that follow each other move rsp once
-    bool groups = true;        // one check for accesses through the same registers
-    bool flags = true;         // flags that a check clobbers are computed again, not saved
-    bool slots = true;         // guest r12 to r15 stay in scratch registers between checks
-    bool links = true;         // blocks of a page jump to each other
-    bool branches = true;      // indirect and far branches find their target in a cache
+    bool stack_page = true;      // one check for pushes, pops and accesses near rsp
+    bool stack_pointer = true;   // pushes and pops that follow each other move rsp once
+    bool groups = true;          // one check for accesses through the same registers
+    bool flags = true;           // flags that a check clobbers are computed again, not saved
+    bool slots = true;           // guest r12 to r15 stay in scratch registers between checks
+    bool links = true;           // blocks of a page jump to each other
+    bool branches = true;        // indirect and far branches find their target in a cache
     bool shared_branches = true; // and when it does not know, in a larger one of all spaces
-    bool long_blocks = true;   // a block goes on behind a conditional branch
-    bool loops = true;         // hot loops are translated again, with their checks before them
+    bool huge_code = true;       // translated code lies in huge pages of the host
+    bool long_blocks = true;     // a block goes on behind a conditional branch
+    bool loops = true;           // hot loops are translated again, with their checks before them
     std::uint32_t loop_threshold = 32; // jumps back to its beginning that make a loop hot
 };
 
@@ -35,6 +36,7 @@ inline constexpr std::array kTuningNames{
     TuningName{"links", &Tuning::links},
     TuningName{"branches", &Tuning::branches},
     TuningName{"shared-branches", &Tuning::shared_branches},
+    TuningName{"huge-code", &Tuning::huge_code},
     TuningName{"long-blocks", &Tuning::long_blocks},
     TuningName{"loops", &Tuning::loops},
 };

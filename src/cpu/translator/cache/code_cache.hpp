@@ -76,6 +76,8 @@ public:
         return free_bytes() < kBlockBytes || arena().blocks == kArenaBlocks ||
                arena().signals + kBlockSignals > kArenaSignals;
     }
+    /// Before a block is written at free_begin(): see CodeMemory::use_huge_pages().
+    void use_huge_pages() { memory_->use_huge_pages(arena().used, kBlockBytes); }
     /// Goes on in the next arena. False: it has to be emptied first.
     bool next_arena();
     /// Empties the next arena and goes on there; no vCPU is in translated code. Returns the pages

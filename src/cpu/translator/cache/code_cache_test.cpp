@@ -243,5 +243,24 @@ TEST_CASE_FIXTURE(Rig, "a host address finds its block") {
     CHECK(cache->find_by_host(cache->memory().exec()) == nullptr);
 }
 
+TEST_CASE("huge pages keep what was written before, in both views, and come behind what follows") {
+    constexpr std::size_t kSize = (std::size_t{5} << 20) + 4096; // two whole ones and a rest
+    const auto memory = CodeMemory::create(kSize).value();
+    const auto value_at = [](std::size_t at) { return static_cast<std::uint8_t>(at >> 12 | 1); };
+    const auto write_pages = [&](std::size_t from) {
+        for (std::size_t at = from; at < kSize; at += 3 * 4096)
+            memory->write()[at] = value_at(at);
+    };
+    write_pages(0);
+    memory->use_huge_pages(4096, std::size_t{2} << 20); // of the second a part
+    memory->use_huge_pages(0, kSize);
+    write_pages(4096);
+    for (std::size_t at = 0; at < kSize; at += 4096) {
+        const bool written = at % (3 * 4096) != std::size_t{2} * 4096;
+        REQUIRE(memory->exec()[at] == (written ? value_at(at) : 0));
+        REQUIRE(memory->write()[at] == memory->exec()[at]);
+    }
+}
+
 } // namespace
 } // namespace doppel::cpu::translator

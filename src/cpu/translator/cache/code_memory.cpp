@@ -11,19 +11,41 @@
 
 namespace doppel::cpu::translator {
 
+namespace {
+
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr int kCollapse = 25; // MADV_COLLAPSE of Linux 6.1, which this libc may not name
+
+/// nullptr: there is no room. At a multiple of kHugePage, or no huge page could be behind it.
+std::uint8_t* map_view(int fd, std::size_t size_bytes, int protection) {
+    const std::size_t room = size_bytes + kHugePage;
+    void* const reserved =
+        ::mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (reserved == MAP_FAILED)
+        return nullptr;
+    auto* const begin = static_cast<std::uint8_t*>(reserved);
+    const std::size_t skipped = -reinterpret_cast<std::uintptr_t>(begin) & (kHugePage - 1);
+    if (skipped != 0)
+        ::munmap(begin, skipped);
+    const std::size_t pages = (size_bytes + 4095) & ~std::size_t{4095};
+    ::munmap(begin + skipped + pages, room - skipped - pages);
+    void* const view =
+        ::mmap(begin + skipped, size_bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0);
+    return view == MAP_FAILED ? nullptr : static_cast<std::uint8_t*>(view);
+}
+
+} // namespace
+
 base::Result<std::unique_ptr<CodeMemory>> CodeMemory::create(std::size_t size_bytes) {
     auto memory = std::unique_ptr<CodeMemory>{new CodeMemory};
     memory->fd_.reset(::memfd_create("doppel-code", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!memory->fd_ || ::ftruncate(memory->fd_.get(), static_cast<off_t>(size_bytes)) != 0)
         return base::fail_errno(errno, fmt::format("create {} bytes of code memory", size_bytes));
     const int fd = memory->fd_.get();
-    void* const write = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    void* const exec = ::mmap(nullptr, size_bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
     memory->size_ = size_bytes;
-    if (write != MAP_FAILED)
-        memory->write_ = static_cast<std::uint8_t*>(write);
-    if (exec != MAP_FAILED)
-        memory->exec_ = static_cast<std::uint8_t*>(exec);
+    memory->asked_.resize(size_bytes / kHugePage);
+    memory->write_ = map_view(fd, size_bytes, PROT_READ | PROT_WRITE);
+    memory->exec_ = map_view(fd, size_bytes, PROT_READ | PROT_EXEC);
     if (memory->write_ == nullptr || memory->exec_ == nullptr)
         return base::fail_errno(errno, fmt::format("map {} bytes of code memory", size_bytes),
                                 "the translator needs executable shared memory");
@@ -35,6 +57,21 @@ CodeMemory::~CodeMemory() {
         ::munmap(write_, size_);
     if (exec_ != nullptr)
         ::munmap(exec_, size_);
+}
+
+/// Hosts do not give huge pages to shared memory by themselves (shmem_enabled is "never"), but they
+/// do when asked to make one of pages that are there: the first one is written to. If the answer is
+/// no, all is as it was.
+void CodeMemory::use_huge_pages(std::size_t offset, std::size_t bytes) {
+    for (std::size_t i = offset / kHugePage; i * kHugePage < offset + bytes; ++i) {
+        if (i >= asked_.size() || asked_[i])
+            continue;
+        asked_[i] = true;
+        std::uint8_t* const begin = write_ + i * kHugePage;
+        __atomic_fetch_or(begin, 0, __ATOMIC_RELAXED);
+        if (::madvise(begin, kHugePage, kCollapse) == 0)
+            ::madvise(exec_ + i * kHugePage, kHugePage, kCollapse);
+    }
 }
 
 void CodeMemory::patch32(std::uint8_t* exec, std::uint32_t value) const {

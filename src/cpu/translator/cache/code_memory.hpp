@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/result.hpp"
 #include "base/unique_fd.hpp"
@@ -18,6 +19,11 @@ public:
     ~CodeMemory();
     CodeMemory(const CodeMemory&) = delete;
     CodeMemory& operator=(const CodeMemory&) = delete;
+
+    /// Puts huge pages behind [offset, offset + bytes) and what is around it, where the host lets
+    /// us: translated code is spread so widely that the host's TLB is what it waits for. One thread
+    /// at a time; others may be executing there.
+    void use_huge_pages(std::size_t offset, std::size_t bytes);
 
     std::uint8_t* exec() const { return exec_; }
     std::uint8_t* write() const { return write_; }
@@ -40,6 +46,7 @@ private:
     std::uint8_t* exec_ = nullptr;
     std::uint8_t* write_ = nullptr;
     std::size_t size_ = 0;
+    std::vector<bool> asked_; // for each whole huge page
 };
 
 } // namespace doppel::cpu::translator

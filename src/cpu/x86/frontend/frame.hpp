@@ -46,8 +46,8 @@ struct FrameHeader {
 
     std::array<std::uint64_t, 5> gap{};
     std::uint64_t host_limit = std::uint64_t{1} << 48; // above all host addresses
-    std::uint64_t host_rsp = 0;     // while translated code runs
-    std::uint64_t tlb_register = 0; // r15
+    std::uint64_t host_rsp = 0;                        // while translated code runs
+    std::uint64_t tlb_register = 0;                    // r15
     std::uint64_t resume_r13 = 0, resume_r14 = 0;
     std::uint64_t exit_r13 = 0, exit_r14 = 0;
     std::uint64_t refill_limit = 0;    // of the stack refill

@@ -229,6 +229,8 @@ Block* World::make_loop(Block& head, std::uint64_t rip, const std::byte* host,
 
 /// Of what was scanned last. nullptr: it cannot be translated as a loop.
 Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t begun_ns) {
+    if (tuning_.huge_code)
+        cache_->use_huge_pages();
     std::uint8_t* const exec = cache_->free_begin();
     Assembler assembler{cache_->memory().writable(exec), exec, CodeCache::kBlockBytes};
     NewBlock made;
