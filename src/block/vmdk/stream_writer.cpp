@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include <fmt/core.h>
 
@@ -83,7 +84,7 @@ Task<void> StreamWriter::append(std::uint64_t index, std::span<const std::byte> 
     std::vector<std::byte> grain(12 + stream.size());
     base::store_le(grain.data(), index * header_.grain_bytes / kSector);
     base::store_le(grain.data() + 8, static_cast<std::uint32_t>(stream.size()));
-    std::ranges::copy(stream, grain.begin() + 12);
+    std::memcpy(grain.data() + 12, stream.data(), stream.size());
     DOPPEL_AWAIT_VOID(put(grain));
     co_return {};
 }
