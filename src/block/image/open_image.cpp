@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <climits>
 #include <cstdlib>
 #include <memory>
 #include <string_view>
@@ -47,6 +48,15 @@ bool stays_inside(const std::string& path, const std::string& image) {
     return base && std::string_view{real.get()}.starts_with(std::string{base.get()} + "/");
 }
 
+constexpr std::string_view kBehind = "backing file of ";
+
+/// Says whose backing file it is: of the image right above only, not of all of a long chain.
+base::Error in_chain(base::Error error, const std::string& image) {
+    if (error.message().starts_with(kBehind))
+        return error;
+    return std::move(error).with_context(fmt::format("{}'{}'", kBehind, image));
+}
+
 class Opener final : public ImageOpener {
 public:
     explicit Opener(IoContext& context) : context_{context} {}
@@ -76,13 +86,16 @@ public:
         auto task = open_image(context_, resolve(written, image), options);
         auto opened = co_await task;
         if (!opened)
-            co_return std::unexpected(
-                std::move(opened).error().with_context(fmt::format("backing file of '{}'", image)));
+            co_return std::unexpected(in_chain(std::move(opened).error(), image));
         co_return std::unique_ptr<Node>{std::move(opened->node)};
     }
 
     Result<std::unique_ptr<Node>> open_part(const std::string& written, const std::string& image,
                                             const ImageOptions& like) override {
+        if (written.size() >= PATH_MAX)
+            return base::fail(Errc::Corrupt,
+                              fmt::format("'{}' names a part by {} bytes, a path has fewer than {}",
+                                          image, written.size(), PATH_MAX));
         if (!is_plain_name(written) || !stays_inside(resolve(written, image), image))
             return base::fail(
                 Errc::PermissionDenied,
