@@ -52,7 +52,7 @@ class PowerCuts(unittest.TestCase):
     def look_at(self, kind, form, state):
         image = state / f"disk.{kind}"
         node = {"driver": kind, "file": {"driver": "file", "filename": str(image)}}
-        if form == "data-file":
+        if form in ("data-file", "raw-data"):
             node["data-file"] = {"driver": "file", "filename": str(state / "data")}
         if kind == "luks":
             node["key-secret"] = "s"
