@@ -64,7 +64,7 @@ Task<CheckResult> VmdkNode::check(Repair repair) {
 /// Whether a power cut came between the last extent and the descriptor when the disk was resized:
 /// the header of a sparse extent decides.
 bool VmdkNode::size_differs() const {
-    return !parts_.empty() && parts_.back().sparse != nullptr &&
+    return !parts_.empty() && parts_.back().sparse != nullptr && !descriptor_.extents.empty() &&
            descriptor_.extents.back().sectors * kSector != parts_.back().node->size();
 }
 
