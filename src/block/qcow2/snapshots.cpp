@@ -198,8 +198,8 @@ Task<void> Qcow2Node::create_snapshot(std::string wanted, std::int64_t time_ns) 
     if (data_file_)
         co_return base::fail(Errc::Unsupported,
                              "an image with an external data file has no internal snapshots");
-    const auto most = (std::uint64_t{1} << (1u << header_.refcount_order)) - 1;
-    if (header_.refcount_order < 6 && snapshots_.size() + 2 > most)
+    const auto most = ~std::uint64_t{0} >> (64 - (1u << header_.refcount_order));
+    if (snapshots_.size() + 2 > most)
         co_return base::fail(
             Errc::Unsupported,
             fmt::format("'{}' has refcounts of {} bits, which suffice for {} snapshots", name(),
