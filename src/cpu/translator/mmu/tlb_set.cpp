@@ -172,8 +172,9 @@ std::uint64_t TlbSet::new_salt() {
 /// Entries may bear any salt by now: all of them go, and every instance gets one that is new.
 void TlbSet::start_salts_over() {
     last_salt_ = 0;
+    // Salt 0 is nobody's. Zeroes throughout would be a memset, which may clobber vector registers.
     for (std::size_t i = 0; i < kSharedBranches; ++i)
-        shared_branches()[i] = {};
+        shared_branches()[i].salted_host = i;
     for (auto& space : spaces_) {
         for (auto& view : space.views) {
             if (view.tlb != nullptr)
