@@ -5,6 +5,7 @@ clients."""
 
 import contextlib
 import os
+import random
 import socket
 import struct
 import threading
@@ -191,7 +192,8 @@ class Lies(Rig):
         def request(kind, flags=0, offset=0, length=0, magic=0x25609513):
             return struct.pack(">IHHQQI", magic, flags, kind, 5, offset, length)
         words = {
-            "nothing": b"", "noise": os.urandom(4096), "unknown flags": struct.pack(">I", 0xffff),
+            "nothing": b"", "noise": random.Random(1).randbytes(4096),
+            "unknown flags": struct.pack(">I", 0xffff),
             "no magic": start + b"x" * 16, "a huge option": start + option(3, b"", 0xffffffff),
             "a long option": start + option(3, bytes(200000)),
             "go with lies": start + option(7, struct.pack(">IH", 0xffffffff, 0)),
