@@ -17,7 +17,8 @@ namespace doppel::block::crypto {
 namespace {
 
 constexpr std::uint32_t kLeastRounds = 1000; // as the specification advises
-constexpr double kEnoughSeconds = 0.05;      // of a measurement
+constexpr double kLeastSeconds = 0.005;      // of a measurement
+constexpr double kMostSeconds = 0.05;
 
 gnutls_datum_t datum(std::span<const std::byte> bytes) {
     return {reinterpret_cast<unsigned char*>(const_cast<std::byte*>(bytes.data())),
@@ -88,15 +89,16 @@ Result<Secret> derive_key(const Hash& hash, std::span<const std::byte> passphras
 Result<std::uint32_t> rounds_for(const Hash& hash, std::size_t bytes,
                                  std::chrono::milliseconds time) {
     const std::array<std::byte, kSaltBytes> salt{};
+    const auto seconds = std::chrono::duration<double>(time).count();
+    const auto enough = std::clamp(seconds, kLeastSeconds, kMostSeconds);
     for (std::uint32_t rounds = 1 << 14;; rounds *= 2) {
         const auto begin = thread_seconds();
         DOPPEL_TRY(derive_key(hash, salt, salt, rounds, bytes));
         const auto took = thread_seconds() - begin;
-        if (took < kEnoughSeconds && rounds < kMaxRounds / 2)
+        if (took < enough && rounds < kMaxRounds / 2)
             continue;
-        const auto wanted = rounds / took * std::chrono::duration<double>(time).count();
         return static_cast<std::uint32_t>(
-            std::clamp(wanted, double{kLeastRounds}, double{kMaxRounds}));
+            std::clamp(rounds / took * seconds, double{kLeastRounds}, double{kMaxRounds}));
     }
 }
 
