@@ -525,4 +525,45 @@ inline void failing_disk(const Format& format, const Form& form) {
     }
 }
 
+/// The disk fails once while an image changes its size to the first of these, and works again when
+/// it shall have the second: the node refuses, or what it has more than before is zeroes.
+inline void failing_resize(const Format& format, const Form& form, std::uint64_t first,
+                           std::uint64_t second) {
+    Rig rig{format};
+    const std::vector<std::byte> data(form.size, std::byte{7});
+    bool failed = true;
+    for (std::size_t after = 0; failed; ++after) {
+        CAPTURE(after);
+        SimDisk disk;
+        rig.create(disk, form);
+        {
+            auto node = rig.open(disk).value();
+            REQUIRE(rig.wait(node->write(0, IoBuffer::of(data), Durability::Durable)));
+            disk.fail_after(after, EIO);
+            failed = !rig.wait(node->resize(first));
+            disk.heal();
+            auto shown = data;
+            shown.resize(std::min<std::uint64_t>(node->size(), data.size()));
+            shown.resize(second);
+            std::vector<std::byte> got(second);
+            if (rig.wait(node->resize(second))) {
+                REQUIRE(rig.wait(node->read(0, IoBuffer{got})));
+                REQUIRE(got == shown);
+            } else {
+                REQUIRE(!rig.wait(
+                    node->write(0, IoBuffer::of(data).slice(0, 512), Durability::Cached)));
+            }
+        }
+        auto node = rig.open(disk).value();
+        require_sound(rig, *node);
+        REQUIRE(rig.wait(node->close()));
+    }
+}
+
+/// When it grows, and when it shrinks.
+inline void failing_resize(const Format& format, const Form& form) {
+    failing_resize(format, form, form.size * 3 / 2, form.size * 2);
+    failing_resize(format, form, form.size / 2, form.size);
+}
+
 } // namespace doppel::block::test

@@ -79,10 +79,10 @@ Task<void> LuksNode::resize(std::uint64_t size_bytes) {
     if (size_bytes > old)
         DOPPEL_CO_TRY_VOID(require_unlocked());
     DOPPEL_AWAIT_VOID(file_->resize(volume_->header().payload_bytes() + size_bytes));
-    size_ = size_bytes;
     if (size_bytes > old)
         DOPPEL_AWAIT_VOID(
             data_->write_zeroes(old, size_bytes - old, Unmap::Keep, Durability::Cached));
+    size_ = size_bytes;
     co_return {};
 }
 

@@ -15,3 +15,7 @@ const test::Form kForm{
 TEST_CASE("luks: a power cut at any moment leaves what was flushed, and nothing foreign") {
     test::power_cuts(luks::format(), {kForm});
 }
+
+TEST_CASE("luks: after a resize that failed nothing foreign shows") {
+    test::failing_resize(luks::format(), kForm);
+}

@@ -43,3 +43,6 @@ TEST_CASE("qcow2: a power cut at any moment leaves an image without corruption o
 TEST_CASE("qcow2: a disk that fails or fills up is an error, and what was flushed stays") {
     test::failing_disk(qcow2::format(), {"tiny", kSize, {{"cluster_size", "512"}}});
 }
+TEST_CASE("qcow2: after a resize that failed nothing foreign shows") {
+    test::failing_resize(qcow2::format(), {"tiny", kSize, {{"cluster_size", "512"}}});
+}

@@ -64,6 +64,12 @@ TEST_CASE("vdi: a disk that fails or fills up is an error, and what was flushed 
     test::failing_disk(vdi::format(), {"small", 96u << 10, {{"block_size", "4k"}}});
 }
 
+TEST_CASE("vdi: after a resize that failed nothing foreign shows") {
+    test::failing_resize(vdi::format(), kSmall);
+    test::failing_resize(vdi::format(),
+                         {"static", 96u << 10, {{"block_size", "4k"}, {"static", "on"}}});
+}
+
 TEST_CASE("vdi: a table that outgrows its place moves, the data stays") {
     test::Rig rig{vdi::format()};
     SimDisk disk;

@@ -83,6 +83,10 @@ TEST_CASE("vhdx: a disk that fails or fills up is an error, and what was flushed
     test::failing_disk(vhdx::format(), {"small", 2u << 20, {{"block_size", "1M"}}});
 }
 
+TEST_CASE("vhdx: after a resize that failed nothing foreign shows") {
+    test::failing_resize(vhdx::format(), {"small", 2u << 20, {{"block_size", "1M"}}});
+}
+
 TEST_CASE("vhdx: the log's last whole sequence is replayed, and nothing else") {
     Log log;
     CHECK(log.read().value().writes.empty());

@@ -35,6 +35,11 @@ TEST_CASE("vmdk: a disk that fails or fills up is an error, and what was flushed
     test::failing_disk(vmdk::format(), {"usual", 768u << 10, {}});
 }
 
+TEST_CASE("vmdk: after a resize that failed nothing foreign shows") {
+    test::failing_resize(vmdk::format(), {"usual", 768u << 10, {}});
+    test::failing_resize(vmdk::format(), {"flat", 768u << 10, {{"subformat", "monolithicFlat"}}});
+}
+
 namespace {
 
 Result<vmdk::Descriptor> parse(std::string_view text) {

@@ -3,6 +3,8 @@
 
 #include <fmt/core.h>
 
+#include "block/all_or_nothing.hpp"
+
 namespace doppel::block::vpc {
 
 ImageInfo FixedNode::info() const {
@@ -20,8 +22,10 @@ Task<void> FixedNode::resize(std::uint64_t size_bytes) {
                              fmt::format("the size {} is not a multiple of 512 bytes up to "
                                          "2040 GiB",
                                          size_bytes));
+    DOPPEL_CO_TRY_VOID(require_whole());
     if (size_bytes == old_size)
         co_return {};
+    AllOrNothing operation{broken_};
     auto changed = footer_;
     set_footer(changed, Type::Fixed, ~std::uint64_t{0}, size_bytes);
     DOPPEL_AWAIT_VOID(file_->write(size_bytes, IoBuffer::of(changed.bytes), Durability::Durable));
@@ -31,6 +35,7 @@ Task<void> FixedNode::resize(std::uint64_t size_bytes) {
             Durability::Durable));
     footer_ = std::move(changed);
     DOPPEL_AWAIT_VOID(file_->resize(size_bytes + kFooterBytes));
+    operation.done();
     co_return {};
 }
 

@@ -24,14 +24,15 @@ public:
         return file_->read(offset, into);
     }
     Task<void> write(std::uint64_t offset, IoBuffer from, Durability durability) override {
-        return file_->write(offset, from, durability);
+        return broken_ ? ready<void>(require_whole()) : file_->write(offset, from, durability);
     }
     Task<void> write_zeroes(std::uint64_t offset, std::uint64_t length, Unmap unmap,
                             Durability durability) override {
-        return file_->write_zeroes(offset, length, unmap, durability);
+        return broken_ ? ready<void>(require_whole())
+                       : file_->write_zeroes(offset, length, unmap, durability);
     }
     Task<void> discard(std::uint64_t offset, std::uint64_t length) override {
-        return file_->discard(offset, length);
+        return broken_ ? ready<void>(require_whole()) : file_->discard(offset, length);
     }
     Task<void> flush() override { return file_->flush(); }
     Task<Extent> status(std::uint64_t offset, std::uint64_t length) override {

@@ -58,6 +58,12 @@ TEST_CASE("vpc: a disk that fails or fills up is an error, and what was flushed 
     test::failing_disk(vpc::format(), {"small", 96u << 10, {{"block_size", "4k"}}});
 }
 
+TEST_CASE("vpc: after a resize that failed nothing foreign shows") {
+    test::failing_resize(vpc::format(), {"small", 96u << 10, {{"block_size", "4k"}}});
+    test::failing_resize(vpc::format(), {"fixed", 96u << 10, {{"subformat", "fixed"}}});
+    test::failing_resize(vpc::format(), {"differencing", 128u << 10, {{"block_size", "8k"}}, true});
+}
+
 TEST_CASE("vpc: the geometry is that of the specification") {
     CHECK(geometric_size(1u << 20) >= 1u << 20);
     const auto small = geometry_of(100u << 20);
