@@ -50,7 +50,9 @@ Copier::Copier(IoContext& context, Node& source, ImageNode& target, CopyOptions 
       can_move_{options_.unseen && can_place_ && !options_.compress && !options_.salvage},
       ordered_{options_.compress && target.is_stream()}, turns_{context}, finding_{context},
       writing_{context} {
-    ways_.huge_pages = can_move_ && lives_in_memory(plain_descriptor(target.file()));
+    const bool in_memory = can_move_ && lives_in_memory(plain_descriptor(target.file()));
+    ways_.huge_pages = in_memory;
+    ways_.fresh_pages = in_memory;
 }
 
 /// A source without any holes may be full of zeroes nevertheless.
@@ -308,7 +310,7 @@ Task<void> Copier::move_batch(const Batch& batch) {
     Result<void> outcome;
     auto ways = ways_;
     auto wait = context_.on_worker([&] { outcome = move_data(batch.moves, ways); });
-    if (ways.huge_pages) {
+    if (ways.in_memory()) {
         co_await wait;
     } else {
         auto writing = writing_.lock();
@@ -316,7 +318,8 @@ Task<void> Copier::move_batch(const Batch& batch) {
         co_await wait;
     }
     ways_ = {ways_.share && ways.share, ways_.huge_pages && ways.huge_pages,
-             ways_.in_kernel && ways.in_kernel, ways.plain_cost};
+             ways_.fresh_pages && ways.fresh_pages, ways_.in_kernel && ways.in_kernel,
+             ways.plain_cost};
     can_move_ = can_move_ && ways_.unseen(); // through memory it may as well be looked at
     co_return outcome;
 }

@@ -18,42 +18,6 @@ namespace {
 
 constexpr std::uint64_t kWindow = 8 * kHugePage;
 
-/// A piece of a file in our address space; both lie on boundaries of huge pages.
-class Window {
-public:
-    Window(int fd, std::uint64_t offset, std::size_t size_bytes) : size_{size_bytes} {
-        const auto reserved = size_bytes + kHugePage;
-        void* const room = ::mmap(nullptr, reserved, PROT_NONE,
-                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (room == MAP_FAILED)
-            return;
-        auto* const begin = static_cast<std::byte*>(room);
-        const auto skipped = -reinterpret_cast<std::uintptr_t>(begin) & (kHugePage - 1);
-        if (skipped > 0)
-            ::munmap(begin, skipped);
-        ::munmap(begin + skipped + size_bytes, kHugePage - skipped);
-        void* const mapped = ::mmap(begin + skipped, size_bytes, PROT_READ | PROT_WRITE,
-                                    MAP_SHARED | MAP_FIXED, fd, static_cast<off_t>(offset));
-        if (mapped != MAP_FAILED)
-            memory_ = static_cast<std::byte*>(mapped);
-    }
-    ~Window() {
-        if (memory_ != nullptr)
-            ::munmap(memory_, size_);
-    }
-    Window(const Window&) = delete;
-    Window& operator=(const Window&) = delete;
-
-    std::byte* memory() const { return memory_; }
-    bool make_huge() const {
-        return memory_ != nullptr && ::madvise(memory_, size_, MADV_COLLAPSE) == 0;
-    }
-
-private:
-    std::size_t size_;
-    std::byte* memory_ = nullptr;
-};
-
 /// The kernel makes a huge page of what has at least one page, and within the file's end.
 bool begin_pages(int fd, std::uint64_t begin, std::uint64_t end) {
     constexpr std::byte kAny{};
@@ -79,8 +43,9 @@ bool move_by_window(std::span<const Move> moves, std::uint64_t begin, std::uint6
     const int to = moves.front().to;
     if (!begin_pages(to, begin, end))
         return false;
-    const Window window{to, begin, end - begin};
-    if (!window.make_huge())
+    const Window window{to, begin, end - begin, PROT_READ | PROT_WRITE, kHugePage};
+    if (window.memory() == nullptr ||
+        ::madvise(window.memory(), window.size_bytes(), MADV_COLLAPSE) != 0)
         return false;
     return std::ranges::all_of(moves, [&](const Move& move) {
         const auto part = move.within(begin, end);

@@ -7,10 +7,9 @@
 #include <span>
 
 #include "block/copy/move.hpp"
+#include "block/copy/window.hpp"
 
 namespace doppel::block {
-
-inline constexpr std::uint64_t kHugePage = 2u << 20;
 
 /// Whether it is worth a try.
 bool lives_in_memory(int fd);

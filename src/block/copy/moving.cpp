@@ -15,6 +15,7 @@
 #include <fmt/core.h>
 
 #include "base/bytes.hpp"
+#include "block/copy/fresh_pages.hpp"
 #include "block/copy/huge_pages.hpp"
 
 namespace doppel::block {
@@ -24,7 +25,6 @@ namespace {
 constexpr std::uint64_t kShareAlignment = 4096;
 constexpr std::size_t kCopyBytes = 1u << 20;
 constexpr std::uint64_t kTrialBytes = 2 * kHugePage;
-constexpr double kDearest = 1.5; // of what plain moves cost: those take turns, too
 
 bool share(const Move& move) {
     if (((move.from_offset | move.to_offset | move.length) & (kShareAlignment - 1)) != 0)
@@ -74,10 +74,17 @@ base::Result<void> move_plainly(const Move& move, Ways& ways) {
 
 /// What the moves put into [begin, end) of the target.
 base::Result<void> move_range(std::span<const Move> run, std::uint64_t begin, std::uint64_t end,
-                              Ways& ways) {
-    for (const auto& move : run)
-        if (const auto part = move.within(begin, end); part.length > 0)
-            DOPPEL_TRY_VOID(move_plainly(part, ways));
+                              FreshPages& pages, Ways& ways) {
+    for (const auto& move : run) {
+        const auto part = move.within(begin, end);
+        if (part.length == 0)
+            continue;
+        const auto made = pages.fill(part);
+        for (const auto& rest :
+             {part.within(0, made.to_offset), part.within(made.to_end(), part.to_end())})
+            if (rest.length > 0)
+                DOPPEL_TRY_VOID(move_plainly(rest, ways));
+    }
     return {};
 }
 
@@ -95,27 +102,45 @@ bool try_huge_pages(std::span<const Move> run, std::uint64_t begin, std::uint64_
     const auto start = cpu_seconds();
     const bool moved = move_by_huge_pages(run, begin, end);
     const auto cost = (cpu_seconds() - start) / static_cast<double>(end - begin);
-    ways.huge_pages = moved && cost <= kDearest * ways.plain_cost;
+    ways.huge_pages = moved && cost <= ways.plain_cost;
     return moved;
 }
 
 /// As move_data(), of moves that lie side by side in the target: the huge pages that they fill, and
 /// plainly what is before and behind. The first ones plainly, too, to see what that costs.
-base::Result<void> move_run(std::span<const Move> run, Ways& ways) {
+base::Result<void> move_run(std::span<const Move> run, FreshPages& pages, Ways& ways) {
     const auto first = run.front().to_offset;
     const auto last = run.back().to_end();
     auto begin = base::align_up(first, kHugePage);
     const auto end = base::align_down(last, kHugePage);
     if (!ways.huge_pages || begin >= end)
-        return move_range(run, first, last, ways);
+        return move_range(run, first, last, pages, ways);
     const bool trial = ways.plain_cost == 0;
     begin += trial ? std::min(kTrialBytes, end - begin) : 0;
     const auto start = cpu_seconds();
-    DOPPEL_TRY_VOID(move_range(run, first, begin, ways));
+    DOPPEL_TRY_VOID(move_range(run, first, begin, pages, ways));
     if (trial)
         ways.plain_cost = (cpu_seconds() - start) / static_cast<double>(begin - first);
     const bool huge = try_huge_pages(run, begin, end, ways);
-    return move_range(run, huge ? end : begin, last, ways);
+    return move_range(run, huge ? end : begin, last, pages, ways);
+}
+
+/// The last page, so that the file reaches beyond all others.
+base::Result<void> move_end(const Move& last, Ways& ways) {
+    const auto begin = base::align_down(last.to_end() - 1, kPage);
+    return move_plainly(last.within(begin, last.to_end()), ways);
+}
+
+base::Result<void> move_runs(std::span<const Move> moves, FreshPages& pages, Ways& ways) {
+    for (auto rest = moves; !rest.empty();) {
+        const auto gap = std::ranges::adjacent_find(
+            rest, [](const Move& a, const Move& b) { return a.to_end() != b.to_offset; });
+        const auto count =
+            gap == rest.end() ? rest.size() : static_cast<std::size_t>(gap - rest.begin()) + 1;
+        DOPPEL_TRY_VOID(move_run(rest.first(count), pages, ways));
+        rest = rest.subspan(count);
+    }
+    return {};
 }
 
 } // namespace
@@ -126,14 +151,14 @@ base::Result<void> move_data(std::span<const Move> moves, Ways& ways) {
         ways.share = share(moves[shared]);
         shared += ways.share ? 1 : 0;
     }
-    for (auto rest = moves.subspan(shared); !rest.empty();) {
-        const auto gap = std::ranges::adjacent_find(
-            rest, [](const Move& a, const Move& b) { return a.to_end() != b.to_offset; });
-        const auto count =
-            gap == rest.end() ? rest.size() : static_cast<std::size_t>(gap - rest.begin()) + 1;
-        DOPPEL_TRY_VOID(move_run(rest.first(count), ways));
-        rest = rest.subspan(count);
-    }
+    const auto rest = moves.subspan(shared);
+    if (rest.empty())
+        return {};
+    if (ways.fresh_pages)
+        DOPPEL_TRY_VOID(move_end(rest.back(), ways));
+    FreshPages pages{ways.fresh_pages ? rest : rest.first(0)};
+    DOPPEL_TRY_VOID(move_runs(rest, pages, ways));
+    ways.fresh_pages = ways.fresh_pages && !pages.refused();
     return {};
 }
 

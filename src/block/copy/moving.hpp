@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// Data from one file to another without looking at it: by sharing extents, else by huge pages of
-/// a file in memory, else moved inside the kernel, else through memory of ours. Any thread; blocks.
+/// Data from one file to another without looking at it: by sharing extents, else by huge or fresh
+/// pages of a file in memory, else moved inside the kernel, else through memory of ours. Any
+/// thread; blocks.
 #include <span>
 
 #include "base/result.hpp"
@@ -15,10 +16,13 @@ namespace doppel::block {
 struct Ways {
     bool share = true;
     bool huge_pages = true;
+    bool fresh_pages = true;
     bool in_kernel = true;
     double plain_cost = 0; // seconds of CPU time per byte without huge pages; 0: not yet known
 
-    bool unseen() const { return share || huge_pages || in_kernel; }
+    bool unseen() const { return share || in_memory() || in_kernel; }
+    /// By which the threads do not take turns.
+    bool in_memory() const { return huge_pages || fresh_pages; }
 };
 
 /// `ways` loses what does not work. The moves are of one pair of files, ascending in the target.

@@ -3,11 +3,13 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <vector>
 
 #include "base/unique_fd.hpp"
+#include "block/copy/fresh_pages.hpp"
 #include "block/copy/huge_pages.hpp"
 #include "block/copy/moving.hpp"
 
@@ -36,11 +38,12 @@ std::vector<std::byte> content_of(int fd, std::uint64_t offset, std::size_t byte
 TEST_CASE("whatever the way, the bytes arrive where they belong") {
     constexpr std::size_t kBytes = 9u << 20;
     const auto from = file_of(kBytes);
-    for (const Ways allowed : {Ways{}, Ways{false, true, false}, Ways{false, true, false, 1},
-                               Ways{false, false, true}, Ways{false, false, false}}) {
+    for (const Ways allowed : {Ways{}, Ways{false, true, true, false},
+                               Ways{false, true, false, false, 1}, Ways{false, false, true, false},
+                               Ways{false, false, false, true}, Ways{false, false, false, false}}) {
         for (const std::uint64_t shift : {0u, 1u, 4096u}) {
-            INFO("ways " << allowed.share << allowed.huge_pages << allowed.in_kernel << ", shift "
-                         << shift);
+            INFO("ways " << allowed.share << allowed.huge_pages << allowed.fresh_pages
+                         << allowed.in_kernel << ", shift " << shift);
             const auto to = file_of(0);
             const auto half = kBytes / 2 + 512;
             const std::vector<Move> moves{
@@ -75,6 +78,44 @@ TEST_CASE("huge pages hold what came before around them, and no byte more") {
           content_of(from.get(), 0, kHugePage - 5));
     CHECK(content_of(to.get(), 3 * kHugePage, kHugePage) ==
           content_of(from.get(), 3 * kHugePage, kHugePage));
+}
+
+TEST_CASE("fresh pages are made where there are none, and nothing else of the file is touched") {
+    constexpr std::uint64_t kBytes = 1u << 20;
+    const auto from = file_of(2 * kBytes);
+    const auto to = file_of(0);
+    REQUIRE(::ftruncate(to.get(), 4 * kBytes) == 0);
+    const Move move{from.get(), to.get(), 77, kBytes + 5, kBytes};
+    FreshPages pages{{&move, 1}};
+    const auto filled = pages.fill(move);
+    if (pages.refused()) {
+        MESSAGE("this kernel gives us no userfaultfd: only the way around it is tested");
+        return;
+    }
+    CHECK(filled.to_offset == kBytes + kPage);
+    CHECK(filled.to_end() == 2 * kBytes);
+    CHECK(content_of(to.get(), filled.to_offset, filled.length) ==
+          content_of(from.get(), 77 + kPage - 5, filled.length));
+    CHECK(content_of(to.get(), 0, kBytes + kPage) == std::vector<std::byte>(kBytes + kPage));
+    CHECK(content_of(to.get(), 2 * kBytes, 2 * kBytes) == std::vector<std::byte>(2 * kBytes));
+    CHECK(pages.fill(move).length == 0); // there already
+    CHECK(pages.refused());
+}
+
+TEST_CASE("a source with holes keeps them, and its target is written in another way") {
+    constexpr std::uint64_t kBytes = 1u << 20;
+    const auto from = file_of(kBytes);
+    REQUIRE(::ftruncate(from.get(), 2 * kBytes) == 0);
+    struct stat before{};
+    REQUIRE(::fstat(from.get(), &before) == 0);
+    const auto to = file_of(0);
+    Ways ways{false, false, true, true};
+    const Move move{from.get(), to.get(), 0, 0, 2 * kBytes};
+    REQUIRE(move_data({&move, 1}, ways).has_value());
+    CHECK(content_of(to.get(), 0, 2 * kBytes) == content_of(from.get(), 0, 2 * kBytes));
+    struct stat after{};
+    REQUIRE(::fstat(from.get(), &after) == 0);
+    CHECK(after.st_blocks == before.st_blocks);
 }
 
 TEST_CASE("a source that ends too early, or a target that cannot grow, ends in no signal") {

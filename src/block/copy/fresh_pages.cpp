@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "block/copy/fresh_pages.hpp"
+
+#include <fcntl.h>
+#include <linux/mman.h> // MADV_POPULATE_READ
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace doppel::block {
+
+namespace {
+
+/// Less is not worth a mapping.
+constexpr std::uint64_t kLeast = 64u << 10;
+/// Of a file mapped at once: what is mapped counts as memory of ours.
+constexpr std::uint64_t kMost = 64u << 20;
+/// In one call: other threads that map and unmap wait for its end.
+constexpr std::uint64_t kStep = 256u << 10;
+
+/// Missing pages of `window` are ours to make. An invalid descriptor: the kernel has no such thing
+/// or does not allow it.
+base::UniqueFd take_over(const Window& window) {
+    base::UniqueFd kernel{
+        static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY))};
+    uffdio_api api{.api = UFFD_API, .features = UFFD_FEATURE_MISSING_SHMEM, .ioctls = 0};
+    uffdio_register range{
+        .range = {reinterpret_cast<std::uintptr_t>(window.memory()), window.size_bytes()},
+        .mode = UFFDIO_REGISTER_MODE_MISSING,
+        .ioctls = 0};
+    if (!kernel || ::ioctl(kernel.get(), UFFDIO_API, &api) != 0 ||
+        ::ioctl(kernel.get(), UFFDIO_REGISTER, &range) != 0)
+        return {};
+    return kernel;
+}
+
+bool has_holes(const Move& move) {
+    const auto hole = ::lseek(move.from, static_cast<off_t>(move.from_offset), SEEK_HOLE);
+    return hole < 0 || static_cast<std::uint64_t>(hole) < move.from_offset + move.length;
+}
+
+} // namespace
+
+FreshPages::FreshPages(std::span<const Move> moves) {
+    if (moves.empty())
+        return;
+    const auto begin = base::align_down(moves.front().to_offset, kPage);
+    const auto end = moves.back().to_end();
+    if (end - begin < kLeast || end - begin > kMost)
+        return;
+    target_.emplace(moves.front().to, begin, base::align_up(end - begin, kPage),
+                    PROT_READ | PROT_WRITE);
+    if (target_->memory() != nullptr)
+        kernel_ = take_over(*target_);
+    refused_ = !kernel_;
+    map_source(moves);
+}
+
+/// As one piece if that is not too large: to map and unmap is dear beside other threads.
+void FreshPages::map_source(std::span<const Move> moves) {
+    auto begin = moves.front().from_offset;
+    auto end = begin;
+    for (const auto& move : moves) {
+        begin = std::min(begin, move.from_offset);
+        end = std::max(end, move.from_offset + move.length);
+    }
+    begin = base::align_down(begin, kPage);
+    if (end - begin <= kMost)
+        source_.emplace(moves.front().from, begin, end - begin, PROT_READ);
+}
+
+bool FreshPages::copy(std::byte* to, const std::byte* from, std::uint64_t length) const {
+    for (std::uint64_t done = 0; done < length;) {
+        uffdio_copy pages{.dst = reinterpret_cast<std::uintptr_t>(to + done),
+                          .src = reinterpret_cast<std::uintptr_t>(from + done),
+                          .len = std::min(kStep, length - done),
+                          .mode = 0,
+                          .copy = 0};
+        const bool all = ::ioctl(kernel_.get(), UFFDIO_COPY, &pages) == 0;
+        if (!all && (errno != EAGAIN || pages.copy <= 0))
+            return false;
+        done += static_cast<std::uint64_t>(pages.copy);
+    }
+    return true;
+}
+
+Move FreshPages::fill(const Move& part) {
+    const auto first = base::align_up(part.to_offset, kPage);
+    const auto pages = part.within(first, std::max(first, base::align_down(part.to_end(), kPage)));
+    const auto none = part.within(first, first);
+    if (!kernel_ || refused_ || pages.length < kLeast || has_holes(pages))
+        return none;
+    if (!source_ || !source_->covers(pages.from_offset, pages.length))
+        map_source({&pages, 1});
+    const auto begin = base::align_down(pages.from_offset, kPage);
+    const auto skipped = pages.from_offset - begin;
+    const bool there =
+        source_ && source_->covers(begin, skipped + pages.length) &&
+        ::madvise(source_->at(begin), skipped + pages.length, MADV_POPULATE_READ) == 0;
+    if (!there)
+        return none;
+    refused_ = !copy(target_->at(pages.to_offset), source_->at(pages.from_offset), pages.length);
+    return refused_ ? none : pages;
+}
+
+} // namespace doppel::block

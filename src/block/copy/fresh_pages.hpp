@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Giving a file that lives in memory (tmpfs) pages it has not got, filled as they are made
+/// (userfaultfd(2), UFFDIO_COPY). A write to the file costs more, and writers of one file take
+/// turns; pages are made by as many threads as there are. Any thread; blocks.
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "base/unique_fd.hpp"
+#include "block/copy/move.hpp"
+#include "block/copy/window.hpp"
+
+namespace doppel::block {
+
+class FreshPages {
+public:
+    /// For these moves, of one pair of files, ascending in the target. Of the target only pages
+    /// before its end can be made.
+    explicit FreshPages(std::span<const Move> moves);
+
+    /// Makes the whole pages of a part of the moves, and says which; perhaps none, as of a source
+    /// with holes: the kernel would fill them. Whatever happens to the files, no signal comes.
+    Move fill(const Move& part);
+
+    /// The kernel makes no pages for us here, or the file has them already.
+    bool refused() const { return refused_; }
+
+private:
+    void map_source(std::span<const Move> moves);
+    bool copy(std::byte* to, const std::byte* from, std::uint64_t length) const;
+
+    std::optional<Window> target_;
+    std::optional<Window> source_;
+    base::UniqueFd kernel_;
+    bool refused_ = false;
+};
+
+} // namespace doppel::block
