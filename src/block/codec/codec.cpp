@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "block/codec/codec.hpp"
 
+#include <dlfcn.h>
 #include <isa-l/igzip_lib.h>
 #include <libdeflate.h>
 #include <zstd.h>
@@ -32,6 +33,26 @@ using Inflater = std::unique_ptr<libdeflate_decompressor, Calls<libdeflate_free_
 using ZstdOut = std::unique_ptr<ZSTD_CCtx, Calls<ZSTD_freeCCtx>>;
 using ZstdIn = std::unique_ptr<ZSTD_DCtx, Calls<ZSTD_freeDCtx>>;
 
+/// Loaded by the first who compresses: most calls of doppel-img do not, and would wait for it.
+struct IsaL {
+    decltype(&isal_deflate_stateless_init) begin;
+    decltype(&isal_deflate_stateless) deflate;
+};
+
+const IsaL* isa_l() {
+    static const IsaL kCalls = [] {
+        void* const library = ::dlopen("libisal.so.2", RTLD_NOW | RTLD_LOCAL); // stays
+        const auto find = [&](const char* name) {
+            return library == nullptr ? nullptr : ::dlsym(library, name);
+        };
+        return IsaL{
+            reinterpret_cast<decltype(IsaL::begin)>(find("isal_deflate_stateless_init")),
+            reinterpret_cast<decltype(IsaL::deflate)>(find("isal_deflate_stateless")),
+        };
+    }();
+    return kCalls.begin != nullptr && kCalls.deflate != nullptr ? &kCalls : nullptr;
+}
+
 /// Levels of ISA-L's igzip, measured on files of Debian's /usr in pieces of 64 KiB. A raw stream is
 /// compared with QEMU's, whose window has 4 KiB: level 2 makes it 1 % larger than that, 1 another 1
 /// % and is no faster. In a zlib stream QEMU's window has 32 KiB: 3 makes it 5 % larger, 2 8 %.
@@ -43,11 +64,15 @@ struct Igzip {
 constexpr Igzip kRaw{2, ISAL_DEF_LVL2_DEFAULT, IGZIP_DEFLATE};
 constexpr Igzip kZlib{3, ISAL_DEF_LVL3_DEFAULT, IGZIP_ZLIB};
 
+/// 0: the output does not fit, or there is no igzip.
 std::size_t igzip(const Igzip& how, std::span<const std::byte> data, std::span<std::byte> out) {
+    const auto* const calls = isa_l();
+    if (calls == nullptr)
+        return 0;
     static thread_local std::vector<std::uint8_t> workspace;
     static thread_local auto stream = std::make_unique<isal_zstream>();
     workspace.resize(std::max(workspace.size(), how.workspace));
-    isal_deflate_stateless_init(stream.get());
+    calls->begin(stream.get());
     stream->level = how.level;
     stream->level_buf = workspace.data();
     stream->level_buf_size = static_cast<std::uint32_t>(workspace.size());
@@ -58,7 +83,7 @@ std::size_t igzip(const Igzip& how, std::span<const std::byte> data, std::span<s
     stream->avail_in = static_cast<std::uint32_t>(data.size());
     stream->next_out = reinterpret_cast<std::uint8_t*>(out.data());
     stream->avail_out = static_cast<std::uint32_t>(out.size());
-    return isal_deflate_stateless(stream.get()) == COMP_OK && stream->avail_in == 0
+    return calls->deflate(stream.get()) == COMP_OK && stream->avail_in == 0
                ? out.size() - stream->avail_out
                : 0;
 }
@@ -81,7 +106,7 @@ std::vector<std::byte> result(std::span<const std::byte> out, std::size_t size) 
 std::vector<std::byte> deflate(std::span<const std::byte> data, std::size_t limit, Effort effort) {
     const auto out = scratch(limit);
     std::size_t size = 0;
-    if (effort == Effort::Fast) {
+    if (effort == Effort::Fast && isa_l() != nullptr) {
         size = igzip(kRaw, data, out);
     } else {
         static thread_local const Deflater deflater{libdeflate_alloc_compressor(kBestDeflate)};

@@ -11,7 +11,7 @@
 namespace doppel::block::codec {
 
 enum class Effort : std::uint8_t {
-    Fast, // as fast as the disk: ISA-L's igzip, zstd level 1
+    Fast, // as fast as the disk: ISA-L's igzip (libdeflate without libisal.so.2), zstd level 1
     Best, // small: libdeflate 12, zstd 19
 };
 
