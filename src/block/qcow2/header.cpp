@@ -280,6 +280,23 @@ bool is_qcow2(std::span<const std::byte> head) {
     return version == 2 || version == 3;
 }
 
+bool header_ends_within(std::span<const std::byte> head) {
+    if (head.size() < kV3HeaderBytes)
+        return false;
+    const auto name = field<std::uint64_t>(head, 8);
+    if (name > head.size() || (name != 0 && field<std::uint32_t>(head, 16) > head.size() - name))
+        return false;
+    const bool v3 = field<std::uint32_t>(head, 4) >= 3;
+    const std::size_t end = name != 0 ? name : head.size();
+    std::size_t at = v3 ? field<std::uint32_t>(head, 100) : kV2HeaderBytes;
+    while (at + kExtensionHead <= end) {
+        if (field<std::uint32_t>(head, at) == 0)
+            return true;
+        at += kExtensionHead + base::align_up(field<std::uint32_t>(head, at + 4), 8);
+    }
+    return name != 0;
+}
+
 Result<Header> parse_header(std::span<const std::byte> head, std::uint64_t file_bytes) {
     if (head.size() < kV2HeaderBytes)
         return corrupt(fmt::format("the file has {} bytes, less than a header", head.size()));

@@ -93,8 +93,11 @@ constexpr std::uint64_t kOffsetOfIncompatible = 72;
 constexpr std::uint64_t kOffsetOfAutoclear = 88;
 
 bool is_qcow2(std::span<const std::byte> head);
-/// `head`: the first cluster, or what there is of it. Every number is held against its limit and
-/// tables against `file_bytes`.
+/// Whether the extensions and the backing file's name, which may lie anywhere in the first cluster,
+/// lie in this beginning of it.
+bool header_ends_within(std::span<const std::byte> head);
+/// `head`: the first cluster, or what there is of it, or a part that the header ends in. Every
+/// number is held against its limit and tables against `file_bytes`.
 Result<Header> parse_header(std::span<const std::byte> head, std::uint64_t file_bytes);
 /// The bytes of cluster 0. Error: names and extensions do not fit.
 Result<std::vector<std::byte>> serialize_header(const Header& header);

@@ -14,13 +14,12 @@ constexpr std::size_t kL2CacheBytes = 32u << 20;
 constexpr std::uint64_t kHeadBytes = 4096;
 
 Task<Header> read_header(Node& file) {
-    auto head = AlignedMemory{std::min(file.size(), kHeadBytes)};
+    auto head = AlignedMemory::uninitialized(std::min(file.size(), kHeadBytes));
     DOPPEL_AWAIT_VOID(file.read(0, IoBuffer{head.span()}));
-    if (head.size() >= 24) {
-        // Names and extensions may lie anywhere in the first cluster.
+    if (head.size() >= 24 && !header_ends_within(head.span())) {
         const auto bits = base::load_be<std::uint32_t>(head.data() + 20);
         if (bits > 12 && bits <= kMaxClusterBits) {
-            head = AlignedMemory{std::min(file.size(), std::uint64_t{1} << bits)};
+            head = AlignedMemory::uninitialized(std::min(file.size(), std::uint64_t{1} << bits));
             DOPPEL_AWAIT_VOID(file.read(0, IoBuffer{head.span()}));
         }
     }
