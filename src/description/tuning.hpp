@@ -13,6 +13,7 @@ struct Tuning {
     bool stack_pointer = true;   // pushes and pops that follow each other move rsp once
     bool groups = true;          // one check for accesses through the same registers
     bool flags = true;           // flags that a check clobbers are computed again, not saved
+    bool flag_operands = true;   // for that, operands that change are kept
     bool slots = true;           // guest r12 to r15 stay in scratch registers between checks
     bool links = true;           // blocks of a page jump to each other
     bool branches = true;        // indirect and far branches find their target in a cache
@@ -32,6 +33,7 @@ inline constexpr std::array kTuningNames{
     TuningName{"stack-pointer", &Tuning::stack_pointer},
     TuningName{"groups", &Tuning::groups},
     TuningName{"flags", &Tuning::flags},
+    TuningName{"flag-operands", &Tuning::flag_operands},
     TuningName{"slots", &Tuning::slots},
     TuningName{"links", &Tuning::links},
     TuningName{"branches", &Tuning::branches},

@@ -30,8 +30,12 @@ class BlockTranslator {
     /// How to compute the flags again.
     struct Recipe {
         const ScannedInstruction* maker = nullptr;
-        /// Undo: do the opposite first, which gives its operand back.
-        enum class How : std::uint8_t { Again, Undo } how = How::Again;
+        /// Undo: do the opposite first, which gives its operand back. Result: that of AND, OR, XOR
+        /// says it all. OnCopy: again, on what Frame::flag_operand holds.
+        enum class How : std::uint8_t { Again, Undo, Result, OnCopy } how = How::Again;
+        /// The guest register whose value is in Frame::flag_operand; kKept: what no register holds.
+        std::uint8_t kept = kNone;
+        static constexpr std::uint8_t kNone = 0xff, kKept = 0xfe;
         explicit operator bool() const { return maker != nullptr; }
     };
     /// Code out of the way: a call to a stub, or the far jump of a condition.
@@ -93,9 +97,18 @@ private:
     void emit_cold();
     void emit_leave(Exit why, const std::uint8_t* stub, const Site& site, std::uint8_t left);
 
-    // --- emit_flags.cpp ---
+    // --- emit_recipe.cpp ---
     Recipe recipe_of(const ScannedInstruction& at) const;
+    static Recipe::How recipe_with_operand(const Instruction& in);
+    static std::uint16_t registers_of(const Recipe& recipe);
+    bool operand_pays(std::size_t index) const;
+    bool keep_operand(const ScannedInstruction& at);
+    void keep_memory_operand(const ScannedInstruction& at, Rewrite& with);
+    void keep_shifted(const ScannedInstruction& at);
+    void emit_test_result(const Recipe& recipe);
     void emit_recipe(const Recipe& recipe);
+
+    // --- emit_flags.cpp ---
     void keep_flags_across(const ScannedInstruction& at);
     void note_flags(const ScannedInstruction& at);
     void save_flags();    // into the slot; clobbers scratch 1
@@ -186,12 +199,17 @@ private:
     void take(HostReg scratch);
     void forget_slot(unsigned reg);
     HostReg holder(unsigned reg) const;
-    HostReg hold_slot(unsigned reg, bool load, std::uint16_t kept);
-    bool read_soon(const ScannedInstruction& at, unsigned reg) const;
+    HostReg hold_slot(const ScannedInstruction& at, unsigned reg, bool load, std::uint16_t kept);
+    static constexpr auto kNever = static_cast<std::size_t>(-1);
+    std::size_t next_read(const ScannedInstruction& at, unsigned reg) const;
+    bool read_soon(const ScannedInstruction& at, unsigned reg) const {
+        return next_read(at, reg) != kNever;
+    }
     bool assign_slots(const ScannedInstruction& at, bool single, Rewrite& out);
     void emit_with_assigned(const ScannedInstruction& at, const Rewrite& with);
     void emit_with_held(const ScannedInstruction& at, Rewrite& with, std::uint16_t slots);
     bool emit_slot_as_memory(const ScannedInstruction& at);
+    bool emit_slot_as_source(const ScannedInstruction& at, std::uint16_t slots);
     void emit_plain(const ScannedInstruction& at);
     void emit_slots_and_memory(const ScannedInstruction& at, Rewrite& with);
     bool lea_with_held(const ScannedInstruction& at, Mem& parts, HostReg& to);
@@ -271,9 +289,10 @@ private:
     const std::uint8_t* exit_begin_ = nullptr; // of the exit that the body ends with, if it does
     bool native_ = true;                       // the register holds the flags
     bool saved_ = false;                       // the slot holds them
-    Recipe recipe_;      // they can be computed: one of the three always holds
-    bool made_ = false;  // or as Frame::flag_maker says
-    bool dying_ = false; // behind this instruction nothing sees them
+    Recipe recipe_;             // they can be computed: one of the three always holds
+    bool operand_kept_ = false; // that of the instruction in translation, in Frame::flag_operand
+    bool made_ = false;         // or as Frame::flag_maker says
+    bool dying_ = false;        // behind this instruction nothing sees them
     std::array<bool, BlockScan::kMaxGroups> group_checked_{};
     /// What is known of a base group from here on: its host address is in the frame, it is
     /// writable.

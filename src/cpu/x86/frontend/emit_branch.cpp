@@ -94,10 +94,9 @@ void BlockTranslator::emit_conditional(const ScannedInstruction& at) {
         a_.align_link_before(a_.here() == body_end_ ? body_bytes_ : 0, 2);
         cold_link(at, target, a_.jump_if_later(condition));
         if (back) {
-            const Instruction& maker = recipe_.maker->in;
             Site& site = cold_.back().site;
             site.bits |= Site::kMade;
-            site.extra = static_cast<std::uint16_t>(maker.registers_read | maker.registers_written);
+            site.extra = registers_of(recipe_);
         }
         cold_.back().left = left;
         cold_.back().counted_branch = left != 0;

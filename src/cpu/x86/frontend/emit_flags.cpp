@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Where the guest's flags are, and how they come back after a check has clobbered them. Saving
 /// them costs five uops and a turn through rax; but most flags are dead, only a page fault could
-/// show them. So whatever lets them be computed again is as good as a copy: the instruction that
-/// made them, while its operands are as they were.
+/// show them. So whatever lets them be computed again is as good as a copy: see emit_recipe.cpp.
 #include "cpu/x86/frontend/block_translator.hpp"
 
 #include <bit>
@@ -11,83 +10,6 @@
 namespace doppel::cpu::x86::frontend {
 
 using namespace translator;
-
-namespace {
-
-std::uint16_t slots_of(const Instruction& in) {
-    constexpr std::uint16_t kSlots = 0xf000;
-    return static_cast<std::uint16_t>((in.registers_read | in.registers_written) & kSlots);
-}
-
-unsigned rm_register(const Instruction& in) {
-    return static_cast<unsigned>(in.modrm_rm() | (in.rex & 1) << 3);
-}
-
-/// No scratch register is needed: at most ModRM.rm is a slot.
-bool operands_in_place(const Instruction& in) {
-    const std::uint16_t slots = slots_of(in);
-    if (slots == 0)
-        return true;
-    const unsigned rm = rm_register(in);
-    const auto reg = static_cast<unsigned>(in.modrm_reg() | (in.rex & 4) << 1);
-    return in.has_modrm() && slots == 1u << rm && (is_group(in) || reg != rm);
-}
-
-bool same_registers(const Instruction& in) {
-    return in.operands[1].kind == OperandKind::Gpr && in.operands[1].reg == in.operands[0].reg;
-}
-
-bool has_high_byte(const Instruction& in) {
-    return in.operands[0].kind == OperandKind::GprHigh ||
-           in.operands[1].kind == OperandKind::GprHigh;
-}
-
-/// Add for sub and the other way round; neg is its own.
-Instruction opposite(Instruction in) {
-    if (in.op == Op::Neg)
-        return in;
-    if (is_group(in))
-        in.modrm ^= 0x28;
-    else
-        in.opcode ^= 0x28;
-    return in;
-}
-
-} // namespace
-
-BlockTranslator::Recipe BlockTranslator::recipe_of(const ScannedInstruction& at) const {
-    using How = Recipe::How;
-    const Instruction& in = at.in;
-    if (!scan_.tuning.flags || at.treatment != Treatment::Generic || in.has_memory() ||
-        in.is_vex() || in.map != OpcodeMap::Primary || has_high_byte(in) || !operands_in_place(in))
-        return {};
-    switch (in.op) {
-    case Op::Cmp:
-    case Op::Test:
-    case Op::And:
-    case Op::Or: return {&at, How::Again};
-    case Op::Xor: return same_registers(in) ? Recipe{&at, How::Again} : Recipe{};
-    case Op::Neg: return {&at, How::Undo};
-    case Op::Add:
-    case Op::Sub: return same_registers(in) ? Recipe{} : Recipe{&at, How::Undo};
-    default: return {};
-    }
-}
-
-/// The flags into the register. Touches nothing else, scratch registers neither.
-void BlockTranslator::emit_recipe(const Recipe& recipe) {
-    const Instruction& in = recipe.maker->in;
-    const std::uint8_t* const bytes = scan_.bytes.data() + recipe.maker->buffer_offset;
-    Rewrite with;
-    with.code32 = code32_;
-    if (slots_of(in) != 0) {
-        with.register_is_mem = true;
-        with.mem = slot(rm_register(in));
-    }
-    if (recipe.how == Recipe::How::Undo)
-        emit_rewritten(a_, opposite(in), bytes, with);
-    emit_rewritten(a_, in, bytes, with);
-}
 
 /// Translated code is not left there, whatever the flags are: memory has been checked by others.
 bool BlockTranslator::cannot_stop(const ScannedInstruction& at) const {
@@ -124,8 +46,7 @@ bool BlockTranslator::flags_dead_from(std::size_t index) const {
 void BlockTranslator::keep_flags_across(const ScannedInstruction& at) {
     if (!recipe_)
         return;
-    const Instruction& maker = recipe_.maker->in;
-    if (((maker.registers_read | maker.registers_written) & at.in.registers_written) == 0)
+    if ((registers_of(recipe_) & at.in.registers_written) == 0)
         return;
     if (at.treatment == Treatment::Generic && makes_all_flags(at.in))
         return; // its own check comes before that
@@ -137,6 +58,8 @@ void BlockTranslator::keep_flags_across(const ScannedInstruction& at) {
         dying_ = true;
         return;
     }
+    if (operand_pays(at.index) && keep_operand(at))
+        return;
     if (clobbers)
         save_flags();
     else
@@ -151,6 +74,7 @@ void BlockTranslator::note_flags(const ScannedInstruction& at) {
     native_ = true;
     saved_ = made_ = false;
     recipe_ = makes_all_flags(at.in) ? recipe_of(at) : Recipe{};
+    operand_kept_ = false;
 }
 
 void BlockTranslator::save_flags() {

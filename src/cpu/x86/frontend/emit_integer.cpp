@@ -86,6 +86,7 @@ void BlockTranslator::emit_generic(const ScannedInstruction& at) {
         with.mem = access(at, in.memory_size, in.writes_memory(), single);
         if (needs_flags(in))
             restore_flags();
+        keep_memory_operand(at, with);
         emit_slots_and_memory(at, with);
     }
     if (in.type == InstructionClass::X87)

@@ -189,9 +189,7 @@ void BlockTranslator::emit_loop_end(const ScannedInstruction& at) {
     ended_ = true;
     if (!recipe_)
         return;
-    const Instruction& maker = recipe_.maker->in;
-    const int operands = maker.registers_read | maker.registers_written;
-    if (!loop.flags_unseen && (scan_.dead_writes & operands) != 0)
+    if (!loop.flags_unseen && (scan_.dead_writes & registers_of(recipe_)) != 0)
         return;
     closed_ = true;
     if (!loop.flags_unseen)

@@ -87,6 +87,8 @@ void BlockTranslator::compute_offset(const ScannedInstruction& at, std::int32_t 
         parts.displacement += distance;
         if (in.address_size == 4)
             a_.lea32(kScratch0, parts);
+        else if (parts.base == kScratch0 && parts.index == kNoReg && parts.displacement == 0)
+            return; // is there
         else if (parts.base == kNoReg && parts.index == kNoReg)
             a_.mov_imm(kScratch0, static_cast<std::uint64_t>(std::int64_t{parts.displacement}));
         else

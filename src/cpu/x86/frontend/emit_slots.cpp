@@ -22,29 +22,6 @@ bool has_high_byte(const Instruction& in) {
         in.operands, [](const Operand& operand) { return operand.kind == OperandKind::GprHigh; });
 }
 
-unsigned rm_register(const Instruction& in) {
-    return static_cast<unsigned>(in.modrm_rm() | (in.rex & 1) << 3);
-}
-unsigned reg_register(const Instruction& in) {
-    return static_cast<unsigned>(in.modrm_reg() | (in.rex & 4) << 1);
-}
-
-/// Has a twin with ModRM.reg and ModRM.rm in each other's role.
-bool has_twin(const Instruction& in) {
-    const std::uint8_t op = in.opcode;
-    return in.map == OpcodeMap::Primary &&
-           (((op & 0xc4) == 0 && (op & 7) < 4) || (op >= 0x84 && op <= 0x85) ||
-            (op >= 0x88 && op <= 0x8b));
-}
-
-Instruction twin(Instruction in) {
-    if ((in.opcode & 0xfe) != 0x84) // TEST has one form
-        in.opcode ^= 2;
-    in.modrm = static_cast<std::uint8_t>(0xc0 | in.modrm_rm() << 3 | in.modrm_reg());
-    in.rex = static_cast<std::uint8_t>((in.rex & 0xfa) | (in.rex & 1) << 2 | (in.rex & 4) >> 2);
-    return in;
-}
-
 bool can_be_memory(const Instruction& in) {
     switch (in.op) {
     case Op::Xchg:
@@ -133,18 +110,22 @@ HostReg BlockTranslator::holder(unsigned reg) const {
     return kNoReg;
 }
 
-/// The scratch register that holds `reg` from here on: one that holds none of `kept`. `load`: with
-/// its value.
-HostReg BlockTranslator::hold_slot(unsigned reg, bool load, std::uint16_t kept) {
+/// The scratch register that holds `reg` from here on: one that holds none of `kept`, preferably
+/// what is read again last. `load`: with its value.
+HostReg BlockTranslator::hold_slot(const ScannedInstruction& at, unsigned reg, bool load,
+                                   std::uint16_t kept) {
     if (const HostReg already = holder(reg); already != kNoReg)
         return already;
-    const auto cost = [&](std::size_t i) { // of taking it
+    const auto cost = [&](std::size_t i) -> std::size_t { // of taking it
         const HeldSlot& held = held_.at(i);
-        if (held.reg != HeldSlot::kNone && (kept & bit(held.reg)) != 0)
-            return 100;
         const bool useful =
             i == 0 ? in_scratch0_ != ScannedInstruction::kNoGroup : stack_in_scratch1_;
-        return (held.reg != HeldSlot::kNone ? 4 : 0) + (held.dirty ? 2 : 0) + (useful ? 1 : 0);
+        if (held.reg == HeldSlot::kNone)
+            return useful ? 1 : 0;
+        if ((kept & bit(held.reg)) != 0)
+            return 1000;
+        const std::size_t read = next_read(at, held.reg);
+        return (held.dirty ? 3 : 2) + (read == kNever ? 0 : 2 * (scan_.count - read));
     };
     const std::size_t pick = cost(0) < cost(1) ? 0 : 1;
     take(scratch_at(pick));
@@ -154,26 +135,26 @@ HostReg BlockTranslator::hold_slot(unsigned reg, bool load, std::uint16_t kept) 
     return scratch_at(pick);
 }
 
-/// A later instruction reads `reg`, and the scratch registers are not needed before that.
-bool BlockTranslator::read_soon(const ScannedInstruction& at, unsigned reg) const {
+/// The later instruction that reads `reg`, if the scratch registers are not needed before that.
+std::size_t BlockTranslator::next_read(const ScannedInstruction& at, unsigned reg) const {
     if (!scan_.tuning.slots)
-        return false;
+        return kNever;
     for (std::size_t i = at.index + 1u; i < scan_.count; ++i) {
         const ScannedInstruction& next = scan_.list.at(i);
         if (!names_scratch(next) || next.treatment == Treatment::Push)
-            return false;
+            return kNever;
         if (next.in.has_memory() && next.treatment == Treatment::Generic &&
             next.loop_access.group == LoopAccess::kNone &&
             (next.stack ? !group_checked_.at(next.stack_group)
                         : next.base_group == ScannedInstruction::kNoGroup ||
                               !group_states_.at(next.base_group).found))
-            return false;
+            return kNever;
         if ((next.in.registers_read & bit(reg)) != 0)
-            return true;
+            return i;
         if ((next.in.registers_written & bit(reg)) != 0)
-            return false;
+            return kNever;
     }
-    return false;
+    return kNever;
 }
 
 /// A scratch register for each slot operand. False: there are not enough, or (`single`) more than
@@ -225,7 +206,7 @@ void BlockTranslator::emit_with_held(const ScannedInstruction& at, Rewrite& with
     for (const std::uint16_t wanted : {at.in.registers_read, std::uint16_t{0xffff}})
         for (unsigned reg = 12; reg < 16; ++reg)
             if ((slots & wanted & bit(reg)) != 0)
-                with.gpr[reg] = hold_slot(reg, (at.in.registers_read & bit(reg)) != 0, slots);
+                with.gpr[reg] = hold_slot(at, reg, (at.in.registers_read & bit(reg)) != 0, slots);
     emit_body(at, at.in, with);
     for (unsigned reg = 12; reg < 16; ++reg)
         if ((slots & at.in.registers_written & bit(reg)) != 0)
@@ -258,6 +239,30 @@ bool BlockTranslator::emit_slot_as_memory(const ScannedInstruction& at) {
     return true;
 }
 
+/// The same of an instruction with two of them, for the one it only reads.
+bool BlockTranslator::emit_slot_as_source(const ScannedInstruction& at, std::uint16_t slots) {
+    if (!can_be_memory(at.in) || is_group(at.in) || std::popcount(slots) != 2)
+        return false;
+    const std::uint16_t written = at.in.registers_written;
+    Instruction in = at.in;
+    if ((written & bit(rm_register(in))) != 0 && has_twin(in))
+        in = twin(in);
+    const unsigned source = rm_register(in);
+    const unsigned other = reg_register(in);
+    if (slots != (bit(source) | bit(other)) || (written & bit(source)) != 0 ||
+        holder(source) != kNoReg || read_soon(at, source))
+        return false;
+    Rewrite with;
+    with.code32 = code32_;
+    with.gpr[other] = hold_slot(at, other, (at.in.registers_read & bit(other)) != 0, slots);
+    with.register_is_mem = true;
+    with.mem = slot(source);
+    emit_body(at, in, with);
+    if ((written & bit(other)) != 0)
+        held_.at(index_of(with.gpr[other])).dirty = true;
+    return true;
+}
+
 /// A generic instruction without a memory operand.
 void BlockTranslator::emit_plain(const ScannedInstruction& at) {
     const Instruction& in = at.in;
@@ -271,9 +276,10 @@ void BlockTranslator::emit_plain(const ScannedInstruction& at) {
     Rewrite with;
     with.code32 = code32_;
     if (slots == 0) {
+        keep_shifted(at);
         emit_body(at, in, with);
     } else if (std::popcount(slots) <= 2) {
-        if (!emit_slot_as_memory(at))
+        if (!emit_slot_as_memory(at) && !emit_slot_as_source(at, slots))
             emit_with_held(at, with, slots);
     } else {
         take(kScratch0);
@@ -325,7 +331,7 @@ bool BlockTranslator::lea_with_held(const ScannedInstruction& at, Mem& parts, Ho
     if (std::popcount(slots) > 2 || in.operand_size == 2)
         return false;
     const auto source_of = [&](std::uint8_t source) {
-        return in_slot(source) ? hold_slot(source, true, slots) : kHome[source];
+        return in_slot(source) ? hold_slot(at, source, true, slots) : kHome[source];
     };
     parts = {kNoReg, kNoReg, 1, static_cast<std::int32_t>(in.displacement)};
     if (in.memory_base < 16)
@@ -334,7 +340,7 @@ bool BlockTranslator::lea_with_held(const ScannedInstruction& at, Mem& parts, Ho
         parts.index = source_of(in.memory_index);
         parts.scale = in.memory_scale;
     }
-    to = in_slot(reg) ? hold_slot(reg, false, slots) : kHome[reg];
+    to = in_slot(reg) ? hold_slot(at, reg, false, slots) : kHome[reg];
     if (in.memory_base == kRip) {
         a_.load(to, DOPPEL_FRAME(page_va));
         parts.base = to;

@@ -124,11 +124,11 @@ Mem BlockTranslator::cached_stack(const ScannedInstruction& at, std::int32_t off
     check_stack_group(at, offset, size, write);
     if (single) {
         take(kScratch0);
-        if (!stack_in_scratch1_)
+        if (stack_in_scratch1_)
+            a_.mov(kScratch0, kScratch1);
+        else
             a_.load(kScratch0, kStackAddend);
-        a_.lea(kScratch0,
-               {stack_in_scratch1_ ? kScratch1 : kScratch0, kGuestRsp, 1, offset + rsp_owed_});
-        return {kScratch0};
+        return {kGuestRsp, kScratch0, 1, offset + rsp_owed_};
     }
     if (!stack_in_scratch1_) {
         take(kScratch1);

@@ -44,7 +44,8 @@ constexpr bool in_slot(unsigned guest_register) {
 struct FrameHeader {
     static constexpr std::size_t kNearGroups = 8;
 
-    std::array<std::uint64_t, 5> gap{};
+    std::array<std::uint64_t, 4> gap{};
+    std::uint64_t tsc_offset = 0;                      // guest TSC - host TSC
     std::uint64_t host_limit = std::uint64_t{1} << 48; // above all host addresses
     std::uint64_t host_rsp = 0;                        // while translated code runs
     std::uint64_t tlb_register = 0;                    // r15
@@ -66,9 +67,9 @@ struct FrameHeader {
     /// "The slot": lahf in bits 15:8, OF in bit 0. Read and written as 16 bits everywhere: the host
     /// cannot forward a store to a wider load.
     std::uint16_t flags = 0;
-    std::uint32_t flag_maker = 0; // offset in code memory: see Stubs::made_slot
-    std::uint64_t tsc_offset = 0; // guest TSC - host TSC
-    std::uint64_t call_slot = 0;  // the return address of calls to stubs passes through here
+    std::uint32_t flag_maker = 0;   // offset in code memory: see Stubs::made_slot
+    std::uint64_t flag_operand = 0; // what the instruction that made the flags worked on
+    std::uint64_t call_slot = 0;    // the return address of calls to stubs passes through here
 
     /// While no stack page is cached, stack_page is one that no guest finds: neither canonical nor
     /// to be guessed. `random` is any number.
@@ -107,6 +108,7 @@ struct alignas(64) Frame {
     /// segment does not reach over all 4 GiB, the interpreter checks its limits.
     std::array<std::uint64_t, 2> segment_guard{};
     static constexpr std::uint64_t kNotFlat = 0x4000'0000'0000'0000;
+    std::uint64_t flag_scratch = 0; // of an exit that computes the flags
 };
 static_assert(offsetof(Frame, state) == sizeof(FrameHeader));
 static_assert(offsetof(CpuState, gpr) == 0);

@@ -46,8 +46,9 @@ public:
 
 private:
     bool memory_form() const {
-        return is_offset_move(in_) ||
-               (in_.has_modrm() && (in_.modrm_mod() != 3 || with_.register_is_mem));
+        return with_.mem_is_register == kNoReg &&
+               (is_offset_move(in_) ||
+                (in_.has_modrm() && (in_.modrm_mod() != 3 || with_.register_is_mem)));
     }
     /// INC and DEC of one byte: in 64-bit code the opcode is REX.
     bool is_short_count() const {
@@ -94,7 +95,9 @@ private:
             fields_.reg = in_.modrm_reg();
         else if (vector ? general && !general_is_rm(in_) : true)
             fields_.reg = map(reg, bytes);
-        if (!memory_form()) {
+        if (with_.mem_is_register != kNoReg) {
+            fields_.rm = with_.mem_is_register;
+        } else if (!memory_form()) {
             fields_.rm = static_cast<std::uint8_t>(in_.modrm_rm() | b);
             const bool byte_source = in_.op == Op::Movzx || in_.op == Op::Movsx
                                          ? in_.map == OpcodeMap::Map0F && (in_.opcode & 1) == 0
@@ -205,6 +208,28 @@ bool is_group(const Instruction& in) {
     case OpcodeMap::Map0F38: return in.is_vex() && op == 0xf3;
     default: return false;
     }
+}
+
+unsigned rm_register(const Instruction& in) {
+    return static_cast<unsigned>(in.modrm_rm() | (in.rex & 1) << 3);
+}
+unsigned reg_register(const Instruction& in) {
+    return static_cast<unsigned>(in.modrm_reg() | (in.rex & 4) << 1);
+}
+
+bool has_twin(const Instruction& in) {
+    const std::uint8_t op = in.opcode;
+    return in.map == OpcodeMap::Primary &&
+           (((op & 0xc4) == 0 && (op & 7) < 4) || (op >= 0x84 && op <= 0x85) ||
+            (op >= 0x88 && op <= 0x8b));
+}
+
+Instruction twin(Instruction in) {
+    if ((in.opcode & 0xfe) != 0x84) // TEST has one form
+        in.opcode ^= 2;
+    in.modrm = static_cast<std::uint8_t>(0xc0 | in.modrm_rm() << 3 | in.modrm_reg());
+    in.rex = static_cast<std::uint8_t>((in.rex & 0xfa) | (in.rex & 1) << 2 | (in.rex & 4) >> 2);
+    return in;
 }
 
 bool emit_rewritten(Assembler& to, const Instruction& in, const std::uint8_t* bytes,

@@ -14,7 +14,8 @@ struct Rewrite {
     Mem mem{};                           // replaces the memory operand, if there is one
     bool high_as_low = false;            // ah is in al (swapped by the caller), and so on
     bool register_is_mem = false;        // the register operand in ModRM.rm is at `mem` instead
-    bool code32 = false;                 // the instruction is of 32-bit code
+    HostReg mem_is_register = translator::kNoReg; // and the other way round
+    bool code32 = false;                          // the instruction is of 32-bit code
 };
 
 /// False: cannot be encoded (ah and its like together with a REX prefix); nothing was emitted.
@@ -31,5 +32,12 @@ constexpr bool has_known_offset(const Instruction& in) {
 
 /// The ModRM.reg field is an opcode extension, not a register.
 bool is_group(const Instruction& instruction);
+
+unsigned rm_register(const Instruction& in);
+unsigned reg_register(const Instruction& in);
+
+/// Has a twin with ModRM.reg and ModRM.rm in each other's role.
+bool has_twin(const Instruction& in);
+Instruction twin(Instruction in);
 
 } // namespace doppel::cpu::x86::frontend
