@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::size_t kL2CacheBytes = 32u << 20;
 constexpr std::uint64_t kHeadBytes = 4096;
+constexpr std::uint64_t kLikelySnapshotBytes = 2048; // of the table, at most, for each
 
 Task<Header> read_header(Node& file) {
     auto head = AlignedMemory::uninitialized(std::min(file.size(), kHeadBytes));
@@ -67,20 +68,27 @@ Task<std::unique_ptr<Qcow2Node>> Qcow2Node::open(OpenRequest request) {
     co_return node;
 }
 
-Task<void> Qcow2Node::open_files(ImageOpener& opener) {
-    if (header_.snapshot_count > 0) {
-        // Its length shows only while it is parsed.
-        const auto limit =
-            std::min(kMaxSnapshotTableBytes,
-                     file_->size() - std::min(file_->size(), header_.snapshots_offset));
-        const auto likely = std::min<std::uint64_t>(limit, header_.snapshot_count * 2048ull);
-        std::vector<std::byte> bytes(likely);
+/// How long the table is shows only while it is parsed: names may have 64 KiB each.
+Task<void> Qcow2Node::load_snapshots() {
+    if (header_.snapshot_count == 0)
+        co_return {};
+    const auto rest = file_->size() - std::min(file_->size(), header_.snapshots_offset);
+    const auto most = std::min(kMaxSnapshotTableBytes, rest);
+    std::vector<std::byte> bytes(std::min(most, header_.snapshot_count * kLikelySnapshotBytes));
+    DOPPEL_AWAIT_VOID(file_->read(header_.snapshots_offset, IoBuffer{bytes}));
+    auto table = parse_snapshots(bytes, header_.snapshot_count, header_.size_bytes);
+    if (!table && bytes.size() < most) {
+        bytes.resize(most);
         DOPPEL_AWAIT_VOID(file_->read(header_.snapshots_offset, IoBuffer{bytes}));
-        std::size_t used = 0;
-        DOPPEL_CO_TRY(table,
-                      parse_snapshots(bytes, header_.snapshot_count, header_.size_bytes, used));
-        snapshots_ = std::move(table);
+        table = parse_snapshots(bytes, header_.snapshot_count, header_.size_bytes);
     }
+    DOPPEL_CO_TRY(snapshots, std::move(table));
+    snapshots_ = std::move(snapshots);
+    co_return {};
+}
+
+Task<void> Qcow2Node::open_files(ImageOpener& opener) {
+    DOPPEL_AWAIT_VOID(load_snapshots());
     if (header_.external_data()) {
         if (header_.data_file.empty())
             co_return base::fail(Errc::Corrupt,

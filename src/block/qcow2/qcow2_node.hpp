@@ -97,6 +97,7 @@ private:
               std::vector<std::uint64_t> reftable);
 
     // opening.cpp
+    Task<void> load_snapshots();
     Task<void> open_files(ImageOpener& opener);
     Task<void> prepare_for_writing();
 

@@ -76,10 +76,9 @@ void append(std::vector<std::byte>& out, const std::string& text) {
 
 base::Result<std::vector<Snapshot>> parse_snapshots(std::span<const std::byte> bytes,
                                                     std::uint32_t count,
-                                                    std::uint64_t default_disk_bytes,
-                                                    std::size_t& used) {
+                                                    std::uint64_t default_disk_bytes) {
     std::vector<Snapshot> snapshots;
-    used = 0;
+    std::size_t used = 0;
     for (std::uint32_t i = 0; i < count; ++i) {
         if (used > bytes.size())
             return base::fail(Errc::Corrupt, "the snapshot table passes the end of the file");

@@ -26,11 +26,10 @@ struct Snapshot {
 
 constexpr std::uint64_t kMaxSnapshotTableBytes = 64u << 20;
 
-/// Parses `count` entries; `bytes` may end early. Sets `used` to the table's true length.
+/// Parses `count` entries, behind which `bytes` may go on.
 base::Result<std::vector<Snapshot>> parse_snapshots(std::span<const std::byte> bytes,
                                                     std::uint32_t count,
-                                                    std::uint64_t default_disk_bytes,
-                                                    std::size_t& used);
+                                                    std::uint64_t default_disk_bytes);
 std::vector<std::byte> serialize_snapshots(const std::vector<Snapshot>& snapshots);
 
 } // namespace doppel::block::qcow2
