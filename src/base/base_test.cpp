@@ -13,6 +13,7 @@
 #include "base/clock.hpp"
 #include "base/crc32c.hpp"
 #include "base/event_loop.hpp"
+#include "base/printable.hpp"
 #include "base/result.hpp"
 #include "base/unique_fd.hpp"
 
@@ -44,6 +45,18 @@ TEST_CASE("a failed system call names its reason") {
     CHECK(result.error().code == Errc::NotFound);
     CHECK(result.error().message() == "open 'x': No such file or directory");
     CHECK(fail_errno(EISDIR, "open 'x'").error().code == Errc::InvalidArgument);
+}
+
+TEST_CASE("foreign text is printed on one line and commands no terminal") {
+    CHECK(printable("Größe, 'x' \\ 日本") == "Größe, 'x' \\ 日本");
+    CHECK(printable("a\n\x1b[31m\x7f") == "a\\x0a\\x1b[31m\\x7f");
+    CHECK(printable("\xc2\x9b") == "\xc2\\x9b");
+    CHECK(printable(std::string_view{"\0", 1}) == "\\x00");
+    CHECK(printable("0123456789abcdef", 9) == "012345 … def");
+    CHECK(printable("ééééééééé", 8) == "éé … é");
+    const Error error{Errc::Corrupt, 0, "snapshot '" + std::string(70000, '\n') + "' lies", {}, {}};
+    CHECK(error.message().size() < 1100);
+    CHECK(error.message().find('\n') == std::string::npos);
 }
 
 TEST_CASE("byte order") {

@@ -4,6 +4,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/printable.hpp"
+
 namespace doppel::base {
 
 namespace {
@@ -33,14 +35,14 @@ Errc code_of(int os_errno) {
 } // namespace
 
 std::string Error::message() const {
-    std::string whole = text;
+    std::string whole = printable(text); // it may hold a name out of a foreign file
     if (os_errno != 0) {
         whole += ": ";
         whole += std::strerror(os_errno);
     }
     if (!hint.empty()) {
         whole += "; ";
-        whole += hint;
+        whole += printable(hint);
     }
     return whole;
 }

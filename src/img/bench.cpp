@@ -126,7 +126,7 @@ Result<int> run(Session& outer) {
     const auto plan = DOPPEL_TRY(plan_of(arguments));
     const auto kind = DOPPEL_TRY(parse_kind(arguments.get("i")));
     const auto context = DOPPEL_TRY(block::IoContext::create(outer.context.loop(), kind));
-    Session session{*context, arguments, outer.objects};
+    Session session{*context, arguments, outer.objects, outer.name};
     const auto access = plan.write ? block::Access::ReadWrite : block::Access::ReadOnly;
     auto image =
         DOPPEL_TRY(open_named(session, arguments.positional()[0], open_flags(arguments, access)));

@@ -4,6 +4,7 @@
 
 #include <fmt/core.h>
 
+#include "base/printable.hpp"
 #include "img/images.hpp"
 #include "img/json.hpp"
 
@@ -95,7 +96,7 @@ Result<block::CheckResult> repair(Session& session, block::ImageNode& node, bloc
     auto first = DOPPEL_TRY(session.context.wait(node.check(how)));
     if (human) {
         for (const auto& finding : first.findings)
-            fmt::print(stderr, "{}\n", finding);
+            fmt::print(stderr, "{}\n", base::printable(finding));
         if (first.corruptions_fixed + first.leaks_fixed != 0)
             fmt::print("The following inconsistencies were found and repaired:\n\n    {} leaked "
                        "clusters\n    {} corruptions\n\nDouble checking the fixed image now...\n",
@@ -131,7 +132,7 @@ Result<int> run(Session& session) {
     DOPPEL_TRY_VOID(close_image(session, *image.node));
     if (human) {
         for (const auto& finding : result.findings)
-            fmt::print(stderr, "{}\n", finding);
+            fmt::print(stderr, "{}\n", base::printable(finding));
         print_human(result, arguments.has("q"));
     } else {
         print_json(result, image);

@@ -62,16 +62,6 @@ void print_help(std::string_view program, const Command& command) {
     }
 }
 
-/// A file that is not complete is called what it will be called.
-int complain(std::string_view program, const Error& error, int code) {
-    auto text = error.message();
-    const auto temporary = part_suffix();
-    for (auto at = text.find(temporary); at != std::string::npos; at = text.find(temporary))
-        text.erase(at, temporary.size());
-    fmt::print(stderr, "{}: {}\n", program, text);
-    return error.code == Errc::Interrupted ? kInterrupted : code;
-}
-
 int run_command(std::string_view program, const Command& command,
                 std::span<const char* const> words) {
     const auto wants_help = [](std::string_view word) { return word == "--help" || word == "-h"; };
@@ -102,12 +92,21 @@ int run_command(std::string_view program, const Command& command,
     const auto context = block::IoContext::create(**loop);
     if (!context)
         return complain(name, context.error(), command.error_code);
-    Session session{**context, *arguments, *objects};
+    Session session{**context, *arguments, *objects, name};
     const auto code = command.run(session);
     return code ? *code : complain(name, code.error(), command.error_code);
 }
 
 } // namespace
+
+int complain(std::string_view name, const Error& error, int code) {
+    auto text = error.message();
+    const auto temporary = part_suffix();
+    for (auto at = text.find(temporary); at != std::string::npos; at = text.find(temporary))
+        text.erase(at, temporary.size());
+    fmt::print(stderr, "{}: {}\n", name, text);
+    return error.code == Errc::Interrupted ? kInterrupted : code;
+}
 
 int run(std::string_view program, std::span<const char* const> words) {
     if (words.empty()) {

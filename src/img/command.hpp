@@ -17,6 +17,7 @@ struct Session {
     block::IoContext& context;
     const Arguments& arguments;
     const Objects& objects;
+    std::string_view name; // of the command as the user calls it: "doppel img compare"
 };
 
 struct Command {
@@ -46,6 +47,10 @@ const Command& bitmap_command();
 const Command& dd_command();
 const Command& bench_command();
 const Command& serve_command();
+
+/// Prints an error; yields `code`, or kInterrupted where that was the reason. A file that is not
+/// complete is called what it will be called.
+int complain(std::string_view name, const Error& error, int code);
 
 /// `program`: how the user calls us, for messages ("doppel img", "doppel-img"); `words`: what
 /// follows. The exit code.

@@ -106,10 +106,9 @@ block::Task<Outcome> compare(block::Node& a, block::Node& b, bool strict, Progre
 
 Result<int> run(Session& session) {
     const auto& arguments = session.arguments;
-    if (const auto named = arguments.expect(2, 2, "FIRST SECOND"); !named) {
-        fmt::print(stderr, "doppel img compare: {}\n", named.error().message());
-        return kFailed; // as qemu-img: a wrong call has another code than a file that is missing
-    }
+    // As qemu-img: a wrong call has another code than a file that is missing.
+    if (const auto named = arguments.expect(2, 2, "FIRST SECOND"); !named)
+        return complain(session.name, named.error(), kFailed);
     auto flags = open_flags(arguments, block::Access::ReadOnly);
     auto first = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     flags.format = arguments.get("F");
@@ -124,10 +123,8 @@ Result<int> run(Session& session) {
         return session.context.wait(
             compare(*first.node, *second.node, arguments.has("s"), progress));
     }();
-    if (!outcome) {
-        fmt::print(stderr, "doppel img compare: {}\n", outcome.error().message());
-        return kCannotRead;
-    }
+    if (!outcome)
+        return complain(session.name, outcome.error(), kCannotRead);
     if (!quiet)
         fmt::print("{}\n", outcome->text);
     return outcome->equal ? 0 : kDiffers;

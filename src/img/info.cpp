@@ -5,6 +5,7 @@
 
 #include <fmt/core.h>
 
+#include "base/printable.hpp"
 #include "img/images.hpp"
 #include "img/json.hpp"
 #include "img/snapshot_list.hpp"
@@ -184,17 +185,18 @@ void print_fact_line(const std::string& key, const block::FactValue& value) {
     else if (const auto* number = std::get_if<std::uint64_t>(&value))
         fmt::print("    {}: {}\n", name, *number);
     else if (const auto* text = std::get_if<std::string>(&value))
-        fmt::print("    {}: {}\n", name, *text);
+        fmt::print("    {}: {}\n", name, base::printable(*text));
     else if (const auto* extents = std::get_if<std::vector<block::ExtentInfo>>(&value))
         for (const auto& extent : *extents)
-            fmt::print("    {}: {}{}{}, {}{}\n", name.substr(0, name.size() - 1), extent.file,
-                       extent.format.empty() ? "" : " ", extent.format,
-                       human_size(extent.size_bytes), extent.compressed ? ", compressed" : "");
+            fmt::print("    {}: {}{}{}, {}{}\n", name.substr(0, name.size() - 1),
+                       base::printable(extent.file), extent.format.empty() ? "" : " ",
+                       extent.format, human_size(extent.size_bytes),
+                       extent.compressed ? ", compressed" : "");
     else if (const auto* encryption = std::get_if<block::EncryptionInfo>(&value))
         print_encryption(key, *encryption);
     else
         for (const auto& bitmap : std::get<std::vector<block::BitmapInfo>>(value))
-            fmt::print("    bitmap: {}, granularity {}{}{}\n", bitmap.name,
+            fmt::print("    bitmap: {}, granularity {}{}{}\n", base::printable(bitmap.name),
                        human_size(bitmap.granularity_bytes),
                        bitmap.recording ? ", recording" : ", not recording",
                        bitmap.inconsistent ? ", inconsistent" : "");
@@ -217,12 +219,13 @@ void print_human(const Fact& fact) {
     if (fact.info.cluster_bytes != 0)
         fmt::print("cluster_size: {}\n", fact.info.cluster_bytes);
     if (!fact.info.backing_file.empty()) {
-        const auto full = backing_path(fact.info.backing_file, fact.path);
-        fmt::print("backing file: {}{}\n", fact.info.backing_file,
-                   full == fact.info.backing_file ? "" : fmt::format(" (actual path: {})", full));
+        const auto named = base::printable(fact.info.backing_file);
+        const auto full = base::printable(backing_path(fact.info.backing_file, fact.path));
+        fmt::print("backing file: {}{}\n", named,
+                   full == named ? "" : fmt::format(" (actual path: {})", full));
     }
     if (!fact.info.backing_format.empty())
-        fmt::print("backing file format: {}\n", fact.info.backing_format);
+        fmt::print("backing file format: {}\n", base::printable(fact.info.backing_format));
     if (fact.info.dirty)
         fmt::print("cleanly shut down: no\n");
     if (fact.info.corrupt)

@@ -197,7 +197,9 @@ Result<int> run(Session& session) {
     options.max_clients = DOPPEL_TRY(parse_limit("-e", arguments.get("e", "16")));
     options.handshake_limit = std::chrono::seconds{
         DOPPEL_TRY(parse_limit("--handshake-limit", arguments.get("handshake-limit", "10")))};
-    options.warn = [](const std::string& text) { fmt::print(stderr, "serve: {}\n", text); };
+    options.warn = [&](const std::string& text) {
+        fmt::print(stderr, "{}: {}\n", session.name, text);
+    };
     std::unique_ptr<block::nbd::TlsCredentials> tls;
     if (arguments.has("tls-creds")) {
         const auto wanted = DOPPEL_TRY(

@@ -5,6 +5,7 @@
 
 #include <fmt/core.h>
 
+#include "base/printable.hpp"
 #include "img/images.hpp"
 #include "img/snapshot_list.hpp"
 
@@ -82,10 +83,10 @@ std::string snapshots_text(const std::vector<block::SnapshotInfo>& snapshots) {
                             "VM SIZE", "DATE", "VM CLOCK");
     for (const auto& snapshot : snapshots) {
         const auto ms = snapshot.vm_clock_ns / 1'000'000;
-        text += fmt::format("{:<8}  {:<16}  {:>10}  {:<19}  {:02}:{:02}:{:02}.{:03}\n", snapshot.id,
-                            snapshot.name, human_size(snapshot.vm_state_bytes),
-                            date_text(snapshot.time_ns), ms / 3'600'000, ms / 60'000 % 60,
-                            ms / 1000 % 60, ms % 1000);
+        text += fmt::format("{:<8}  {:<16}  {:>10}  {:<19}  {:02}:{:02}:{:02}.{:03}\n",
+                            base::printable(snapshot.id), base::printable(snapshot.name),
+                            human_size(snapshot.vm_state_bytes), date_text(snapshot.time_ns),
+                            ms / 3'600'000, ms / 60'000 % 60, ms / 1000 % 60, ms % 1000);
     }
     return text;
 }

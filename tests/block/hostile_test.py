@@ -22,6 +22,7 @@ SECONDS = 20
 ENDINGS = {"info": {0, 1}, "check": {0, 1, 2, 3, 63}, "map": {0, 1}, "convert": {0, 1},
            "compare": {0, 1, 2, 3, 4}, "snapshot": {0, 1}, "resize": {0, 1}, "amend": {0, 1},
            "commit": {0, 1}}
+CONTROL = r"[\0-\x09\x0b-\x1f\x7f]"
 EXTREMES = (0, 1, 0x7f, 0x80, 0xff, 0xffff, 1 << 31, (1 << 32) - 1, 1 << 56, (1 << 63) - 1,
             1 << 63, (1 << 64) - 1, (1 << 64) - 512)
 
@@ -79,6 +80,7 @@ class Case(unittest.TestCase):
         self.assertIsNotNone(code, f"no end within {SECONDS} s: {said}")
         self.assertIn(code, ENDINGS[words[0]], said)
         self.assertLessEqual(resident, MEMORY, said)
+        self.assertNotRegex(err, CONTROL, "what it says commands the terminal")
         if code == 1 and words[0] != "compare":
             self.assertEqual(err.count("\n"), 1, said)
             self.assertLess(len(err), 1500, said)
@@ -210,6 +212,26 @@ class Lies(Case):
                 for words in (["info"], ["check"], ["snapshot", "-l"], ["snapshot", "-a", "one"],
                               ["snapshot", "-d", "one"]):
                     self.endure(*words, copy)
+
+    def test_a_snapshot_with_a_name_for_the_terminal(self):
+        """Long, with line breaks and commands; the snapshot is sound, and lies."""
+        for entries in (1, 0xffffffff):
+            image = self.qcow2()
+            table = struct.unpack_from(">Q", image.read_bytes(), 40)[0]
+            name = b"\x1b[31m\n\0" * 5000
+            entry = struct.pack(">QIHHIIQIIQQ", table, entries, 1, len(name), 0, 0, 0, 0, 16, 0,
+                                64 * MIB) + b"1" + name
+            os.truncate(image, MIB)
+            self.patch(image, 60, 1, ">I")
+            self.patch(image, 64, MIB)
+            self.patch(image, MIB, entry.ljust(65536, b"\0"), "65536s")
+            with self.subTest(entries=entries):
+                for words in (["info"], ["info", "--output=json"], ["check"], ["snapshot", "-l"]):
+                    code = self.endure(*words, image)
+                    self.assertTrue(code == 0 or entries != 1 or words == ["check"], words)
+                    _, out, err, _ = limited(*words, image)
+                    self.assertTrue("31m" in out + err or words == ["check"], out + err)
+                    self.assertNotRegex(out, CONTROL)
 
     def test_tables_in_each_others_place(self):
         """L1 on the header, on itself, on the refcounts: nothing is written over them."""

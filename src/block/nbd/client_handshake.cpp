@@ -4,6 +4,7 @@
 
 #include <fmt/core.h>
 
+#include "base/printable.hpp"
 #include "block/nbd/connection.hpp"
 
 namespace doppel::block::nbd {
@@ -14,13 +15,8 @@ constexpr std::uint64_t OLDSTYLE_MAGIC = 0x00420281861253;
 constexpr unsigned kMaxAnswers = 1000; // to one option
 constexpr std::size_t kOldPadding = 124;
 
-std::string printable(std::span<const std::byte> bytes) {
-    std::string text;
-    for (const auto byte : bytes.first(std::min<std::size_t>(bytes.size(), 200))) {
-        const auto character = static_cast<char>(byte);
-        text += character >= ' ' && character < 127 ? character : '?';
-    }
-    return text;
+std::string text_of(std::span<const std::byte> bytes) {
+    return base::printable({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, 200);
 }
 
 const char* name_of(OptionReply reply) {
@@ -192,7 +188,7 @@ Task<void> Connection::go(std::string export_name) {
             co_return base::fail(
                 answer.type == OptionReply::ERR_UNKNOWN ? Errc::NotFound : Errc::PermissionDenied,
                 fmt::format("{} refuses the export '{}': {} ({})", stream_.peer(), export_name,
-                            name_of(answer.type), printable(answer.data)));
+                            name_of(answer.type), text_of(answer.data)));
         if (answer.type != OptionReply::INFO)
             co_return broken("its answer to GO");
         DOPPEL_CO_TRY_VOID(take_info(answer.data));
