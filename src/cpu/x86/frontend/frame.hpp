@@ -44,8 +44,9 @@ constexpr bool in_slot(unsigned guest_register) {
 struct FrameHeader {
     static constexpr std::size_t kNearGroups = 8;
 
-    std::array<std::uint64_t, 4> gap{};
+    std::array<std::uint64_t, 3> gap{};
     std::uint64_t tsc_offset = 0;                      // guest TSC - host TSC
+    std::uint64_t shared_branch_wait = 0;              // see Stubs::shared_branch
     std::uint64_t host_limit = std::uint64_t{1} << 48; // above all host addresses
     std::uint64_t host_rsp = 0;                        // while translated code runs
     std::uint64_t tlb_register = 0;                    // r15

@@ -107,6 +107,8 @@ const std::uint8_t* emit_stack_refill(Assembler& a) {
 
 const std::uint8_t* emit_shared_branch(Assembler& a, const std::uint8_t* miss) {
     const std::uint8_t* const start = a.here();
+    a.alu_mem_imm8(Alu::Sub, DOPPEL_FRAME(shared_branch_wait), 1);
+    a.jump_if(Condition::Below, miss);
     a.store32(DOPPEL_FRAME(exit_site), kScratch1);
     const Mem host{kScratch1, kNoReg, 1, offsetof(TlbSet::SharedBranch, salted_host)};
     a.rorx(kScratch1, kScratch0, TlbSet::kSharedBits);
@@ -159,7 +161,8 @@ Stubs emit_stubs(Assembler& a) {
         }
     }
     a.align(16);
-    stubs.shared_branch = emit_shared_branch(a, stubs.exit(Exit::Branch, FlagPlace::Slot));
+    const std::uint8_t* const miss = stubs.exit(Exit::Branch, FlagPlace::Slot);
+    stubs.shared_branch = emit_shared_branch(a, miss);
     return stubs;
 }
 

@@ -26,8 +26,11 @@ struct Stubs {
     /// its length. Makes its page the stack page, and sets CF. Otherwise ZF: the page is in the TLB
     /// for writing, but the range crosses its end.
     const std::uint8_t* stack_refill = nullptr;
-    /// Target of exits for Exit::Branch: looks in the shared branches first.
+    /// Target of exits for Exit::Branch: looks in the shared branches first. But one in many asks
+    /// the dispatcher, who enters the target where the branch has looked: what runs often is found
+    /// there, what runs once does not take its place.
     const std::uint8_t* shared_branch = nullptr;
+    static constexpr std::uint64_t kSharedBranchWait = 31;
     /// What Frame::flag_maker names when the flags are in the slot. Otherwise it names code that
     /// brings them into the register, touches nothing else and jumps to made_register.
     const std::uint8_t* made_slot = nullptr;

@@ -288,6 +288,7 @@ bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
         leave = !interpret(result);
         return false;
     }
+    frame_.header.shared_branch_wait = Stubs::kSharedBranchWait;
     if (why == Exit::Stale)
         tlbs_.drop_branch(target);
     if (unlinked_ || (chaos_.enabled() && chaos_.goes_around())) {
