@@ -18,6 +18,7 @@ struct Tuning {
     bool links = true;           // blocks of a page jump to each other
     bool branches = true;        // indirect and far branches find their target in a cache
     bool shared_branches = true; // and when it does not know, in a larger one of all spaces
+    bool far_links = true;       // direct branches to other pages each remember their target
     bool huge_code = true;       // translated code lies in huge pages of the host
     bool long_blocks = true;     // a block goes on behind a conditional branch
     bool loops = true;           // hot loops are translated again, with their checks before them
@@ -38,6 +39,7 @@ inline constexpr std::array kTuningNames{
     TuningName{"links", &Tuning::links},
     TuningName{"branches", &Tuning::branches},
     TuningName{"shared-branches", &Tuning::shared_branches},
+    TuningName{"far-links", &Tuning::far_links},
     TuningName{"huge-code", &Tuning::huge_code},
     TuningName{"long-blocks", &Tuning::long_blocks},
     TuningName{"loops", &Tuning::loops},

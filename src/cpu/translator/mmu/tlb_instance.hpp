@@ -19,6 +19,7 @@
 ///     branches[m]        guest RIP -> translated code
 ///     stack_page     stack_addend     the same for one writable page, the one rsp points into
 ///     branch_salt        which of TlbSet's shared branches are this instance's
+///     far_links[f]       the same as branches, but each direct branch to another page has a number
 ///
 /// and a register (r15) that points to the instance in force. There is one instance for each
 /// (PCID, privilege view); changing view means loading r15 and nothing else. A write tag is absent
@@ -74,6 +75,11 @@ struct TlbInstance {
         const std::uint8_t* host;
     };
     std::array<BranchEntry, kBranches> branches;
+    /// Views of users only. Direct branches to RIP 0 have none: the empty tag is 0 everywhere, so
+    /// that memory which nobody has touched is a table.
+    static constexpr unsigned kFarLinkBits = 16;
+    static constexpr std::size_t kFarLinks = std::size_t{1} << kFarLinkBits;
+    std::array<BranchEntry, kFarLinks> far_links;
 
     static constexpr std::size_t index(std::uint64_t linear) { return linear >> 12 & (kPages - 1); }
     static constexpr std::uint64_t empty_tag(std::size_t index) { return index == 0 ? 0x1000 : 0; }
@@ -88,6 +94,7 @@ struct TlbInstance {
 static_assert(offsetof(TlbInstance, rtag) % 64 == 0);
 static_assert(sizeof(TlbInstance::BranchEntry) == 16);
 static_assert(offsetof(TlbInstance, branches) % 64 == 0);
+static_assert(offsetof(TlbInstance, far_links) % 64 == 0);
 static_assert(TlbInstance::kControl - offsetof(TlbInstance, stack_page) <= 128);
 
 } // namespace doppel::cpu::translator

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/translator/mmu/tlb_set.hpp"
 
+#include <bit>
+
 namespace doppel::cpu::translator {
 
 namespace {
 
 constexpr std::uint64_t kPage = ~std::uint64_t{0xfff};
+constexpr std::uint64_t kEverywhere = ~std::uint64_t{0}; // a length; nothing is at the last address
 
 template <std::size_t N> bool test(const std::array<std::uint64_t, N>& set, std::size_t bit) {
     return (set[bit / 64] >> (bit % 64) & 1) != 0;
@@ -129,6 +132,34 @@ void TlbSet::drop_branch(std::uint64_t rip) {
         shared_branches()[shared_index(rip)] = {};
 }
 
+void TlbSet::insert_far_link(std::uint16_t number, const Branch& branch) {
+    if (supervisor_view() || branch.rip == 0)
+        return;
+    current_->tlb->far_links[number] = {branch.rip, branch.host};
+    add(current_->far_linked, number / kFarLinkLot);
+}
+
+void TlbSet::drop_far_link(std::uint32_t address, std::uint64_t rip) {
+    auto& links = current_->tlb->far_links;
+    const std::uint32_t offset =
+        address - static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(links.data()));
+    if (offset < sizeof links && links[offset / sizeof links[0]].tag == rip)
+        links[offset / sizeof links[0]].tag = 0;
+}
+
+void TlbSet::empty_far_links(Instance& instance, std::uint64_t first, std::uint64_t length) {
+    for (std::size_t word = 0; word < instance.far_linked.size(); ++word) {
+        for (std::uint64_t lots = instance.far_linked[word]; lots != 0; lots &= lots - 1) {
+            const std::size_t lot = word * 64 + static_cast<std::size_t>(std::countr_zero(lots));
+            for (std::size_t i = lot * kFarLinkLot; i < (lot + 1) * kFarLinkLot; ++i)
+                if (instance.tlb->far_links[i].tag - first < length)
+                    instance.tlb->far_links[i].tag = 0;
+        }
+        if (length == kEverywhere)
+            instance.far_linked[word] = 0;
+    }
+}
+
 const std::uint8_t* TlbSet::shared_branch(std::uint64_t rip) const {
     const SharedBranch& entry = shared_branches()[shared_index(rip)];
     const std::uint64_t host = entry.salted_host ^ current_->tlb->branch_salt;
@@ -211,6 +242,7 @@ void TlbSet::empty_branches(Instance& instance) {
     clear(instance.code_pages);
     clear(instance.branch_is_local);
     instance.local_branch_count = 0;
+    empty_far_links(instance, 0, kEverywhere);
 }
 
 void TlbSet::empty_local_branches(Instance& instance) {
@@ -245,6 +277,7 @@ void TlbSet::empty(Instance& instance, bool keep_global) {
     if (!instance.branches_used)
         return;
     give_up_shared(instance);
+    empty_far_links(instance, 0, kEverywhere);
     if (keep_global)
         empty_local_branches(instance);
     else
@@ -298,6 +331,7 @@ void TlbSet::flush_page_in(Instance& instance, std::uint64_t linear, bool own) {
     for (std::size_t i = 0; i < TlbInstance::kBranches; ++i)
         if (tlb.branches[i].tag - (first - 4096) < length)
             tlb.branches[i].tag = TlbInstance::empty_branch_tag(i);
+    empty_far_links(instance, first - 4096, length);
 }
 
 void TlbSet::flush_page(std::uint16_t pcid, std::uint64_t linear) {

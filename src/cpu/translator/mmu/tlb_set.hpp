@@ -79,6 +79,11 @@ public:
     };
     void insert_branch(const Branch& branch);
     void drop_branch(std::uint64_t rip); // of the current instance
+    /// Behind insert_branch(): the direct branch of this number, to the same target. For views of
+    /// users; others have none.
+    void insert_far_link(std::uint16_t number, const Branch& branch);
+    /// The one to `rip`, if its entry's address ends with these bits.
+    void drop_far_link(std::uint32_t address, std::uint64_t rip);
     /// What translated code finds among the shared ones. nullptr: nothing.
     const std::uint8_t* shared_branch(std::uint64_t rip) const;
 
@@ -97,11 +102,13 @@ public:
     std::uint64_t flushes() const { return flushes_; }
 
 private:
+    static constexpr std::size_t kFarLinkLot = 64; // far links that are emptied together
     struct Instance {
         TlbInstance* tlb = nullptr; // null until its space is first used
         std::uint32_t touched_count = 0;
         bool branches_used = false;
         bool shares_branches = false; // under a salt of its own
+        std::array<std::uint64_t, TlbInstance::kFarLinks / kFarLinkLot / 64> far_linked{}; // lots
         std::array<std::uint16_t, TlbInstance::kPages> touched;
         std::array<std::uint64_t, TlbInstance::kPages / 64> in_list{};
         std::array<std::uint64_t, TlbInstance::kPages / 64> global{};
@@ -145,6 +152,8 @@ private:
     void empty(Instance& instance, bool keep_global);
     static void empty_branches(Instance& instance);
     static void empty_local_branches(Instance& instance);
+    /// Those to [first, first + length).
+    static void empty_far_links(Instance& instance, std::uint64_t first, std::uint64_t length);
     static void empty_entry(Instance& instance, std::size_t index);
     void flush_page_in(Instance& instance, std::uint64_t linear, bool own);
     static void note_size(Instance& instance, std::uint64_t linear, std::uint8_t page_shift);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/translator/mmu/tlb_set.hpp"
 
+#include <array>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 
 #include <doctest/doctest.h>
@@ -172,6 +174,65 @@ TEST_CASE_FIXTURE(Rig, "a shared branch of a user is one view's, until that is f
         tlbs->select(pcid, View::User);
     tlbs->select(1, View::User); // recycled twice
     CHECK_FALSE(known());
+}
+
+TEST_CASE_FIXTURE(Rig, "a far link of a user is one view's, until its target is flushed") {
+    const auto* const code = reinterpret_cast<const std::uint8_t*>(page());
+    constexpr std::uint16_t kNumber = TlbInstance::kFarLinks - 1;
+    TlbInstance& user = *tlbs->select(1, View::User);
+    const auto known = [&] { return user.far_links[kNumber].tag == kAt; };
+    const auto enter = [&] {
+        tlbs->select(1, View::User);
+        tlbs->insert_branch({.rip = kAt, .host = code});
+        tlbs->insert_far_link(kNumber, {.rip = kAt, .host = code});
+        CHECK(known());
+        CHECK(user.far_links[kNumber].host == code);
+    };
+    enter();
+    CHECK(user.far_links[kNumber - 1].tag == 0);
+    CHECK(tlbs->select(2, View::User)->far_links[kNumber].tag == 0);
+    tlbs->flush_pcid(2);
+    tlbs->flush_page(1, kAt + 0x10'0000);
+    CHECK(known());
+    const std::array<std::function<void()>, 7> flushes{
+        [&] { tlbs->flush_page(1, kAt); },
+        [&] { tlbs->flush_page(1, kAt + 4096); }, // an instruction may reach into it
+        [&] { tlbs->flush_pcid(1); },
+        [&] { tlbs->flush_non_global(); },
+        [&] { tlbs->flush_all(); },
+        [&] { tlbs->flush_branches(); },
+        [&] { // recycled
+            for (std::uint16_t pcid = 2; pcid < 2 + TlbSet::kSpaces; ++pcid)
+                tlbs->select(pcid, View::User);
+        }};
+    for (const auto& flush : flushes) {
+        enter();
+        flush();
+        CHECK_FALSE(known());
+    }
+}
+
+TEST_CASE_FIXTURE(Rig, "a far link is dropped by where it is and where it goes to") {
+    const auto* const code = reinterpret_cast<const std::uint8_t*>(page());
+    TlbInstance& user = *tlbs->select(1, View::User);
+    tlbs->insert_branch({.rip = kAt, .host = code});
+    tlbs->insert_far_link(3, {.rip = kAt, .host = code});
+    const auto address = [&](std::size_t number) {
+        return static_cast<std::uint32_t>(
+            reinterpret_cast<std::uintptr_t>(&user.far_links[number]));
+    };
+    tlbs->drop_far_link(address(3), kAt + 1);
+    tlbs->drop_far_link(address(2), kAt);
+    tlbs->drop_far_link(address(TlbInstance::kFarLinks), kAt);
+    CHECK(user.far_links[3].tag == kAt);
+    tlbs->drop_far_link(address(3), kAt);
+    CHECK(user.far_links[3].tag == 0);
+    tlbs->insert_far_link(3, {.rip = 0, .host = code}); // would look like an empty one
+    CHECK(user.far_links[3].host == code);
+    CHECK(user.far_links[3].tag == 0);
+    TlbInstance& kernel = *tlbs->select(1, View::Kernel);
+    tlbs->insert_far_link(3, {.rip = kAt, .host = code});
+    CHECK(kernel.far_links[3].tag == 0);
 }
 
 TEST_CASE_FIXTURE(Rig, "salts that come again find nothing") {

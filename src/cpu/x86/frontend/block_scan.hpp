@@ -108,6 +108,7 @@ struct BlockScan {
     translator::FlagsWanted flags_wanted = translator::FlagsWanted::InRegister;
     std::uint16_t end_offset = 0; // page offset behind the last instruction
     std::uint32_t mode = 0;
+    std::uint16_t far_link = 0; // number of the next direct branch to another page, see TlbInstance
     description::Tuning tuning;
     LoopPlan loop; // active: the instructions are one turn of it, in the order of execution
 };

@@ -73,13 +73,16 @@ public:
                     Workspace& space)
         : a_{to}, stubs_{stubs}, scan_{scan}, cold_{space.cold}, signals_{space.signals},
           makers_{space.makers}, counting_{(scan.mode & mode::kCount) != 0},
-          code32_{(scan.mode & mode::kCode32) != 0}, word_{word_bytes(scan.mode)} {}
+          code32_{(scan.mode & mode::kCode32) != 0}, word_{word_bytes(scan.mode)},
+          next_far_link_{scan.far_link} {}
 
     /// Fills everything of `out` but key, what is in the workspace included. The result is void
     /// when the assembler is full().
     void translate(translator::NewBlock& out);
     /// The loop could not be translated as one.
     bool failed() const { return scan_.loop.active && !closed_; }
+    /// What the next block's BlockScan::far_link shall be.
+    std::uint16_t next_far_link() const { return next_far_link_; }
 
 private:
     using Assembler = translator::Assembler;
@@ -265,6 +268,8 @@ private:
     void link_jump(const ScannedInstruction& at, std::int64_t target);
     void far_jump(const ScannedInstruction& at, std::int64_t target, std::uint8_t undo);
     void branch_cache_jump(const ScannedInstruction& at, std::uint8_t undo);
+    void far_link_jump(const ScannedInstruction& at, std::uint8_t undo);
+    void cold_branch(const ScannedInstruction& at, std::uint8_t undo);
     void cold_link(const ScannedInstruction& at, std::int64_t target, std::uint8_t* place);
     bool linkable(const ScannedInstruction& at, std::int64_t target) const;
     std::int64_t target_of(const ScannedInstruction& at) const;
@@ -319,7 +324,8 @@ private:
     bool x87_page_noted_ = false; // the page of FIP, by an earlier instruction of this block
     const bool counting_;
     const bool code32_;
-    const std::uint8_t word_;  // bytes: see word_bytes()
+    const std::uint8_t word_; // bytes: see word_bytes()
+    std::uint16_t next_far_link_;
     std::uint8_t counted_ = 0; // instructions that the block takes from the budget
 };
 

@@ -54,15 +54,29 @@ void BlockTranslator::far_jump(const ScannedInstruction& at, std::int64_t target
     save_flags();
     a_.load(kScratch0, DOPPEL_FRAME(page_va));
     address_word(kScratch0, {kScratch0, kNoReg, 1, static_cast<std::int32_t>(target)});
-    branch_cache_jump(at, undo);
+    const bool user = (scan_.mode & mode::kUser) != 0;
+    if (scan_.tuning.far_links && user && (target & 0xfff) != 0)
+        far_link_jump(at, undo);
+    else
+        branch_cache_jump(at, undo);
 }
 
-/// To the guest RIP in r13; the flags are in the slot.
-void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint8_t undo) {
-    a_.rorx(kScratch1, kScratch0, 12);
-    a_.alu(Alu::Xor, kScratch1, kScratch0);
-    a_.alu_imm(Alu::And, kScratch1, 2 * (TlbInstance::kBranches - 1), false);
-    a_.alu(Alu::Cmp, kScratch0, Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branches) + kTag});
+/// Likewise, to one target as a rule. r14 tells where the far entry was found, should it be stale.
+void BlockTranslator::far_link_jump(const ScannedInstruction& at, std::uint8_t undo) {
+    const std::uint16_t number = next_far_link_++;
+    const auto entry = static_cast<std::int32_t>(number * sizeof(TlbInstance::BranchEntry));
+    a_.lea(kScratch1, {kTlb, kNoReg, 1, DOPPEL_TLB(far_links) + entry});
+    a_.alu(Alu::Cmp, kScratch0, Mem{kScratch1, kNoReg, 1, kTag});
+    cold_branch(at, undo);
+    Cold& miss = cold_.back();
+    miss.site.back = number;
+    miss.site.bits |= Site::kFarLink;
+    a_.jump(Mem{kScratch1, kNoReg, 1, kHost});
+    ended_ = true;
+}
+
+/// Not equal: out of the way.
+void BlockTranslator::cold_branch(const ScannedInstruction& at, std::uint8_t undo) {
     Cold miss;
     miss.place = a_.jump_if_later(Condition::NotEqual);
     miss.why = Exit::Branch;
@@ -72,6 +86,15 @@ void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint8
     miss.site.bits = at.treatment == Treatment::Return ? std::uint8_t{0} : Site::kCall;
     miss.shared = scan_.tuning.shared_branches;
     cold_.push_back(miss);
+}
+
+/// To the guest RIP in r13; the flags are in the slot.
+void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint8_t undo) {
+    a_.rorx(kScratch1, kScratch0, 12);
+    a_.alu(Alu::Xor, kScratch1, kScratch0);
+    a_.alu_imm(Alu::And, kScratch1, 2 * (TlbInstance::kBranches - 1), false);
+    a_.alu(Alu::Cmp, kScratch0, Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branches) + kTag});
+    cold_branch(at, undo);
     a_.jump(Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branches) + kHost});
     ended_ = true;
 }

@@ -194,7 +194,8 @@ constexpr bool is_stack_page32(std::uint64_t linear) {
 /// from the budget and not been executed.
 struct Site {
     std::uint16_t page_offset = 0; // of the guest instruction (links: of the target)
-    std::uint16_t back = 0;        // bytes from there to here: the check; a link's rel32
+    std::uint16_t back = 0;        // bytes from there to here: the check; a link's rel32; the
+                                   // number of a far link
     std::uint16_t extra = 0;       // from the check to the access; stack check: bytes of the range;
                                    // a branch: how the instruction moved rsp, in bytes, see kCall
     std::uint8_t bits = 0;
@@ -204,6 +205,7 @@ struct Site {
     std::int16_t first = 0;  // stack check: the first access, from guest rsp
 
     static constexpr std::uint8_t kWrite = 1;
+    static constexpr std::uint8_t kFarLink = 1;    // branch: a direct one, `back` is its number
     static constexpr std::uint8_t kVector = 2;     // the interpreter needs the vector state
     static constexpr std::uint8_t kInSlot = 4;     // link: the flags are in the slot …
     static constexpr std::uint8_t kInRegister = 8; // … and/or in the register

@@ -236,6 +236,7 @@ Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t b
     NewBlock made;
     made.key = key;
     made.loop = t_scan.loop.active;
+    t_scan.far_link = next_far_link_;
     BlockTranslator translator{assembler, stubs_, t_scan, t_space};
     translator.translate(made);
     DOPPEL_VERIFY(!assembler.full(), "a block fits in the room that full() leaves");
@@ -244,6 +245,7 @@ Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t b
     if (spoil_ != nullptr)
         spoil_(cache_->memory().writable(exec),
                cache_->memory().writable(const_cast<std::uint8_t*>(made.end)));
+    next_far_link_ = translator.next_far_link();
     cost_.add(made, t_scan.count, begun_ns);
     Block& block = cache_->add_block(made);
     if (jit_dump_ != nullptr)

@@ -92,6 +92,7 @@ private:
     std::unique_ptr<translator::JitDump> jit_dump_; // may be null
     std::unique_ptr<translator::CodeCache> cache_;
     Stubs stubs_;
+    std::uint16_t next_far_link_ = 0; // see TlbInstance
     translator::TranslationCost cost_;
     cpu::Rendezvous rendezvous_;
     std::mutex mutex_; // of all below

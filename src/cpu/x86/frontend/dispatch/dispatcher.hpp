@@ -175,6 +175,7 @@ private:
     bool serve_link(Result& result, bool& leave);
     bool visit_loop(translator::Block*& head, const std::byte* host);
     bool serve_branch(Exit why, Result& result, bool& leave);
+    void enter_far_link(std::uint16_t number);
     bool serve_host_fault(Result& result, bool& leave);
     bool may_keep_writing(const RamView::State& state) const;
     bool runs_in(std::uint64_t gpa_page);

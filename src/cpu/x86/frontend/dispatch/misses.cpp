@@ -289,13 +289,29 @@ bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
         return false;
     }
     frame_.header.shared_branch_wait = Stubs::kSharedBranchWait;
-    if (why == Exit::Stale)
+    if (why == Exit::Stale) {
         tlbs_.drop_branch(target);
+        tlbs_.drop_far_link(static_cast<std::uint32_t>(frame_.header.exit_site), target);
+    }
     if (unlinked_ || (chaos_.enabled() && chaos_.goes_around())) {
         cx_.state.rip = target;
         return false;
     }
-    return enter_rip(target, 0, leave, result);
+    const Site at = why == Exit::Branch ? site() : Site{}; // before it can be evicted
+    if (!enter_rip(target, 0, leave, result))
+        return false;
+    if ((at.bits & Site::kFarLink) != 0)
+        enter_far_link(at.back);
+    return true;
+}
+
+/// It goes where translated code will be resumed.
+void Dispatcher::enter_far_link(std::uint16_t number) {
+    if (!cache_branches_ || (chaos_.enabled() && !chaos_.may_link()))
+        return;
+    tlbs_.insert_far_link(number,
+                          {.rip = cx_.state.rip,
+                           .host = reinterpret_cast<const std::uint8_t*>(frame_.header.resume)});
 }
 
 bool Dispatcher::serve_host_fault(Result& result, bool& leave) {
