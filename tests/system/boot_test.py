@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Debian's kernel to a shell, driven through a pseudo-terminal.
 
-    tests/system/boot_test.py --build DIR [--engine NAME] [unittest arguments]
+    tests/system/boot_test.py --build DIR [--engine NAME] [--append WORDS] [unittest arguments]
 """
 
 import argparse
@@ -19,7 +19,7 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2]
 ASSETS = SOURCE / "build" / "assets"
 PROMPT = "^guest# "
 CTRL_A = "\x01"
-OPTIONS = argparse.Namespace(build=None, engine="auto")
+OPTIONS = argparse.Namespace(build=None, engine="auto", append="")
 BOOT_SECONDS = 300  # the interpreter, on a busy host
 
 
@@ -27,7 +27,8 @@ def run_command(*more):
     return [str(OPTIONS.build / "bin" / "doppel"), "run",
             "--kernel", str(ASSETS / "vmlinuz"),
             "--initrd", str(ASSETS / "initrd-busybox.cpio.gz"),
-            "--append", "console=ttyS0", "--memory", "256M", "--engine", OPTIONS.engine, *more]
+            "--append", f"console=ttyS0 {OPTIONS.append}", "--memory", "256M",
+            "--engine", OPTIONS.engine, *more]
 
 
 class Shell(unittest.TestCase):
@@ -118,5 +119,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--build", type=pathlib.Path, default=SOURCE / "build" / "release")
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--append", default="", help="more words for the kernel")
     OPTIONS, rest = parser.parse_known_args()
     unittest.main(argv=[sys.argv[0], *rest])
