@@ -17,6 +17,8 @@ import time
 import unittest
 from pathlib import Path
 
+from kill_test import wait_for_locks
+
 IMG = "doppel-img"
 MIB = 1 << 20
 NOBODY = 65534
@@ -24,10 +26,17 @@ INTERRUPTED = 130
 # New images of 24 MiB where the file system has 17: format, options.
 WHOLE = (("raw", "preallocation=full"), ("qcow2", "preallocation=full"))
 # Where data of 24 MiB goes.
-TARGETS = (("raw", ""), ("qcow2", ""), ("qcow2", "cluster_size=4k"), ("vdi", ""), ("vpc", ""),
-           ("vpc", "subformat=fixed"), ("vhdx", ""), ("vmdk", ""),
-           ("vmdk", "subformat=streamOptimized"), ("vmdk", "subformat=monolithicFlat"),
-           ("vmdk", "subformat=twoGbMaxExtentSparse"))
+TARGETS = (("raw", ""), ("qcow2", ""), ("qcow2", "cluster_size=4k"), ("vdi", ""),
+           ("vdi", "static=on"), ("vpc", ""), ("vpc", "subformat=fixed"), ("vhdx", ""),
+           ("vhdx", "subformat=fixed"), ("vmdk", ""), ("vmdk", "subformat=streamOptimized"),
+           ("vmdk", "subformat=monolithicFlat"), ("vmdk", "subformat=twoGbMaxExtentSparse"),
+           ("vmdk", "subformat=twoGbMaxExtentFlat"))
+# New images without data where there is no room at all: and how many pages do not suffice either.
+EMPTY = (("qcow2", "", 1), ("vdi", "", 1), ("vdi", "static=on", 1), ("vpc", "", 0),
+         ("vpc", "subformat=fixed", 0), ("vhdx", "", 1), ("vhdx", "subformat=fixed", 1),
+         ("vmdk", "", 1), ("vmdk", "subformat=monolithicFlat", 0),
+         ("vmdk", "subformat=twoGbMaxExtentSparse", 1),
+         ("vmdk", "subformat=twoGbMaxExtentFlat", 0))
 
 
 def run(*words, code=0, **more):
@@ -91,6 +100,17 @@ class Trouble(unittest.TestCase):
                                                f"if={self.raw}", f"of={target}"])
             self.one_sentence(done, target, "No space left on device")
             self.assertEqual(done.stdout, "")
+
+    def test_a_file_system_without_a_page_keeps_nothing_of_an_empty_image(self):
+        target, filler = self.small / "new", self.small / "filler"
+        for kind, options, pages in EMPTY:
+            for left in range(pages + 1):
+                fill = (f"dd if=/dev/zero of={filler} bs=4k 2>/dev/null; "
+                        f"truncate -s -{left * 4096} {filler}")
+                with self.subTest(create=kind, options=options, pages=left):
+                    done = self.mounted("rw", fill, [*self.make(kind, options), target, "24M"])
+                    self.one_sentence(done, target, "No space left on device")
+                    self.assertEqual(done.stdout, "filler\n")
 
     def test_an_old_target_stays_when_the_new_one_finds_no_room(self):
         target = self.small / "new"
@@ -171,20 +191,20 @@ class Trouble(unittest.TestCase):
                 self.one_sentence(run(img, *words[1:], code=1, **more), name, "Permission denied")
         self.assertEqual(sorted(file.name for file in self.small.iterdir()), ["base", "image"])
 
-    def interrupt(self, words, sent, least=0.0):
-        """Ctrl-C at a moment between; whether the command was faster, and what it said."""
+    def interrupt(self, words, sent, most=0.06):
+        """Ctrl-C at a moment until `most`; whether the command was faster."""
         with subprocess.Popen([str(w) for w in words], stdout=subprocess.DEVNULL,
                               stderr=subprocess.PIPE, text=True) as process:
-            time.sleep(random.uniform(least, 0.06))
+            time.sleep(random.uniform(0, most))
             process.send_signal(sent)
             text = process.communicate()[1]
+        wait_for_locks(self.folder)
         if process.returncode == 0:
-            return True, text
-        if process.returncode == -sent:  # before main() had begun
-            return False, text
-        self.assertEqual(process.returncode, INTERRUPTED, text)
-        self.assertIn("interrupted", text)
-        return False, text
+            return True
+        if process.returncode != -sent:  # as it is before main() has begun
+            self.assertEqual(process.returncode, INTERRUPTED, text)
+            self.assertIn("interrupted", text)
+        return False
 
     def test_an_interrupted_command_leaves_nothing(self):
         large = self.folder / "large"
@@ -200,7 +220,7 @@ class Trouble(unittest.TestCase):
         ended = 0
         for number, words in enumerate(commands * 2):
             with self.subTest(words[1:5]):
-                fast, _ = self.interrupt(words, (signal.SIGINT, signal.SIGTERM)[number % 2])
+                fast = self.interrupt(words, (signal.SIGINT, signal.SIGTERM)[number % 2])
                 ended += fast
                 left = list(self.small.iterdir())
                 self.assertEqual(bool(left), fast, left)
@@ -209,28 +229,65 @@ class Trouble(unittest.TestCase):
                     file.unlink()
         self.assertLess(ended, len(commands), "the signals came too late to test anything")
 
-    def test_an_interrupted_change_leaves_an_image_sound(self):
-        base, top = self.folder / "base", self.folder / "top"
+    def chain(self):
+        """A base, a top over it, and one whose refcounts are to be counted anew; sound, slowly."""
+        base, top, dirty = (self.folder / name for name in ("base", "top", "dirty"))
         run("qemu-img", "create", "-q", "-f", "qcow2", base, "64M")
         run("qemu-io", "-f", "qcow2", "-c", "write -q -P 1 0 64M", base)
         run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "-b", base, "-F",
             "qcow2", top)
         run("qemu-io", "-f", "qcow2", "-c", "write -q -P 3 8M 40M", top)
-        kept = {image: image.read_bytes() for image in (base, top)}
-        for words in ([IMG, "commit", "-q", top], [IMG, "rebase", "-q", "-b", "", top],
-                      [IMG, "snapshot", "-c", "s", top],
-                      [IMG, "resize", "-q", top, "+200M"]):
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=4k,lazy_refcounts=on",
+            dirty, "64M")
+        run("qemu-io", "-f", "qcow2", "-c", "write -q -P 5 0 40M", "-c", "flush", "-c", "abort",
+            dirty, code=None)
+        return base, top, dirty
+
+    def test_an_interrupted_change_leaves_an_image_sound(self):
+        base, top, dirty = self.chain()
+        kept = {image: image.read_bytes() for image in (base, top, dirty)}
+        shows = ("qemu-io", "-r", "-f", "qcow2", "-c")
+        ended, tries = 0, 0
+        for words, changed, most in (
+                (["commit", "-q", top], (base, top), 0.06),
+                (["rebase", "-q", "-b", "", top], (top,), 0.06),
+                (["snapshot", "-c", "s", top], (top,), 0.03),
+                (["resize", "-q", top, "+200M"], (top,), 0.03),
+                (["bitmap", "--add", "-g", "512", top, "b"], (top,), 0.01),
+                (["amend", "-o", "compat=0.10", dirty], (dirty,), 0.03),
+                (["check", "-q", "-r", "all", dirty], (dirty,), 0.03),
+                (["check", "-q", top], (), 0.02)):
             for sent in (signal.SIGINT, signal.SIGTERM):
-                with self.subTest(words[1]):
-                    self.interrupt(words, sent)
-                    for image, content in kept.items():
-                        run("qemu-img", "check", "-q", "-U", image, code=None)
-                        run(IMG, "check", "-q", "-r", "leaks", image)
+                with self.subTest(words[0]):
+                    ended += self.interrupt([IMG, *words], sent, most)
+                    tries += 1
+                    for image in changed:
+                        run(IMG, "check", "-q", "-r", "all" if image == dirty else "leaks", image)
                         run("qemu-img", "check", "-q", image)
-                    run("qemu-io", "-r", "-f", "qcow2", "-c", "read -q -P 3 8M 40M", "-c",
-                        "read -q -P 1 0 8M", "-c", "read -q -P 1 48M 16M", top)
-                    for image, content in kept.items():
-                        image.write_bytes(content)
+                    if dirty in changed:
+                        run(*shows, "read -q -P 5 0 40M", dirty)
+                    else:
+                        run(*shows, "read -q -P 3 8M 40M", "-c", "read -q -P 1 0 8M", "-c",
+                            "read -q -P 1 48M 16M", top)
+                    for image in changed:
+                        image.write_bytes(kept[image])
+        self.assertEqual(top.read_bytes(), kept[top], "looking changes nothing")
+        self.assertLess(ended, tries, "the signals came too late to test anything")
+
+    def test_an_interrupted_change_of_keys_leaves_the_old_one(self):
+        image = self.folder / "luks"
+        first, second = (["--object", f"secret,id={n},data={n}"] for n in ("first", "second"))
+        name = ["--image-opts", f"driver=luks,key-secret=first,file.filename={image}"]
+        run(IMG, "create", "-q", *first, "-f", "luks", "-o", "key-secret=first,iter-time=10", image,
+            "1M")
+        content = image.read_bytes()
+        for sent in (signal.SIGINT, signal.SIGTERM) * 3:
+            self.interrupt([IMG, "amend", *first, *second, "-o",
+                            "state=active,new-secret=second,iter-time=10", *name], sent)
+            run(IMG, "bench", "-q", "-c", "1", *first, *name)
+            run("cryptsetup", "open", "--test-passphrase", "--type", "luks1", image,
+                input="first", code=0)
+            image.write_bytes(content)
 
 
 if __name__ == "__main__":
