@@ -56,7 +56,8 @@ public:
         const std::size_t wanted = script_[0] * 256u + script_[1];
         script_ = script_.subspan(2);
         const auto piece = script_.first(std::min(wanted, script_.size()));
-        [[maybe_unused]] const auto sent = ::write(fd_, piece.data(), piece.size());
+        [[maybe_unused]] const auto sent =
+            ::send(fd_, piece.data(), piece.size(), MSG_NOSIGNAL); // it may have hung up
         script_ = script_.subspan(piece.size());
     }
 
