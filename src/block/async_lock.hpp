@@ -182,4 +182,18 @@ private:
     std::list<Entry> entries_;
 };
 
+/// An image's two locks, in their order: what guests had begun has ended, what they begin waits,
+/// and nobody else is at the metadata.
+struct AllLocks {
+    RangeLock::Guard guests;
+    AsyncMutex::Guard metadata;
+};
+inline Task<AllLocks> lock_all(RangeLock& guests, AsyncMutex& metadata) {
+    auto guests_wait = guests.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
+    auto guests_guard = co_await guests_wait;
+    auto metadata_wait = metadata.lock();
+    auto metadata_guard = co_await metadata_wait;
+    co_return AllLocks{std::move(guests_guard), std::move(metadata_guard)};
+}
+
 } // namespace doppel::block

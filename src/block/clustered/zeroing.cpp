@@ -91,10 +91,7 @@ Task<void> ClusteredNode::discard(std::uint64_t offset, std::uint64_t length) {
 
 Task<void> ClusteredNode::make_empty() {
     DOPPEL_AWAIT_VOID(before_writing());
-    auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-    auto guests_guard = co_await guests_wait;
-    auto wait = metadata_.lock();
-    auto guard = co_await wait;
+    DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
     AllOrNothing operation{broken_};
     for (std::uint64_t index = 0; index < clusters();) {
         DOPPEL_AWAIT(run, find(index, clusters() - index));

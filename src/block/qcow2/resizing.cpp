@@ -114,10 +114,7 @@ Task<void> Qcow2Node::resize(std::uint64_t size_bytes) {
     if (size_bytes > old_size)
         DOPPEL_AWAIT_VOID(grow(size_bytes));
     {
-        auto wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-        auto guard = co_await wait;
-        auto metadata_wait = metadata_.lock();
-        auto metadata_guard = co_await metadata_wait;
+        DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
         header_.size_bytes = size_bytes;
         DOPPEL_AWAIT_VOID(write_header());
         if (size_bytes < old_size)

@@ -207,10 +207,7 @@ Task<void> Qcow2Node::create_snapshot(std::string wanted, std::int64_t time_ns) 
             "Convert it with -o refcount_bits=16.");
     if (wanted.size() > 0xffff)
         co_return base::fail(Errc::InvalidArgument, "the snapshot's name is too long");
-    auto wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-    auto guard = co_await wait;
-    auto metadata_wait = metadata_.lock();
-    auto metadata_guard = co_await metadata_wait;
+    DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
     DOPPEL_AWAIT_VOID(commit_all());
     AllOrNothing operation{broken_};
     DOPPEL_AWAIT_VOID(detach_tables());
@@ -245,10 +242,7 @@ Task<void> Qcow2Node::create_snapshot(std::string wanted, std::int64_t time_ns) 
 }
 
 Task<void> Qcow2Node::apply_snapshot(std::string wanted) {
-    auto wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-    auto guard = co_await wait;
-    auto metadata_wait = metadata_.lock();
-    auto metadata_guard = co_await metadata_wait;
+    DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
     DOPPEL_CO_TRY(index, find_snapshot(wanted));
     const auto snapshot = snapshots_[index];
     if (header_.version < 3 && snapshot.disk_bytes != size())
@@ -278,10 +272,7 @@ Task<void> Qcow2Node::apply_snapshot(std::string wanted) {
 }
 
 Task<void> Qcow2Node::delete_snapshot(std::string wanted) {
-    auto wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-    auto guard = co_await wait;
-    auto metadata_wait = metadata_.lock();
-    auto metadata_guard = co_await metadata_wait;
+    DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
     DOPPEL_CO_TRY(index, find_snapshot(wanted));
     DOPPEL_AWAIT_VOID(commit_all());
     AllOrNothing operation{broken_};

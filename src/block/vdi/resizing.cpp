@@ -106,10 +106,7 @@ Task<void> VdiNode::zero_tail(std::uint64_t begin, std::uint64_t end) {
 /// zeroes are there before the header has the size.
 Task<void> VdiNode::grow(std::uint64_t size_bytes) {
     {
-        auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-        auto guests_guard = co_await guests_wait;
-        auto wait = metadata_.lock();
-        auto guard = co_await wait;
+        DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
         DOPPEL_AWAIT_VOID(commit()); // from here on the table on disk is the one in memory
         DOPPEL_AWAIT_VOID(zero_tail(size_bytes_, align_up(size_bytes_)));
         DOPPEL_AWAIT_VOID(make_room(align_up(size_bytes) / header_.block_bytes));
@@ -143,10 +140,7 @@ Task<void> VdiNode::resize(std::uint64_t size_bytes) {
     if (size_bytes > old_size)
         DOPPEL_AWAIT_VOID(grow(size_bytes));
     {
-        auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-        auto guests_guard = co_await guests_wait;
-        auto wait = metadata_.lock();
-        auto guard = co_await wait;
+        DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
         DOPPEL_AWAIT_VOID(commit());
         if (size_bytes < old_size)
             DOPPEL_AWAIT_VOID(zero_tail(size_bytes, align_up(size_bytes)));

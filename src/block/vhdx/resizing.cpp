@@ -109,10 +109,7 @@ Task<void> VhdxNode::resize(std::uint64_t size_bytes) {
     if (size_bytes > old_size)
         DOPPEL_AWAIT_VOID(grow(size_bytes));
     {
-        auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-        auto guests_guard = co_await guests_wait;
-        auto wait = metadata_.lock();
-        auto guard = co_await wait;
+        DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
         if (size_bytes < old_size)
             DOPPEL_AWAIT_VOID(zero_tail(size_bytes, align_up(size_bytes)));
         AllOrNothing operation{broken_};

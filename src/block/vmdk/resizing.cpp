@@ -93,10 +93,7 @@ Task<void> SparseExtent::grow(std::uint64_t size_bytes) {
     auto header = header_;
     header.size_bytes = size_bytes;
     {
-        auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-        auto guests_guard = co_await guests_wait;
-        auto wait = metadata_.lock();
-        auto guard = co_await wait;
+        DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
         DOPPEL_AWAIT_VOID(commit()); // from here on the tables on disk are those in memory
         DOPPEL_AWAIT_VOID(zero_tail(size_bytes_, align_up(size_bytes_)));
         DOPPEL_AWAIT_VOID(clear_entries(
@@ -149,10 +146,7 @@ Task<void> SparseExtent::resize(std::uint64_t size_bytes) {
     DOPPEL_AWAIT_VOID(before_writing());
     if (size_bytes > size())
         DOPPEL_AWAIT_VOID(grow(size_bytes));
-    auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-    auto guests_guard = co_await guests_wait;
-    auto wait = metadata_.lock();
-    auto guard = co_await wait;
+    DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
     DOPPEL_AWAIT_VOID(commit());
     if (size_bytes < size())
         DOPPEL_AWAIT_VOID(zero_tail(size_bytes, align_up(size_bytes)));

@@ -165,16 +165,12 @@ Task<void> VpcNode::replace_table(std::uint64_t blocks, std::uint64_t size_bytes
 /// before the footer has the size.
 Task<void> VpcNode::grow(std::uint64_t size_bytes) {
     {
-        auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-        auto guests_guard = co_await guests_wait;
-        auto wait = metadata_.lock();
-        auto guard = co_await wait;
+        DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
         DOPPEL_AWAIT_VOID(zero_tail(size_bytes_, align_up(size_bytes_)));
         DOPPEL_AWAIT_VOID(replace_table(align_up(size_bytes) / header_.block_bytes, size_bytes_));
     }
     DOPPEL_AWAIT_VOID(hide_parent(size_bytes));
-    auto wait = metadata_.lock();
-    auto guard = co_await wait;
+    DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
     DOPPEL_AWAIT_VOID(commit());
     AllOrNothing operation{broken_};
     auto footer = footer_;
@@ -195,10 +191,7 @@ Task<void> VpcNode::resize(std::uint64_t size_bytes) {
         DOPPEL_AWAIT_VOID(grow(size_bytes));
         co_return {};
     }
-    auto guests_wait = guests_.lock(0, ~std::uint64_t{0}, RangeLock::Mode::Exclusive);
-    auto guests_guard = co_await guests_wait;
-    auto wait = metadata_.lock();
-    auto guard = co_await wait;
+    DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
     DOPPEL_AWAIT_VOID(zero_tail(size_bytes, align_up(size_bytes)));
     DOPPEL_AWAIT_VOID(replace_table(align_up(size_bytes) / header_.block_bytes, size_bytes));
     co_return {};
