@@ -6,10 +6,9 @@
 #include "block/filter/copy_on_read_node.hpp"
 #include "block/filter/dirty_bitmap_node.hpp"
 #include "block/filter/throttle_node.hpp"
-#include "block/memory/memory_node.hpp"
-#include "block/memory/sim_disk.hpp"
 #include "block/qcow2/qcow2_node.hpp"
 #include "block/raw/raw_node.hpp"
+#include "block/test_rig.hpp"
 
 using namespace doppel;
 using namespace doppel::block;
@@ -20,24 +19,10 @@ namespace {
 
 using Seconds = std::chrono::duration<double>;
 
-/// Any name opens the same bytes.
-class PatternOpener final : public ImageOpener {
-public:
-    Task<std::unique_ptr<Node>> open_backing(std::string, std::string, std::string,
-                                             ImageOptions) override {
-        return ready<std::unique_ptr<Node>>(std::make_unique<MemoryNode>(behind));
-    }
-    Result<std::unique_ptr<Node>> open_part(const std::string& written, const std::string&,
-                                            const ImageOptions&) override {
-        return base::fail(Errc::NotFound, written);
-    }
-    std::vector<std::byte> behind;
-};
-
 struct Rig {
     std::unique_ptr<base::EventLoop> loop = base::EventLoop::create().value();
     std::unique_ptr<IoContext> context = IoContext::create(*loop, IoKind::Threads).value();
-    PatternOpener opener;
+    test::PatternOpener opener;
     SimDisk disk;
 
     template <typename T> Result<T> wait(Task<T> task) { return context->wait(std::move(task)); }
