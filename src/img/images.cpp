@@ -176,7 +176,6 @@ Result<NewFile> NewFile::prepare(Session& session, const std::string& path) {
         return NewFile{real, real};
     const auto temporary = real + img::part_suffix();
     remove_on_signal(temporary);
-    DOPPEL_TRY(block::FileNode::create(session.context, temporary, block::CacheMode::Unsafe));
     return NewFile{temporary, real};
 }
 

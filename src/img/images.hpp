@@ -36,7 +36,7 @@ Result<void> close_image(Session& session, block::Node& node);
 /// parts along.
 class NewFile {
 public:
-    /// Error: somebody uses the file that is to be replaced, or the place cannot be written.
+    /// Makes none yet: create_image() does. Error: somebody uses the one that is to be replaced.
     static Result<NewFile> prepare(Session& session, const std::string& path);
     NewFile(NewFile&& other) noexcept;
     NewFile& operator=(NewFile&&) = delete;
@@ -61,7 +61,7 @@ private:
     std::vector<std::string> parts_; // final names
 };
 
-/// Creates an image in a file that was prepared for it.
+/// Creates an image in the file that was prepared for it. Error also: the place cannot be written.
 Result<void> create_image(Session& session, const block::Format& format, NewFile& file,
                           std::uint64_t size_bytes, const block::OptionValues& options);
 
