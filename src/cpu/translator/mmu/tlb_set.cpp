@@ -125,6 +125,15 @@ void TlbSet::insert_branch(const Branch& branch) {
     }
 }
 
+/// That it is global, if it is, need not be known. The size of its page has been noted, as this
+/// instance entered it: a supervisor's may come from another one.
+const std::uint8_t* TlbSet::recall_branch(std::uint64_t rip) {
+    const std::uint8_t* const host = supervisor_view() ? nullptr : shared_branch(rip);
+    if (host != nullptr)
+        insert_branch({.rip = rip, .host = host});
+    return host;
+}
+
 void TlbSet::drop_branch(std::uint64_t rip) {
     const std::size_t index = TlbInstance::branch_index(rip);
     current_->tlb->branches[index].tag = TlbInstance::empty_branch_tag(index);

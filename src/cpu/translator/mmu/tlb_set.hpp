@@ -78,6 +78,9 @@ public:
         std::uint8_t page_shift = 12;
     };
     void insert_branch(const Branch& branch);
+    /// What the shared ones know of a user's branches goes into the instance's own. nullptr:
+    /// nothing.
+    const std::uint8_t* recall_branch(std::uint64_t rip);
     void drop_branch(std::uint64_t rip); // of the current instance
     /// Behind insert_branch(): the direct branch of this number, to the same target. For views of
     /// users; others have none.

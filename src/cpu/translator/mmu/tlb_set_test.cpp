@@ -176,6 +176,29 @@ TEST_CASE_FIXTURE(Rig, "a shared branch of a user is one view's, until that is f
     CHECK_FALSE(known());
 }
 
+TEST_CASE_FIXTURE(Rig, "a shared branch of a user comes back into its view's own cache") {
+    const auto* const code = reinterpret_cast<const std::uint8_t*>(page());
+    constexpr std::uint64_t kRival = kAt + 0x4000'0000;
+    const std::size_t index = TlbInstance::branch_index(kAt);
+    TlbInstance& user = *tlbs->select(1, View::User);
+    CHECK(tlbs->recall_branch(kAt) == nullptr);
+    tlbs->insert_branch({.rip = kAt, .host = code, .page_shift = 21});
+    user.branches[index].tag = kRival;
+    CHECK(tlbs->recall_branch(kAt) == code);
+    CHECK(user.branches[index].tag == kAt);
+    CHECK(user.branches[index].host == code);
+    tlbs->flush_page(1, kAt - 0x10'0000); // of the same large page
+    CHECK_FALSE(has_branch(user, kAt));
+    CHECK(tlbs->recall_branch(kAt) == nullptr);
+    tlbs->insert_branch({.rip = kAt, .host = code});
+    tlbs->select(2, View::User);
+    CHECK(tlbs->recall_branch(kAt) == nullptr);
+    tlbs->select(1, View::Kernel);
+    tlbs->insert_branch({.rip = kAt, .host = code, .global = true});
+    tlbs->select(2, View::Kernel);
+    CHECK(tlbs->recall_branch(kAt) == nullptr); // how large its page is nobody knows here
+}
+
 TEST_CASE_FIXTURE(Rig, "a far link of a user is one view's, until its target is flushed") {
     const auto* const code = reinterpret_cast<const std::uint8_t*>(page());
     constexpr std::uint16_t kNumber = TlbInstance::kFarLinks - 1;

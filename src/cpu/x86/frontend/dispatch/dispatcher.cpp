@@ -351,6 +351,9 @@ const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
     const std::size_t index = TlbInstance::branch_index(rip);
     if (variant == 0 && !unlinked_ && tlb.branches.data()[index].tag == rip)
         return tlb.branches.data()[index].host;
+    if (variant == 0 && !unlinked_ && cache_branches_)
+        if (const std::uint8_t* const host = tlbs_.recall_branch(rip); host != nullptr)
+            return host;
     CodePage page;
     const Block* const block = find_block(rip, variant, page, fault);
     found_ = block;
