@@ -184,3 +184,36 @@ TEST_CASE("zeroes past the end never shorten a file that others made longer") {
     REQUIRE(rig.context->wait(node->read(100000, IoBuffer{got})));
     CHECK(got[0] == std::byte{'t'});
 }
+
+namespace {
+
+/// From now on this file cannot be flushed: its descriptor is a pipe's.
+void take_away(const std::string& path) {
+    const auto real = std::filesystem::canonical(path);
+    int pipe[2];
+    REQUIRE(::pipe(pipe) == 0);
+    for (const auto& entry : std::filesystem::directory_iterator{"/proc/self/fd"}) {
+        std::error_code gone; // the iterator's own
+        if (std::filesystem::read_symlink(entry.path(), gone) == real)
+            REQUIRE(::dup2(pipe[1], std::stoi(entry.path().filename())) >= 0);
+    }
+    ::close(pipe[0]);
+    ::close(pipe[1]);
+}
+
+} // namespace
+
+TEST_CASE("closing flushes a file that was changed, and no other") {
+    Rig rig;
+    const std::byte byte{1};
+    for (const bool flushed : {true, false}) {
+        CAPTURE(flushed);
+        const auto path = rig.file("disk", 4096);
+        auto node = FileNode::open(*rig.context, path, {Access::ReadWrite}).value();
+        REQUIRE(rig.context->wait(node->write(0, IoBuffer::of({&byte, 1}), Durability::Cached)));
+        if (flushed)
+            REQUIRE(rig.context->wait(node->flush()));
+        take_away(path);
+        CHECK(rig.context->wait(node->close()).has_value() == flushed);
+    }
+}

@@ -237,7 +237,6 @@ Task<void> create(CreateRequest request) {
     co_return {};
 }
 
-/// As if the disk were written once, from beginning to end.
 constexpr std::uint64_t kBitmapEntryBytes = 24; // of the directory, in front of the name
 
 /// Tables and bits of the bitmaps, and their directory, in whole clusters.
@@ -256,6 +255,7 @@ std::uint64_t bitmap_space(const std::vector<BitmapInfo>& bitmaps, std::uint64_t
     return (clusters + geometry.clusters_for(directory)) << geometry.cluster_bits;
 }
 
+/// As if the disk were written once, from beginning to end.
 Result<SpaceNeed> measure(const DiskUse& use, const OptionValues& values) {
     const OptionReader options{all_options(), values};
     const auto header = DOPPEL_TRY(header_of(options));
