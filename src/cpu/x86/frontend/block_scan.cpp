@@ -9,6 +9,7 @@
 #include "cpu/x86/frontend/base_scan.hpp"
 #include "cpu/x86/frontend/classify.hpp"
 #include "cpu/x86/frontend/frame.hpp"
+#include "cpu/x86/frontend/lend_scan.hpp"
 
 namespace doppel::cpu::x86::frontend {
 
@@ -325,6 +326,9 @@ void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset
     bases.finish();
     out.flags_wanted = wanted_flags(out);
     find_dead_flags(out);
+    out.lending_count = 0;
+    if (tuning.lend && code.second == nullptr)
+        lend_homes(out);
 }
 
 } // namespace doppel::cpu::x86::frontend

@@ -82,6 +82,12 @@ struct BaseGroup {
     bool writes = false; // some access, before the block can be left
 };
 
+/// A guest register without a home lives in that of another, which these instructions do not name.
+struct Lending {
+    std::uint8_t reg = 0;
+    std::uint8_t home_of = 0;
+};
+
 struct CodeBytes {
     const std::byte* first = nullptr;  // guest bytes at the block's start …
     std::uint32_t first_count = 0;     // … to the end of the page
@@ -109,6 +115,9 @@ struct BlockScan {
     std::uint16_t end_offset = 0; // page offset behind the last instruction
     std::uint32_t mode = 0;
     std::uint16_t far_link = 0; // number of the next direct branch to another page, see TlbInstance
+    std::array<Lending, 2> lendings{};
+    std::size_t lending_count = 0;
+    std::size_t lending_end = 0; // list index behind the instructions that this is for
     description::Tuning tuning;
     LoopPlan loop; // active: the instructions are one turn of it, in the order of execution
 };

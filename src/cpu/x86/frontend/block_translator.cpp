@@ -50,8 +50,15 @@ void BlockTranslator::translate(NewBlock& out) {
     loop_entry_ = out.native_poll_entry;
     if (scan_.loop.active)
         emit_loop_start();
+    lending_ = scan_.lending_count != 0;
+    if (lending_)
+        emit_lend();
     for (std::size_t i = 0; i < scan_.count && !ended_; ++i) {
         const ScannedInstruction& at = scan_.list[i];
+        const std::size_t colds = cold_.size();
+        const bool lent = lending_ && i < scan_.lending_end;
+        if (i == scan_.lending_end)
+            end_lending();
         if (rsp_owed_ != 0 && !rsp_can_wait(i))
             pay_rsp();
         settle_slots(at);
@@ -61,6 +68,8 @@ void BlockTranslator::translate(NewBlock& out) {
             stack_in_scratch1_ = false;
         keep_flags_across(at);
         emit_instruction(at);
+        for (std::size_t k = colds; k < cold_.size(); ++k)
+            cold_[k].lent = lent;
         if (!names_scratch1(at))
             stack_in_scratch1_ = false;
         if (dying_)
@@ -69,6 +78,8 @@ void BlockTranslator::translate(NewBlock& out) {
     }
     release_slots();
     pay_rsp();
+    if (!ended_)
+        end_lending();
     if (!ended_)
         link_jump(scan_.list[scan_.count - 1], scan_.end_offset);
     out.body_end = a_.here();
@@ -221,6 +232,7 @@ void BlockTranslator::emit_counted_branch(const Cold& cold) {
         return;
     }
     Cold link = cold;
+    link.lent = false;
     link.counted_branch = false;
     link.left = 0;
     a_.align_link(1);
@@ -230,8 +242,17 @@ void BlockTranslator::emit_counted_branch(const Cold& cold) {
 
 void BlockTranslator::emit_cold() {
     for (std::size_t i = 0; i < cold_.size(); ++i) {
-        const Cold cold = cold_[i];
+        Cold cold = cold_[i];
+        std::uint8_t* const check = cold.relative_to;
+        if (cold.lent && !cold.far && (cold.why == Exit::Miss || cold.why == Exit::StackMiss))
+            emit_lend_again(cold);
         a_.bind(cold.place);
+        if (cold.lent && !cold.far && !cold.counted_branch && cold.why == Exit::Link) {
+            emit_lent_link(cold);
+            continue;
+        }
+        if (cold.lent && (cold.far || cold.counted_branch))
+            emit_give_back();
         if (cold.counted_branch) {
             emit_counted_branch(cold);
             continue;
@@ -241,13 +262,15 @@ void BlockTranslator::emit_cold() {
             continue;
         }
         if (cold.why == Exit::StackMiss)
-            emit_stack_refill(cold);
+            emit_stack_refill(cold, check);
         if (cold.group) {
             a_.test_imm(kScratch0, -4096);
             emit_crossing(cold);
         }
         if (cold.recipe)
             emit_recipe(cold.recipe);
+        if (cold.lent)
+            emit_give_back();
         Site site = cold.site;
         if (cold.relative_to != nullptr)
             site.back = static_cast<std::uint16_t>(a_.here() + Stubs::exit_bytes(cold.why) -
@@ -260,7 +283,7 @@ void BlockTranslator::emit_cold() {
 }
 
 /// The stack has moved to another page, which is mostly in the TLB. See is_stack_page32().
-void BlockTranslator::emit_stack_refill(const Cold& cold) {
+void BlockTranslator::emit_stack_refill(const Cold& cold, const std::uint8_t* check) {
     std::uint8_t* unsafe = nullptr;
     if (code32_) {
         a_.lea(kScratch1, {kGuestRsp, kNoReg, 1, cold.site.low - kStackMargin32});
@@ -270,7 +293,7 @@ void BlockTranslator::emit_stack_refill(const Cold& cold) {
     }
     a_.mov_imm(kScratch1, 4096u - cold.site.extra);
     a_.call(stubs_.stack_refill);
-    a_.jump_if(Condition::Below, cold.relative_to);
+    a_.jump_if(Condition::Below, check);
     if (cold.site.page_offset <= kLastStart)
         emit_crossing(cold);
     if (unsafe != nullptr)
@@ -349,6 +372,7 @@ void BlockTranslator::emit_interpret(const ScannedInstruction& at) {
     release_slots();
     pay_rsp();
     hold_flags();
+    end_lending();
     const FlagPlace held = saved_ ? FlagPlace::Slot : FlagPlace::Register;
     exit_begin_ = a_.here();
     emit_leave(Exit::Interpret, stubs_.exit(Exit::Interpret, made_ ? FlagPlace::Made : held), site,

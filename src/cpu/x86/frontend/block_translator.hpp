@@ -51,7 +51,8 @@ class BlockTranslator {
         bool shared = false;         // a branch that may be among the shared ones
         bool flags_saved = false;
         bool group = false;
-        Recipe recipe; // the flags are neither in the slot nor in the register
+        bool lent = false; // leaves instructions that use lent homes
+        Recipe recipe;     // the flags are neither in the slot nor in the register
         std::int64_t target = 0;
         const ScannedInstruction* at = nullptr;
     };
@@ -99,6 +100,13 @@ private:
     void emit_counting_entries(translator::NewBlock& out);
     void emit_cold();
     void emit_leave(Exit why, const std::uint8_t* stub, const Site& site, std::uint8_t left);
+
+    // --- emit_lend.cpp ---
+    void emit_lend();
+    void emit_give_back();
+    void end_lending();
+    void emit_lend_again(Cold& cold);
+    void emit_lent_link(const Cold& cold);
 
     // --- emit_recipe.cpp ---
     Recipe recipe_of(const ScannedInstruction& at) const;
@@ -281,7 +289,7 @@ private:
     std::uint8_t left_before(const ScannedInstruction& at) const {
         return at.index < counted_ ? static_cast<std::uint8_t>(counted_ - at.index) : 0;
     }
-    void emit_stack_refill(const Cold& cold);
+    void emit_stack_refill(const Cold& cold, const std::uint8_t* check);
     void note_signal(const ScannedInstruction& at, bool poll = false);
 
     Assembler& a_;
@@ -318,6 +326,7 @@ private:
     std::size_t body_bytes_ = 0; // of the guest instruction that was emitted last, ending at
     const std::uint8_t* body_end_ = nullptr;
     bool ended_ = false;
+    bool lending_ = false;
     const std::uint8_t* loop_entry_ = nullptr; // polls, flags in the register
     const std::uint8_t* turn_begin_ = nullptr;
     bool closed_ = false;         // the loop

@@ -111,7 +111,7 @@ void BlockTranslator::emit_conditional(const ScannedInstruction& at) {
     const std::int64_t target = target_of(at);
     const std::uint8_t left = counting_ ? static_cast<std::uint8_t>(left_before(at) - 1) : 0;
     if (linkable(at, target)) {
-        const bool back = target <= at.page_offset && recipe_ && !counting_;
+        const bool back = target <= at.page_offset && recipe_ && !counting_ && !lending_;
         if (back)
             leave_maker();
         a_.align_link_before(a_.here() == body_end_ ? body_bytes_ : 0, 2);

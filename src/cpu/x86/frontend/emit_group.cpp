@@ -62,6 +62,7 @@ void BlockTranslator::emit_crossing(const Cold& cold) {
     Cold crossing;
     crossing.why = Exit::Link;
     crossing.left = cold.left;
+    crossing.lent = cold.lent;
     crossing.counted_branch = counting_ && cold.left != 0;
     crossing.site.page_offset = cold.site.page_offset;
     if (!cold.recipe) {

@@ -465,6 +465,7 @@ bool LoopScan::finish() {
     plan.flags_unseen = flags_unseen();
     choose_hosts();
     plan.active = true;
+    out_.lending_count = 0;
     return plan.flags_unseen || out_.dead_count != 0;
 }
 
