@@ -21,6 +21,8 @@ constexpr std::uint64_t kLeast = 64u << 10;
 constexpr std::uint64_t kMost = 64u << 20;
 /// In one call: other threads that map and unmap wait for its end.
 constexpr std::uint64_t kStep = 256u << 10;
+/// Pages that were there, and are written: one of each huge page that did not come about.
+constexpr std::size_t kFew = 64;
 
 /// Missing pages of `window` are ours to make. An invalid descriptor: the kernel has no such thing
 /// or does not allow it.
@@ -45,13 +47,17 @@ bool has_holes(const Move& move) {
 
 } // namespace
 
+bool FreshPages::worth(std::span<const Move> moves) {
+    const auto large = [](const Move& move) { return move.length >= kLeast; };
+    return std::ranges::any_of(moves, large) &&
+           moves.back().to_end() - moves.front().to_offset < kMost;
+}
+
 FreshPages::FreshPages(std::span<const Move> moves) {
     if (moves.empty())
         return;
     const auto begin = base::align_down(moves.front().to_offset, kPage);
     const auto end = moves.back().to_end();
-    if (end - begin < kLeast || end - begin > kMost)
-        return;
     target_.emplace(moves.front().to, begin, base::align_up(end - begin, kPage),
                     PROT_READ | PROT_WRITE);
     if (target_->memory() != nullptr)
@@ -73,19 +79,29 @@ void FreshPages::map_source(std::span<const Move> moves) {
         source_.emplace(moves.front().from, begin, end - begin, PROT_READ);
 }
 
-bool FreshPages::copy(std::byte* to, const std::byte* from, std::uint64_t length) const {
-    for (std::uint64_t done = 0; done < length;) {
-        uffdio_copy pages{.dst = reinterpret_cast<std::uintptr_t>(to + done),
-                          .src = reinterpret_cast<std::uintptr_t>(from + done),
-                          .len = std::min(kStep, length - done),
-                          .mode = 0,
-                          .copy = 0};
-        const bool all = ::ioctl(kernel_.get(), UFFDIO_COPY, &pages) == 0;
-        if (!all && (errno != EAGAIN || pages.copy <= 0))
+/// Past what is there already, up to a few pages.
+bool FreshPages::make(const Move& pages) {
+    for (auto at = pages.to_offset; at < pages.to_end();) {
+        const auto step = pages.within(at, at + kStep);
+        uffdio_copy copy{.dst = reinterpret_cast<std::uintptr_t>(target_->at(step.to_offset)),
+                         .src = reinterpret_cast<std::uintptr_t>(source_->at(step.from_offset)),
+                         .len = step.length,
+                         .mode = 0,
+                         .copy = 0};
+        const bool made = ::ioctl(kernel_.get(), UFFDIO_COPY, &copy) == 0;
+        if (!made && errno == EEXIST && ++existing_ <= kFew && write(step.within(at, at + kPage)))
+            at += kPage;
+        else if (made || (errno == EAGAIN && copy.copy > 0))
+            at += static_cast<std::uint64_t>(copy.copy);
+        else
             return false;
-        done += static_cast<std::uint64_t>(pages.copy);
     }
     return true;
+}
+
+bool FreshPages::write(const Move& page) {
+    return ::pwrite(page.to, source_->at(page.from_offset), page.length,
+                    static_cast<off_t>(page.to_offset)) == static_cast<ssize_t>(page.length);
 }
 
 Move FreshPages::fill(const Move& part) {
@@ -103,7 +119,7 @@ Move FreshPages::fill(const Move& part) {
         ::madvise(source_->at(begin), skipped + pages.length, MADV_POPULATE_READ) == 0;
     if (!there)
         return none;
-    refused_ = !copy(target_->at(pages.to_offset), source_->at(pages.from_offset), pages.length);
+    refused_ = !make(pages);
     return refused_ ? none : pages;
 }
 

@@ -15,24 +15,28 @@ namespace doppel::block {
 
 class FreshPages {
 public:
+    static bool worth(std::span<const Move> moves);
+
     /// For these moves, of one pair of files, ascending in the target. Of the target only pages
-    /// before its end can be made.
+    /// before its end can be made; while this lives, no huge ones.
     explicit FreshPages(std::span<const Move> moves);
 
     /// Makes the whole pages of a part of the moves, and says which; perhaps none, as of a source
     /// with holes: the kernel would fill them. Whatever happens to the files, no signal comes.
     Move fill(const Move& part);
 
-    /// The kernel makes no pages for us here, or the file has them already.
+    /// The kernel makes no pages for us here, or the file has more than a few of them already.
     bool refused() const { return refused_; }
 
 private:
     void map_source(std::span<const Move> moves);
-    bool copy(std::byte* to, const std::byte* from, std::uint64_t length) const;
+    bool make(const Move& pages);
+    bool write(const Move& page);
 
     std::optional<Window> target_;
     std::optional<Window> source_;
     base::UniqueFd kernel_;
+    std::size_t existing_ = 0; // pages that were there
     bool refused_ = false;
 };
 

@@ -62,13 +62,12 @@ bool lives_in_memory(int fd) {
     return ::fstatfs(fd, &system) == 0 && system.f_type == TMPFS_MAGIC;
 }
 
-bool move_by_huge_pages(std::span<const Move> moves, std::uint64_t begin, std::uint64_t end) {
-    for (auto at = begin; at < end; at += kWindow) {
-        const auto window_end = std::min(at + kWindow, end);
-        if (!move_by_window(moves, at, window_end))
-            return false;
-    }
-    return true;
+std::uint64_t move_by_huge_pages(std::span<const Move> moves, std::uint64_t begin,
+                                 std::uint64_t end) {
+    for (auto at = begin; at < end; at += kWindow)
+        if (!move_by_window(moves, at, std::min(at + kWindow, end)))
+            return at;
+    return end;
 }
 
 } // namespace doppel::block

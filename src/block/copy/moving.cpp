@@ -24,7 +24,6 @@ namespace {
 
 constexpr std::uint64_t kShareAlignment = 4096;
 constexpr std::size_t kCopyBytes = 1u << 20;
-constexpr std::uint64_t kTrialBytes = 2 * kHugePage;
 
 bool share(const Move& move) {
     if (((move.from_offset | move.to_offset | move.length) & (kShareAlignment - 1)) != 0)
@@ -72,22 +71,6 @@ base::Result<void> move_plainly(const Move& move, Ways& ways) {
     return copy(move, done); // which also says what is wrong, if anything is
 }
 
-/// What the moves put into [begin, end) of the target.
-base::Result<void> move_range(std::span<const Move> run, std::uint64_t begin, std::uint64_t end,
-                              FreshPages& pages, Ways& ways) {
-    for (const auto& move : run) {
-        const auto part = move.within(begin, end);
-        if (part.length == 0)
-            continue;
-        const auto made = pages.fill(part);
-        for (const auto& rest :
-             {part.within(0, made.to_offset), part.within(made.to_end(), part.to_end())})
-            if (rest.length > 0)
-                DOPPEL_TRY_VOID(move_plainly(rest, ways));
-    }
-    return {};
-}
-
 /// Of this thread, whatever else runs.
 double cpu_seconds() {
     timespec now{};
@@ -95,34 +78,42 @@ double cpu_seconds() {
     return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
-/// False: it must be moved in another way.
-bool try_huge_pages(std::span<const Move> run, std::uint64_t begin, std::uint64_t end, Ways& ways) {
-    if (begin >= end)
-        return true;
-    const auto start = cpu_seconds();
-    const bool moved = move_by_huge_pages(run, begin, end);
-    const auto cost = (cpu_seconds() - start) / static_cast<double>(end - begin);
-    ways.huge_pages = moved && cost <= ways.plain_cost;
-    return moved;
+/// The first moves that lie side by side in the target.
+std::span<const Move> first_run(std::span<const Move> moves) {
+    const auto gap = std::ranges::adjacent_find(
+        moves, [](const Move& a, const Move& b) { return a.to_end() != b.to_offset; });
+    return gap == moves.end() ? moves : moves.first(gap - moves.begin() + 1);
 }
 
-/// As move_data(), of moves that lie side by side in the target: the huge pages that they fill, and
-/// plainly what is before and behind. The first ones plainly, too, to see what that costs.
-base::Result<void> move_run(std::span<const Move> run, FreshPages& pages, Ways& ways) {
-    const auto first = run.front().to_offset;
-    const auto last = run.back().to_end();
-    auto begin = base::align_up(first, kHugePage);
-    const auto end = base::align_down(last, kHugePage);
+/// The huge pages that a run fills. Yields which part of the target has been written.
+Move fill_huge_pages(std::span<const Move> run, Ways& ways) {
+    const Move all{.to_offset = run.front().to_offset,
+                   .length = run.back().to_end() - run.front().to_offset};
+    const auto begin = base::align_up(all.to_offset, kHugePage);
+    const auto end = base::align_down(all.to_end(), kHugePage);
     if (!ways.huge_pages || begin >= end)
-        return move_range(run, first, last, pages, ways);
-    const bool trial = ways.plain_cost == 0;
-    begin += trial ? std::min(kTrialBytes, end - begin) : 0;
+        return all.within(all.to_offset, all.to_offset);
     const auto start = cpu_seconds();
-    DOPPEL_TRY_VOID(move_range(run, first, begin, pages, ways));
-    if (trial)
-        ways.plain_cost = (cpu_seconds() - start) / static_cast<double>(begin - first);
-    const bool huge = try_huge_pages(run, begin, end, ways);
-    return move_range(run, huge ? end : begin, last, pages, ways);
+    const auto reached = move_by_huge_pages(run, begin, end);
+    const auto cost = (cpu_seconds() - start) / static_cast<double>(end - begin);
+    ways.huge_pages = reached == end && cost <= ways.plain_cost;
+    return all.within(begin, reached);
+}
+
+/// By huge pages what they take. Yields what is left to move.
+std::vector<Move> move_by_huge_pages(std::span<const Move> moves, Ways& ways) {
+    std::vector<Move> left;
+    while (!moves.empty()) {
+        const auto run = first_run(moves);
+        const auto done = fill_huge_pages(run, ways);
+        for (const auto& move : run)
+            for (const auto& part :
+                 {move.within(0, done.to_offset), move.within(done.to_end(), move.to_end())})
+                if (part.length > 0)
+                    left.push_back(part);
+        moves = moves.subspan(run.size());
+    }
+    return left;
 }
 
 /// The last page, so that the file reaches beyond all others.
@@ -131,15 +122,30 @@ base::Result<void> move_end(const Move& last, Ways& ways) {
     return move_plainly(last.within(begin, last.to_end()), ways);
 }
 
-base::Result<void> move_runs(std::span<const Move> moves, FreshPages& pages, Ways& ways) {
-    for (auto rest = moves; !rest.empty();) {
-        const auto gap = std::ranges::adjacent_find(
-            rest, [](const Move& a, const Move& b) { return a.to_end() != b.to_offset; });
-        const auto count =
-            gap == rest.end() ? rest.size() : static_cast<std::size_t>(gap - rest.begin()) + 1;
-        DOPPEL_TRY_VOID(move_run(rest.first(count), pages, ways));
-        rest = rest.subspan(count);
+base::Result<void> move_by_pages(std::span<const Move> moves, Ways& ways) {
+    const bool fresh = ways.fresh_pages && FreshPages::worth(moves);
+    if (fresh)
+        DOPPEL_TRY_VOID(move_end(moves.back(), ways));
+    FreshPages pages{fresh ? moves : moves.first(0)};
+    for (const auto& move : moves) {
+        const auto made = pages.fill(move);
+        for (const auto& rest :
+             {move.within(0, made.to_offset), move.within(made.to_end(), move.to_end())})
+            if (rest.length > 0)
+                DOPPEL_TRY_VOID(move_plainly(rest, ways));
     }
+    ways.fresh_pages = ways.fresh_pages && !pages.refused();
+    return {};
+}
+
+/// Without huge pages, to see what that costs.
+base::Result<void> move_on_trial(std::span<const Move> moves, Ways& ways) {
+    std::uint64_t bytes = 0;
+    for (const auto& move : moves)
+        bytes += move.length;
+    const auto start = cpu_seconds();
+    DOPPEL_TRY_VOID(move_by_pages(moves, ways));
+    ways.plain_cost = (cpu_seconds() - start) / static_cast<double>(bytes);
     return {};
 }
 
@@ -154,12 +160,12 @@ base::Result<void> move_data(std::span<const Move> moves, Ways& ways) {
     const auto rest = moves.subspan(shared);
     if (rest.empty())
         return {};
-    if (ways.fresh_pages)
-        DOPPEL_TRY_VOID(move_end(rest.back(), ways));
-    FreshPages pages{ways.fresh_pages ? rest : rest.first(0)};
-    DOPPEL_TRY_VOID(move_runs(rest, pages, ways));
-    ways.fresh_pages = ways.fresh_pages && !pages.refused();
-    return {};
+    if (!ways.huge_pages)
+        return move_by_pages(rest, ways);
+    if (ways.plain_cost == 0)
+        return move_on_trial(rest, ways);
+    // Huge pages first: the kernel makes none where a userfaultfd watches.
+    return move_by_pages(move_by_huge_pages(rest, ways), ways);
 }
 
 namespace {

@@ -67,7 +67,7 @@ TEST_CASE("huge pages hold what came before around them, and no byte more") {
     const auto old = content_of(to.get(), 0, 4 * kHugePage);
     const std::vector<Move> moves{{from.get(), to.get(), 77, kHugePage, kHugePage + 5},
                                   {from.get(), to.get(), 0, 2 * kHugePage + 5, kHugePage - 5}};
-    if (!move_by_huge_pages(moves, kHugePage, 3 * kHugePage)) {
+    if (move_by_huge_pages(moves, kHugePage, 3 * kHugePage) != 3 * kHugePage) {
         MESSAGE("this kernel makes no huge pages in files: only the way around them is tested");
         return;
     }
@@ -102,6 +102,22 @@ TEST_CASE("fresh pages are made where there are none, and nothing else of the fi
     CHECK(pages.refused());
 }
 
+TEST_CASE("a few pages that are there already are written, and no reason to give up") {
+    constexpr std::uint64_t kBytes = 1u << 20;
+    const auto from = file_of(kBytes);
+    const auto to = file_of(0);
+    for (const std::uint64_t page : {0, 1, 100})
+        REQUIRE(write_all(to.get(), std::vector(1, std::byte{255}), page * kPage + 5).has_value());
+    REQUIRE(::ftruncate(to.get(), kBytes) == 0);
+    const Move move{from.get(), to.get(), 0, 0, kBytes};
+    FreshPages pages{{&move, 1}};
+    if (pages.refused())
+        return;
+    CHECK(pages.fill(move).length == kBytes);
+    CHECK(!pages.refused());
+    CHECK(content_of(to.get(), 0, kBytes) == content_of(from.get(), 0, kBytes));
+}
+
 TEST_CASE("a source with holes keeps them, and its target is written in another way") {
     constexpr std::uint64_t kBytes = 1u << 20;
     const auto from = file_of(kBytes);
@@ -122,7 +138,7 @@ TEST_CASE("a source that ends too early, or a target that cannot grow, ends in n
     const auto from = file_of(kHugePage - 1);
     const auto to = file_of(0);
     const Move move{from.get(), to.get(), 0, 0, kHugePage};
-    CHECK(!move_by_huge_pages({&move, 1}, 0, kHugePage));
+    CHECK(move_by_huge_pages({&move, 1}, 0, kHugePage) == 0);
     Ways ways;
     ways.plain_cost = 1;
     REQUIRE(move_data({&move, 1}, ways).has_value());
@@ -132,8 +148,25 @@ TEST_CASE("a source that ends too early, or a target that cannot grow, ends in n
     REQUIRE(::fcntl(to.get(), F_ADD_SEALS, F_SEAL_GROW) == 0);
     const Move behind{from.get(), to.get(), 0, kHugePage, kHugePage};
     ways = {};
-    CHECK(!move_by_huge_pages({&behind, 1}, kHugePage, 2 * kHugePage));
+    CHECK(move_by_huge_pages({&behind, 1}, kHugePage, 2 * kHugePage) == kHugePage);
     CHECK(!move_data({&behind, 1}, ways).has_value());
+}
+
+TEST_CASE("once the cost of plain pages is known, a batch goes by huge ones") {
+    const auto from = file_of(8 * kHugePage);
+    const auto to = file_of(0);
+    const Move move{from.get(), to.get(), 0, 0, 8 * kHugePage};
+    if (move_by_huge_pages({&move, 1}, 0, kHugePage) != kHugePage) {
+        MESSAGE("this kernel makes no huge pages in files");
+        return;
+    }
+    Ways ways;
+    ways.plain_cost = 1; // a second per byte: whatever huge pages cost, it is less
+    const Move odd{from.get(), to.get(), 0, 512, 8 * kHugePage - 4096};
+    REQUIRE(move_data({&odd, 1}, ways).has_value());
+    CHECK(ways.huge_pages);
+    CHECK(ways.plain_cost == 1);
+    CHECK(content_of(to.get(), 512, odd.length) == content_of(from.get(), 0, odd.length));
 }
 
 TEST_CASE("huge pages that cost more than they save are given up") {
