@@ -5,10 +5,12 @@
 #include <linux/mman.h> // MADV_POPULATE_READ
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 
 namespace doppel::block {
@@ -40,9 +42,25 @@ base::UniqueFd take_over(const Window& window) {
     return kernel;
 }
 
-bool has_holes(const Move& move) {
-    const auto hole = ::lseek(move.from, static_cast<off_t>(move.from_offset), SEEK_HOLE);
-    return hole < 0 || static_cast<std::uint64_t>(hole) < move.from_offset + move.length;
+/// Of a file that is neither ours nor ours to write, mincore() says that all its pages are there.
+bool tells_which_pages_are_there(int fd) {
+    struct stat file{};
+    return ::fstat(fd, &file) == 0 &&
+           (file.st_uid == ::geteuid() || ::faccessat(fd, "", W_OK, AT_EMPTY_PATH) == 0);
+}
+
+/// Unlike SEEK_HOLE this looks no further than asked, which counts in a file without holes.
+bool are_there(std::byte* begin, std::uint64_t length) {
+    std::array<unsigned char, 4096> there{};
+    constexpr std::uint64_t kPart = there.size() * kPage;
+    for (std::uint64_t done = 0; done < length; done += kPart) {
+        const auto part = std::min(kPart, length - done);
+        const auto pages = std::span{there}.first(base::align_up(part, kPage) / kPage);
+        if (::mincore(begin + done, part, pages.data()) != 0 ||
+            !std::ranges::all_of(pages, [](unsigned char page) { return (page & 1) != 0; }))
+            return false;
+    }
+    return true;
 }
 
 } // namespace
@@ -60,7 +78,7 @@ FreshPages::FreshPages(std::span<const Move> moves) {
     const auto end = moves.back().to_end();
     target_.emplace(moves.front().to, begin, base::align_up(end - begin, kPage),
                     PROT_READ | PROT_WRITE);
-    if (target_->memory() != nullptr)
+    if (target_->memory() != nullptr && tells_which_pages_are_there(moves.front().from))
         kernel_ = take_over(*target_);
     refused_ = !kernel_;
     map_source(moves);
@@ -108,7 +126,7 @@ Move FreshPages::fill(const Move& part) {
     const auto first = base::align_up(part.to_offset, kPage);
     const auto pages = part.within(first, std::max(first, base::align_down(part.to_end(), kPage)));
     const auto none = part.within(first, first);
-    if (!kernel_ || refused_ || pages.length < kLeast || has_holes(pages))
+    if (!kernel_ || refused_ || pages.length < kLeast)
         return none;
     if (!source_ || !source_->covers(pages.from_offset, pages.length))
         map_source({&pages, 1});
@@ -116,6 +134,7 @@ Move FreshPages::fill(const Move& part) {
     const auto skipped = pages.from_offset - begin;
     const bool there =
         source_ && source_->covers(begin, skipped + pages.length) &&
+        are_there(source_->at(begin), skipped + pages.length) &&
         ::madvise(source_->at(begin), skipped + pages.length, MADV_POPULATE_READ) == 0;
     if (!there)
         return none;
