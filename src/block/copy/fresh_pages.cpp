@@ -49,18 +49,21 @@ bool tells_which_pages_are_there(int fd) {
            (file.st_uid == ::geteuid() || ::faccessat(fd, "", W_OK, AT_EMPTY_PATH) == 0);
 }
 
-/// Unlike SEEK_HOLE this looks no further than asked, which counts in a file without holes.
-bool are_there(std::byte* begin, std::uint64_t length) {
-    std::array<unsigned char, 4096> there{};
-    constexpr std::uint64_t kPart = there.size() * kPage;
-    for (std::uint64_t done = 0; done < length; done += kPart) {
-        const auto part = std::min(kPart, length - done);
-        const auto pages = std::span{there}.first(base::align_up(part, kPage) / kPage);
-        if (::mincore(begin + done, part, pages.data()) != 0 ||
-            !std::ranges::all_of(pages, [](unsigned char page) { return (page & 1) != 0; }))
-            return false;
+/// How many of the pages from `begin` on are there, or are not. Unlike SEEK_HOLE this looks little
+/// further than that, which counts in a file without holes.
+std::uint64_t count(std::byte* begin, std::uint64_t pages, bool there) {
+    std::array<unsigned char, 256> is_there{};
+    for (std::uint64_t done = 0; done < pages;) {
+        const auto part = std::span{is_there}.first(std::min(is_there.size(), pages - done));
+        if (::mincore(begin + done * kPage, part.size() * kPage, part.data()) != 0)
+            return there ? done : pages;
+        const auto other =
+            std::ranges::find_if(part, [&](int page) { return ((page & 1) != 0) != there; });
+        done += static_cast<std::uint64_t>(other - part.begin());
+        if (other != part.end())
+            return done;
     }
-    return true;
+    return pages;
 }
 
 } // namespace
@@ -122,24 +125,43 @@ bool FreshPages::write(const Move& page) {
                     static_cast<off_t>(page.to_offset)) == static_cast<ssize_t>(page.length);
 }
 
+/// The first whole pages of the target whose bytes are there in the source, if they are enough.
+Move FreshPages::first_there(const Move& pages) const {
+    const auto skipped = pages.from_offset % kPage;
+    std::byte* const from = source_->at(pages.from_offset - skipped);
+    const auto size = base::align_up(skipped + pages.length, kPage) / kPage;
+    for (std::uint64_t at = 0; at < size;) {
+        at += count(from + at * kPage, size - at, false);
+        const auto end = at + count(from + at * kPage, size - at, true);
+        const auto whole = pages.within(
+            pages.to_offset + base::align_up(std::max(at * kPage, skipped) - skipped, kPage),
+            pages.to_offset + base::align_down(std::max(end * kPage, skipped) - skipped, kPage));
+        if (whole.length >= kLeast)
+            return whole;
+        at = end;
+    }
+    return pages.within(pages.to_end(), pages.to_end());
+}
+
 Move FreshPages::fill(const Move& part) {
     const auto first = base::align_up(part.to_offset, kPage);
     const auto pages = part.within(first, std::max(first, base::align_down(part.to_end(), kPage)));
-    const auto none = part.within(first, first);
+    const auto none = part.within(part.to_end(), part.to_end());
     if (!kernel_ || refused_ || pages.length < kLeast)
         return none;
-    if (!source_ || !source_->covers(pages.from_offset, pages.length))
-        map_source({&pages, 1});
     const auto begin = base::align_down(pages.from_offset, kPage);
-    const auto skipped = pages.from_offset - begin;
-    const bool there =
-        source_ && source_->covers(begin, skipped + pages.length) &&
-        are_there(source_->at(begin), skipped + pages.length) &&
-        ::madvise(source_->at(begin), skipped + pages.length, MADV_POPULATE_READ) == 0;
-    if (!there)
+    const auto bytes = pages.from_offset + pages.length - begin;
+    if (!source_ || !source_->covers(begin, bytes))
+        map_source({&pages, 1});
+    if (!source_ || !source_->covers(begin, bytes))
         return none;
-    refused_ = !make(pages);
-    return refused_ ? none : pages;
+    const auto there = first_there(pages);
+    if (there.length == 0 ||
+        ::madvise(source_->at(base::align_down(there.from_offset, kPage)),
+                  there.from_offset % kPage + there.length, MADV_POPULATE_READ) != 0)
+        return none;
+    refused_ = !make(there);
+    return refused_ ? none : there;
 }
 
 } // namespace doppel::block

@@ -21,8 +21,9 @@ public:
     /// before its end can be made; while this lives, no huge ones.
     explicit FreshPages(std::span<const Move> moves);
 
-    /// Makes the whole pages of a part of the moves, and says which; perhaps none, as of a source
-    /// with holes: the kernel would fill them. Whatever happens to the files, no signal comes.
+    /// Makes the first whole pages of a part of the moves, and says which: up to a hole of the
+    /// source, which the kernel would fill. None: nothing else of the part can be made, either.
+    /// Whatever happens to the files, no signal comes.
     Move fill(const Move& part);
 
     /// The kernel makes no pages for us here, or the file has more than a few of them already.
@@ -30,6 +31,7 @@ public:
 
 private:
     void map_source(std::span<const Move> moves);
+    Move first_there(const Move& pages) const;
     bool make(const Move& pages);
     bool write(const Move& page);
 

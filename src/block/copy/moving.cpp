@@ -127,12 +127,14 @@ base::Result<void> move_by_pages(std::span<const Move> moves, Ways& ways) {
     if (fresh)
         DOPPEL_TRY_VOID(move_end(moves.back(), ways));
     FreshPages pages{fresh ? moves : moves.first(0)};
-    for (const auto& move : moves) {
-        const auto made = pages.fill(move);
-        for (const auto& rest :
-             {move.within(0, made.to_offset), move.within(made.to_end(), move.to_end())})
-            if (rest.length > 0)
-                DOPPEL_TRY_VOID(move_plainly(rest, ways));
+    for (auto rest : moves) {
+        while (rest.length > 0) {
+            const auto made = pages.fill(rest);
+            const auto before = rest.within(0, made.to_offset);
+            if (before.length > 0)
+                DOPPEL_TRY_VOID(move_plainly(before, ways));
+            rest = rest.within(made.to_end(), rest.to_end());
+        }
     }
     ways.fresh_pages = ways.fresh_pages && !pages.refused();
     return {};

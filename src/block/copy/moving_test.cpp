@@ -118,20 +118,25 @@ TEST_CASE("a few pages that are there already are written, and no reason to give
     CHECK(content_of(to.get(), 0, kBytes) == content_of(from.get(), 0, kBytes));
 }
 
-TEST_CASE("a source with holes keeps them, and its target is written in another way") {
+TEST_CASE("a source with holes keeps them, and what is between them is moved all the same") {
     constexpr std::uint64_t kBytes = 1u << 20;
-    const auto from = file_of(kBytes);
-    REQUIRE(::ftruncate(from.get(), 2 * kBytes) == 0);
+    const auto from = file_of(3 * kBytes);
+    REQUIRE(::ftruncate(from.get(), 4 * kBytes) == 0);
+    for (const std::uint64_t hole : {40 * kPage, 42 * kPage, 300 * kPage, kBytes * 2})
+        REQUIRE(::fallocate(from.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                            static_cast<off_t>(hole), kPage) == 0);
     struct stat before{};
     REQUIRE(::fstat(from.get(), &before) == 0);
-    const auto to = file_of(0);
-    Ways ways{false, false, true, true};
-    const Move move{from.get(), to.get(), 0, 0, 2 * kBytes};
-    REQUIRE(move_data({&move, 1}, ways).has_value());
-    CHECK(content_of(to.get(), 0, 2 * kBytes) == content_of(from.get(), 0, 2 * kBytes));
-    struct stat after{};
-    REQUIRE(::fstat(from.get(), &after) == 0);
-    CHECK(after.st_blocks == before.st_blocks);
+    for (const std::uint64_t shift : {std::uint64_t{0}, std::uint64_t{77}, kPage}) {
+        const auto to = file_of(0);
+        Ways ways{false, false, true, true};
+        const Move move{from.get(), to.get(), shift, 512, 4 * kBytes - shift};
+        REQUIRE(move_data({&move, 1}, ways).has_value());
+        CHECK(content_of(to.get(), 512, move.length) == content_of(from.get(), shift, move.length));
+        struct stat after{};
+        REQUIRE(::fstat(from.get(), &after) == 0);
+        CHECK(after.st_blocks == before.st_blocks);
+    }
 }
 
 TEST_CASE("a source that ends too early, or a target that cannot grow, ends in no signal") {
