@@ -19,7 +19,7 @@ struct Tuning {
     bool links = true;           // blocks of a page jump to each other
     bool branches = true;        // indirect and far branches find their target in a cache
     bool shared_branches = true; // and when it does not know, in a larger one of all spaces
-    bool far_links = true;       // direct branches to other pages each remember their target
+    bool far_links = true;       // direct branches to other pages each know where theirs is
     bool huge_code = true;       // translated code lies in huge pages of the host
     bool long_blocks = true;     // a block goes on behind a conditional branch
     bool loops = true;           // hot loops are translated again, with their checks before them

@@ -52,6 +52,10 @@ struct Mem {
     HostReg index = kNoReg;
     std::uint8_t scale = 1;
     std::int32_t displacement = 0;
+
+    constexpr Mem operator+(std::int32_t bytes) const {
+        return {base, index, scale, displacement + bytes};
+    }
 };
 
 /// The eight operations of opcodes 00..3F and group 1.

@@ -87,8 +87,9 @@ struct TlbInstance {
     static constexpr std::size_t branch_index(std::uint64_t rip) {
         return (rip ^ rip >> 12) >> 1 & (kBranches - 1);
     }
+    static constexpr std::uint64_t kLastEmptyBranchTag = 2;
     static constexpr std::uint64_t empty_branch_tag(std::size_t index) {
-        return index == 0 ? 2 : 0;
+        return index == 0 ? kLastEmptyBranchTag : 0;
     }
 };
 static_assert(offsetof(TlbInstance, rtag) % 64 == 0);

@@ -114,6 +114,7 @@ struct BlockScan {
     translator::FlagsWanted flags_wanted = translator::FlagsWanted::InRegister;
     std::uint16_t end_offset = 0; // page offset behind the last instruction
     std::uint32_t mode = 0;
+    std::uint64_t page_va = 0;  // linear address of the block's page, here and now
     std::uint16_t far_link = 0; // number of the next direct branch to another page, see TlbInstance
     std::array<Lending, 2> lendings{};
     std::size_t lending_count = 0;

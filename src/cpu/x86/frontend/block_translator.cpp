@@ -275,10 +275,8 @@ void BlockTranslator::emit_cold() {
         if (cold.relative_to != nullptr)
             site.back = static_cast<std::uint16_t>(a_.here() + Stubs::exit_bytes(cold.why) -
                                                    cold.relative_to);
-        const std::uint8_t* const stub =
-            cold.shared ? stubs_.shared_branch
-                        : stubs_.exit(cold.why, cold.recipe ? FlagPlace::Register : cold.flags);
-        emit_leave(cold.why, stub, site, cold.left);
+        emit_leave(cold.why, stubs_.exit(cold.why, cold.recipe ? FlagPlace::Register : cold.flags),
+                   site, cold.left);
     }
 }
 

@@ -48,7 +48,6 @@ class BlockTranslator {
         std::uint8_t left = 0; // see Site
         bool far = false;
         bool counted_branch = false; // a side exit of a block that counts
-        bool shared = false;         // a branch that may be among the shared ones
         bool flags_saved = false;
         bool group = false;
         bool lent = false; // leaves instructions that use lent homes
@@ -275,9 +274,13 @@ private:
     void emit_push_return_address(const ScannedInstruction& at);
     void link_jump(const ScannedInstruction& at, std::int64_t target);
     void far_jump(const ScannedInstruction& at, std::int64_t target, std::uint8_t undo);
+    void far_jump_from(std::int64_t from, const ScannedInstruction& at, std::int64_t target,
+                       std::uint8_t undo);
     void branch_cache_jump(const ScannedInstruction& at, std::uint8_t undo);
+    void known_branch_jump(const ScannedInstruction& at, std::int64_t target, std::uint8_t undo);
     void far_link_jump(const ScannedInstruction& at, std::uint8_t undo);
-    void cold_branch(const ScannedInstruction& at, std::uint8_t undo);
+    static Site branch_site(const ScannedInstruction& at, std::uint8_t undo);
+    void jump_or_ask(const Mem& to, const Site& site);
     void cold_link(const ScannedInstruction& at, std::int64_t target, std::uint8_t* place);
     bool linkable(const ScannedInstruction& at, std::int64_t target) const;
     std::int64_t target_of(const ScannedInstruction& at) const;

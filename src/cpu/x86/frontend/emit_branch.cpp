@@ -53,12 +53,31 @@ void BlockTranslator::far_jump(const ScannedInstruction& at, std::int64_t target
                                std::uint8_t undo) {
     save_flags();
     a_.load(kScratch0, DOPPEL_FRAME(page_va));
-    address_word(kScratch0, {kScratch0, kNoReg, 1, static_cast<std::int32_t>(target)});
-    const bool user = (scan_.mode & mode::kUser) != 0;
-    if (scan_.tuning.far_links && user && (target & 0xfff) != 0)
+    far_jump_from(0, at, target, undo);
+}
+
+/// Scratch 0 is `from` in the block's page; the flags are in the slot.
+void BlockTranslator::far_jump_from(std::int64_t from, const ScannedInstruction& at,
+                                    std::int64_t target, std::uint8_t undo) {
+    address_word(kScratch0, {kScratch0, kNoReg, 1, static_cast<std::int32_t>(target - from)});
+    if (!scan_.tuning.far_links || (target & 0xfff) <= TlbInstance::kLastEmptyBranchTag)
+        branch_cache_jump(at, undo);
+    else if ((scan_.mode & mode::kUser) != 0)
         far_link_jump(at, undo);
     else
-        branch_cache_jump(at, undo);
+        known_branch_jump(at, target, undo);
+}
+
+/// In the kernel, whose code is at one address as a rule: where the branch cache has the target, if
+/// the page is where it was when it was translated. Elsewhere the tag is another one.
+void BlockTranslator::known_branch_jump(const ScannedInstruction& at, std::int64_t target,
+                                        std::uint8_t undo) {
+    const std::uint64_t rip = scan_.page_va + static_cast<std::uint64_t>(target);
+    const std::size_t index = TlbInstance::branch_index(code32_ ? rip & 0xffff'ffff : rip);
+    const auto entry = static_cast<std::int32_t>(index * sizeof(TlbInstance::BranchEntry));
+    const Mem found{kTlb, kNoReg, 1, DOPPEL_TLB(branches) + entry};
+    a_.alu(Alu::Cmp, kScratch0, found + kTag);
+    jump_or_ask(found + kHost, branch_site(at, undo));
 }
 
 /// Likewise, to one target as a rule. r14 tells where the far entry was found, should it be stale.
@@ -67,25 +86,30 @@ void BlockTranslator::far_link_jump(const ScannedInstruction& at, std::uint8_t u
     const auto entry = static_cast<std::int32_t>(number * sizeof(TlbInstance::BranchEntry));
     a_.lea(kScratch1, {kTlb, kNoReg, 1, DOPPEL_TLB(far_links) + entry});
     a_.alu(Alu::Cmp, kScratch0, Mem{kScratch1, kNoReg, 1, kTag});
-    cold_branch(at, undo);
-    Cold& miss = cold_.back();
-    miss.site.back = number;
-    miss.site.bits |= Site::kFarLink;
-    a_.jump(Mem{kScratch1, kNoReg, 1, kHost});
-    ended_ = true;
+    Site site = branch_site(at, undo);
+    site.back = number;
+    site.bits |= Site::kFarLink;
+    jump_or_ask(Mem{kScratch1, kNoReg, 1, kHost}, site);
 }
 
-/// Not equal: out of the way.
-void BlockTranslator::cold_branch(const ScannedInstruction& at, std::uint8_t undo) {
-    Cold miss;
-    miss.place = a_.jump_if_later(Condition::NotEqual);
-    miss.why = Exit::Branch;
-    miss.site.page_offset = at.page_offset;
-    miss.site.length = at.in.length;
-    miss.site.extra = undo;
-    miss.site.bits = at.treatment == Treatment::Return ? std::uint8_t{0} : Site::kCall;
-    miss.shared = scan_.tuning.shared_branches;
-    cold_.push_back(miss);
+Site BlockTranslator::branch_site(const ScannedInstruction& at, std::uint8_t undo) {
+    return {.page_offset = at.page_offset,
+            .extra = undo,
+            .bits = at.treatment == Treatment::Return ? std::uint8_t{0} : Site::kCall,
+            .length = at.in.length};
+}
+
+/// To what `to` says if the tag is equal. The way out stands behind that: 8 bits reach it.
+void BlockTranslator::jump_or_ask(const Mem& to, const Site& site) {
+    std::uint8_t* const other = a_.short_jump_if_later(Condition::NotEqual);
+    a_.jump(to);
+    exit_begin_ = a_.here();
+    a_.bind_short(other);
+    emit_leave(Exit::Branch,
+               scan_.tuning.shared_branches ? stubs_.shared_branch
+                                            : stubs_.exit(Exit::Branch, FlagPlace::Slot),
+               site, 0);
+    ended_ = true;
 }
 
 /// To the guest RIP in r13; the flags are in the slot.
@@ -93,10 +117,9 @@ void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint8
     a_.rorx(kScratch1, kScratch0, 12);
     a_.alu(Alu::Xor, kScratch1, kScratch0);
     a_.alu_imm(Alu::And, kScratch1, 2 * (TlbInstance::kBranches - 1), false);
-    a_.alu(Alu::Cmp, kScratch0, Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branches) + kTag});
-    cold_branch(at, undo);
-    a_.jump(Mem{kTlb, kScratch1, 8, DOPPEL_TLB(branches) + kHost});
-    ended_ = true;
+    const Mem found{kTlb, kScratch1, 8, DOPPEL_TLB(branches)};
+    a_.alu(Alu::Cmp, kScratch0, found + kTag);
+    jump_or_ask(found + kHost, branch_site(at, undo));
 }
 
 void BlockTranslator::emit_jump(const ScannedInstruction& at) { link_jump(at, target_of(at)); }
@@ -169,7 +192,7 @@ void BlockTranslator::emit_counter_branch(const ScannedInstruction& at) {
     link_jump(at, at.page_offset + at.in.length);
 }
 
-/// The address of the next instruction goes to the guest's stack.
+/// The address of the next instruction goes to the guest's stack, and stays in scratch 0.
 void BlockTranslator::emit_push_return_address(const ScannedInstruction& at) {
     const Mem to = stack_access(at, -word_, true);
     a_.load(kScratch0, DOPPEL_FRAME(page_va));
@@ -181,10 +204,12 @@ void BlockTranslator::emit_push_return_address(const ScannedInstruction& at) {
 void BlockTranslator::emit_call(const ScannedInstruction& at) {
     emit_push_return_address(at);
     const std::int64_t target = target_of(at);
-    if (linkable(at, target))
+    if (linkable(at, target)) {
         link_jump(at, target);
-    else
-        far_jump(at, target, word_);
+        return;
+    }
+    save_flags();
+    far_jump_from(at.page_offset + at.in.length, at, target, word_);
 }
 
 void BlockTranslator::load_target(const ScannedInstruction& at) {

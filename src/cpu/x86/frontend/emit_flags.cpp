@@ -85,7 +85,7 @@ void BlockTranslator::save_flags() {
     a_.mov(kScratch1, kRax);
     a_.lahf();
     a_.seto_al();
-    a_.store16(DOPPEL_FRAME(flags), kRax);
+    a_.store32(DOPPEL_FRAME(flags), kRax); // a byte shorter than 16 bits
     a_.mov(kRax, kScratch1);
     saved_ = true;
 }

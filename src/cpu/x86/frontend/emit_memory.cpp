@@ -190,7 +190,8 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
             a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(page_host)));
         else
             a_.load(kScratch1, tlb_entry(DOPPEL_TLB(page_host)));
-        result = {kScratch0, single ? kNoReg : kScratch1, 1, 0};
+        // As a base r13 would need a displacement.
+        result = single ? Mem{kScratch0} : Mem{kScratch1, kScratch0};
     }
     miss.relative_to = start;
     miss.site = {.page_offset = at.page_offset,

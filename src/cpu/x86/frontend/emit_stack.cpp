@@ -68,8 +68,10 @@ bool BlockTranslator::rsp_can_wait(std::size_t index) const {
 }
 
 void BlockTranslator::pay_rsp() {
-    if (rsp_owed_ != 0)
+    if (rsp_owed_ != 0 && native_)
         address_word(kGuestRsp, {kGuestRsp, kNoReg, 1, rsp_owed_});
+    else if (rsp_owed_ != 0) // shorter
+        a_.alu_imm(Alu::Add, kGuestRsp, rsp_owed_, !code32_);
     rsp_owed_ = 0;
 }
 

@@ -65,9 +65,10 @@ struct FrameHeader {
     std::uint64_t page_va = 0;    // linear address of the page the block in execution started in
     /// The frame's own address, or kAttention: leave at the next poll.
     std::atomic<std::uint64_t> attention{0};
-    /// "The slot": lahf in bits 15:8, OF in bit 0. Read and written as 16 bits everywhere: the host
-    /// cannot forward a store to a wider load.
+    /// "The slot": lahf in bits 15:8, OF in bit 0. Read as 16 bits everywhere: the host cannot
+    /// forward a store to a wider load.
     std::uint16_t flags = 0;
+    std::uint16_t behind_flags = 0; // may be written with them
     std::uint32_t flag_maker = 0;   // offset in code memory: see Stubs::made_slot
     std::uint64_t flag_operand = 0; // what the instruction that made the flags worked on
     std::uint64_t call_slot = 0;    // the return address of calls to stubs passes through here

@@ -236,6 +236,7 @@ Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t b
     NewBlock made;
     made.key = key;
     made.loop = t_scan.loop.active;
+    t_scan.page_va = rip & ~kPageOffset;
     t_scan.far_link = next_far_link_;
     BlockTranslator translator{assembler, stubs_, t_scan, t_space};
     translator.translate(made);
