@@ -8,55 +8,7 @@ namespace doppel::cpu::translator {
 
 namespace {
 
-bool fits_8(std::int32_t value) { return value >= -128 && value <= 127; }
-
-unsigned scale_bits(std::uint8_t scale) {
-    return scale == 8 ? 0xc0 : scale == 4 ? 0x80 : scale == 2 ? 0x40 : 0;
-}
-
 constexpr std::uint8_t kNops[][3] = {{}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
-
-/// An instruction, or a piece of one, of up to 8 bytes.
-struct Bytes {
-    std::uint64_t value = 0;
-    unsigned count = 0;
-
-    void add(unsigned byte) {
-        value |= std::uint64_t{byte & 0xff} << (8 * count);
-        ++count;
-    }
-    void add32(std::int32_t number) {
-        value |= std::uint64_t{static_cast<std::uint32_t>(number)} << (8 * count);
-        count += 4;
-    }
-    void add_rex(bool wide, unsigned bits) {
-        if (wide || bits != 0)
-            add(0x40u | (wide ? 8u : 0u) | bits);
-    }
-    /// ModRM, SIB and displacement: up to 6 bytes.
-    void add_modrm(std::uint8_t reg_field, const Mem& mem) {
-        const unsigned reg = (reg_field & 7u) << 3;
-        const unsigned index = mem.index == kNoReg ? 4 : mem.index & 7u;
-        if (mem.base == kNoReg) { // [index * scale + disp32] or [disp32]
-            add(reg | 4);
-            add(scale_bits(mem.scale) | index << 3 | 5);
-            add32(mem.displacement);
-            return;
-        }
-        const bool none = mem.displacement == 0 && (mem.base & 7) != kRbp;
-        const unsigned mod = none ? 0 : fits_8(mem.displacement) ? 0x40 : 0x80;
-        if (mem.index == kNoReg && (mem.base & 7) != kRsp) {
-            add(mod | reg | (mem.base & 7u));
-        } else {
-            add(mod | reg | 4);
-            add(scale_bits(mem.scale) | index << 3 | (mem.base & 7u));
-        }
-        if (mod == 0x40)
-            add(static_cast<unsigned>(mem.displacement));
-        else if (mod == 0x80)
-            add32(mem.displacement);
-    }
-};
 
 } // namespace
 
@@ -101,49 +53,31 @@ void Assembler::rex(bool wide, std::uint8_t bits) {
 }
 
 void Assembler::modrm(std::uint8_t reg_field, const Mem& mem) {
-    Bytes bytes;
+    Encoded bytes;
     bytes.add_modrm(reg_field, mem);
-    put(bytes.value, bytes.count);
+    put(bytes);
 }
 
-void Assembler::rr(bool wide, std::uint8_t opcode, HostReg reg_field, HostReg rm_field) {
-    Bytes bytes;
-    bytes.add_rex(wide, (reg_field & 8u) >> 1 | (rm_field & 8u) >> 3);
-    bytes.add(opcode);
-    bytes.add(0xc0u | (reg_field & 7u) << 3 | (rm_field & 7u));
-    put(bytes.value, bytes.count);
+void Assembler::any_rr(bool wide, std::uint8_t opcode, HostReg reg_field, HostReg rm_field) {
+    put(encode_rr(wide, opcode, reg_field, rm_field));
 }
 
-void Assembler::rm(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem) {
-    Bytes bytes;
-    bytes.add_rex(wide, rex_bits(reg_field, mem));
-    bytes.add(opcode);
-    bytes.add_modrm(reg_field, mem);
-    put(bytes.value, bytes.count);
+void Assembler::any_rm(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem) {
+    put(encode_rm(wide, opcode, reg_field, mem));
 }
 
 void Assembler::rm0f(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem) {
-    Bytes bytes;
+    Encoded bytes;
     bytes.add_rex(wide, rex_bits(reg_field, mem));
     bytes.add(0x0f);
     bytes.add(opcode);
-    put(bytes.value, bytes.count);
+    put(bytes);
     modrm(reg_field, mem);
 }
 
 void Assembler::store16(const Mem& to, HostReg from) {
     byte(0x66);
     rm(false, 0x89, from, to);
-}
-
-void Assembler::store_imm32(const Mem& to, std::int32_t value) {
-    rm(true, 0xc7, kRax, to);
-    u32(static_cast<std::uint32_t>(value));
-}
-
-void Assembler::store32_imm(const Mem& to, std::uint32_t value) {
-    rm(false, 0xc7, kRax, to);
-    u32(value);
 }
 
 void Assembler::mov_imm(HostReg to, std::uint64_t value) {
@@ -162,8 +96,8 @@ void Assembler::mov_imm(HostReg to, std::uint64_t value) {
 }
 
 void Assembler::alu_imm(Alu op, HostReg to, std::int32_t value, bool wide) {
-    rr(wide, fits_8(value) ? 0x83 : 0x81, static_cast<HostReg>(op), to);
-    if (fits_8(value))
+    rr(wide, Encoded::fits_8(value) ? 0x83 : 0x81, static_cast<HostReg>(op), to);
+    if (Encoded::fits_8(value))
         byte(static_cast<std::uint8_t>(value));
     else
         u32(static_cast<std::uint32_t>(value));
@@ -175,24 +109,24 @@ void Assembler::alu_imm8_al(Alu op, std::uint8_t value) {
 }
 
 void Assembler::rorx(HostReg to, HostReg from, std::uint8_t count) {
-    Bytes bytes;
+    Encoded bytes;
     bytes.add(0xc4);
     bytes.add((to & 8 ? 0u : 0x80u) | 0x40 | (from & 8 ? 0u : 0x20u) | 3);
     bytes.add(0xfb); // W, vvvv = 1111, L0, F2
     bytes.add(0xf0);
     bytes.add(0xc0u | (to & 7u) << 3 | (from & 7u));
     bytes.add(count);
-    put(bytes.value, bytes.count);
+    put(bytes);
 }
 
 void Assembler::bextr(HostReg to, HostReg from, HostReg control) {
-    Bytes bytes;
+    Encoded bytes;
     bytes.add(0xc4);
     bytes.add((to & 8 ? 0u : 0x80u) | 0x40 | (from & 8 ? 0u : 0x20u) | 2);
     bytes.add(0x80u | (~control & 15u) << 3); // W
     bytes.add(0xf7);
     bytes.add(0xc0u | (to & 7u) << 3 | (from & 7u));
-    put(bytes.value, bytes.count);
+    put(bytes);
 }
 
 void Assembler::xchg_al_high(HostReg high_of) {
@@ -217,10 +151,10 @@ void Assembler::rel32(const std::uint8_t* target) {
 }
 
 void Assembler::jump(const std::uint8_t* target) {
-    Bytes bytes;
+    Encoded bytes;
     bytes.add(0xe9);
     bytes.add32(static_cast<std::int32_t>(target - (here() + 5)));
-    put(bytes.value, bytes.count);
+    put(bytes);
 }
 
 void Assembler::jump(const Mem& target) { rm(false, 0xff, kRsp, target); } // FF /4
@@ -233,11 +167,11 @@ void Assembler::call(const std::uint8_t* target) {
 }
 
 void Assembler::jump_if(Condition condition, const std::uint8_t* target) {
-    Bytes bytes;
+    Encoded bytes;
     bytes.add(0x0f);
     bytes.add(0x80u | static_cast<unsigned>(condition));
     bytes.add32(static_cast<std::int32_t>(target - (here() + 6)));
-    put(bytes.value, bytes.count);
+    put(bytes);
 }
 
 std::uint8_t* Assembler::jump_if_later(Condition condition) {

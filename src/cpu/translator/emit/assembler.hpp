@@ -58,6 +58,55 @@ struct Mem {
     }
 };
 
+/// An instruction, or a piece of one, of up to 8 bytes.
+struct Encoded {
+    std::uint64_t value = 0;
+    unsigned count = 0;
+
+    constexpr void add(unsigned byte) {
+        value |= std::uint64_t{byte & 0xff} << (8 * count);
+        ++count;
+    }
+    constexpr void add32(std::int32_t number) {
+        value |= std::uint64_t{static_cast<std::uint32_t>(number)} << (8 * count);
+        count += 4;
+    }
+    constexpr void add_rex(bool wide, unsigned bits) {
+        if (wide || bits != 0)
+            add(0x40u | (wide ? 8u : 0u) | bits);
+    }
+    /// ModRM, SIB and displacement: up to 6 bytes, the last of the instruction. Above `count` the
+    /// value is anything.
+    [[gnu::always_inline]] constexpr void add_modrm(std::uint8_t reg_field, const Mem& mem) {
+        const unsigned reg = (reg_field & 7u) << 3;
+        const unsigned index = mem.index == kNoReg ? 4 : mem.index & 7u;
+        if (mem.base == kNoReg) { // [index * scale + disp32] or [disp32]
+            add(reg | 4);
+            add(scale_bits(mem.scale) | index << 3 | 5);
+            add32(mem.displacement);
+            return;
+        }
+        const unsigned base = mem.base & 7u;
+        const bool none = mem.displacement == 0 && base != kRbp;
+        const bool small = fits_8(mem.displacement);
+        const unsigned mod = none ? 0 : small ? 0x40 : 0x80;
+        std::uint64_t code = mod | reg | base;
+        unsigned length = 1;
+        if (mem.index != kNoReg || base == kRsp) {
+            code = mod | reg | 4 | (scale_bits(mem.scale) | index << 3 | base) << 8;
+            length = 2;
+        }
+        code |= std::uint64_t{static_cast<std::uint32_t>(mem.displacement)} << (8 * length);
+        value |= code << (8 * count);
+        count += length + (none ? 0 : small ? 1 : 4);
+    }
+
+    static constexpr bool fits_8(std::int32_t value) { return value >= -128 && value <= 127; }
+    static constexpr unsigned scale_bits(std::uint8_t scale) {
+        return scale == 8 ? 0xc0 : scale == 4 ? 0x80 : scale == 2 ? 0x40 : 0;
+    }
+};
+
 /// The eight operations of opcodes 00..3F and group 1.
 enum class Alu : std::uint8_t { Add, Or, Adc, Sbb, And, Sub, Xor, Cmp };
 
@@ -81,6 +130,7 @@ public:
         std::memcpy(at_, &bytes, sizeof bytes);
         at_ += count;
     }
+    void put(const Encoded& code) { put(code.value, code.count); }
     void byte(std::uint8_t value) { put(value, 1); }
     void u16(std::uint16_t value) { put(value, 2); }
     void u32(std::uint32_t value) { put(value, 4); }
@@ -97,41 +147,50 @@ public:
     // --- pieces of an instruction ---
     /// ModRM, SIB and displacement of a memory operand; REX has been emitted.
     void modrm(std::uint8_t reg_field, const Mem& mem);
-    static std::uint8_t rex_bits(std::uint8_t reg_field, const Mem& mem) {
+    static constexpr std::uint8_t rex_bits(std::uint8_t reg_field, const Mem& mem) {
         return static_cast<std::uint8_t>((reg_field & 8) >> 1 | (is_high(mem.index) ? 2 : 0) |
                                          (is_high(mem.base) ? 1 : 0));
     }
 
     // --- moves; 64 bits unless the name says otherwise ---
-    void mov(HostReg to, HostReg from) { rr(true, 0x89, from, to); }
-    void mov32(HostReg to, HostReg from) { rr(false, 0x89, from, to); }
-    void load(HostReg to, const Mem& from) { rm(true, 0x8b, to, from); }
-    void load32(HostReg to, const Mem& from) { rm(false, 0x8b, to, from); }
+    [[gnu::always_inline]] void mov(HostReg to, HostReg from) { rr(true, 0x89, from, to); }
+    [[gnu::always_inline]] void mov32(HostReg to, HostReg from) { rr(false, 0x89, from, to); }
+    [[gnu::always_inline]] void load(HostReg to, const Mem& from) { rm(true, 0x8b, to, from); }
+    [[gnu::always_inline]] void load32(HostReg to, const Mem& from) { rm(false, 0x8b, to, from); }
     void load16_zero_extended(HostReg to, const Mem& from) { rm0f(false, 0xb7, to, from); }
-    void store(const Mem& to, HostReg from) { rm(true, 0x89, from, to); }
-    void store32(const Mem& to, HostReg from) { rm(false, 0x89, from, to); }
+    [[gnu::always_inline]] void store(const Mem& to, HostReg from) { rm(true, 0x89, from, to); }
+    [[gnu::always_inline]] void store32(const Mem& to, HostReg from) { rm(false, 0x89, from, to); }
     void store16(const Mem& to, HostReg from);
-    void store_imm32(const Mem& to, std::int32_t value); // 64-bit store, sign-extended
-    void store32_imm(const Mem& to, std::uint32_t value);
+    /// A 64-bit store, sign-extended.
+    void store_imm32(const Mem& to, std::int32_t value) {
+        rm(true, 0xc7, kRax, to);
+        u32(static_cast<std::uint32_t>(value));
+    }
+    [[gnu::always_inline]] void store32_imm(const Mem& to, std::uint32_t value) {
+        rm(false, 0xc7, kRax, to);
+        u32(value);
+    }
     void store8_imm(const Mem& to, std::uint8_t value) {
         rm(false, 0xc6, kRax, to);
         byte(value);
     }
     void mov_imm(HostReg to, std::uint64_t value); // shortest of the three forms
-    void lea(HostReg to, const Mem& address) { rm(true, 0x8d, to, address); }
-    void lea32(HostReg to, const Mem& address) { rm(false, 0x8d, to, address); }
+    [[gnu::always_inline]] void lea(HostReg to, const Mem& address) { rm(true, 0x8d, to, address); }
+    [[gnu::always_inline]] void lea32(HostReg to, const Mem& address) {
+        rm(false, 0x8d, to, address);
+    }
 
     // --- arithmetic ---
-    void alu(Alu op, HostReg to, HostReg from) {
+    [[gnu::always_inline]] void alu(Alu op, HostReg to, HostReg from) {
         rr(true, static_cast<std::uint8_t>(static_cast<unsigned>(op) * 8 + 1), from, to);
     }
-    void alu(Alu op, HostReg to, const Mem& from) {
+    [[gnu::always_inline]] void alu(Alu op, HostReg to, const Mem& from) {
         rm(true, static_cast<std::uint8_t>(static_cast<unsigned>(op) * 8 + 3), to, from);
     }
-    void alu32(Alu op, HostReg to, const Mem& from) {
+    [[gnu::always_inline]] void alu32(Alu op, HostReg to, const Mem& from) {
         rm(false, static_cast<std::uint8_t>(static_cast<unsigned>(op) * 8 + 3), to, from);
     }
-    void alu_mem_reg(Alu op, const Mem& to, HostReg from) {
+    [[gnu::always_inline]] void alu_mem_reg(Alu op, const Mem& to, HostReg from) {
         rm(true, static_cast<std::uint8_t>(static_cast<unsigned>(op) * 8 + 1), from, to);
     }
     void alu_imm(Alu op, HostReg to, std::int32_t value, bool wide = true);
@@ -199,13 +258,46 @@ public:
     void bind_short(std::uint8_t* place);
     void jrcxz_over(std::uint8_t bytes) { byte(0xe3), byte(bytes); }
 
-    void rr(bool wide, std::uint8_t opcode, HostReg reg_field, HostReg rm_field);
-    void rm(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem);
+    /// What is known when this is compiled is encoded then: half of what is emitted.
+    [[gnu::always_inline]] void rr(bool wide, std::uint8_t opcode, HostReg reg_field,
+                                   HostReg rm_field) {
+        const Encoded code = encode_rr(wide, opcode, reg_field, rm_field);
+        if (__builtin_constant_p(code.value) && __builtin_constant_p(code.count))
+            put(code);
+        else
+            any_rr(wide, opcode, reg_field, rm_field);
+    }
+    [[gnu::always_inline]] void rm(bool wide, std::uint8_t opcode, HostReg reg_field,
+                                   const Mem& mem) {
+        const Encoded code = encode_rm(wide, opcode, reg_field, mem);
+        if (__builtin_constant_p(code.value) && __builtin_constant_p(code.count))
+            put(code);
+        else
+            any_rm(wide, opcode, reg_field, mem);
+    }
     void rm0f(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem);
 
 private:
+    [[gnu::always_inline]] static constexpr Encoded encode_rr(bool wide, std::uint8_t opcode,
+                                                              HostReg reg_field, HostReg rm_field) {
+        Encoded code;
+        code.add_rex(wide, (reg_field & 8u) >> 1 | (rm_field & 8u) >> 3);
+        code.add(opcode);
+        code.add(0xc0u | (reg_field & 7u) << 3 | (rm_field & 7u));
+        return code;
+    }
+    [[gnu::always_inline]] static constexpr Encoded encode_rm(bool wide, std::uint8_t opcode,
+                                                              HostReg reg_field, const Mem& mem) {
+        Encoded code;
+        code.add_rex(wide, rex_bits(reg_field, mem));
+        code.add(opcode);
+        code.add_modrm(reg_field, mem);
+        return code;
+    }
+    void any_rr(bool wide, std::uint8_t opcode, HostReg reg_field, HostReg rm_field);
+    void any_rm(bool wide, std::uint8_t opcode, HostReg reg_field, const Mem& mem);
     std::size_t link_padding(std::size_t before) const;
-    static bool is_high(HostReg reg) { return reg != kNoReg && (reg & 8) != 0; }
+    static constexpr bool is_high(HostReg reg) { return reg != kNoReg && (reg & 8) != 0; }
     void rel32(const std::uint8_t* target);
     void rex(bool wide, std::uint8_t bits);
 

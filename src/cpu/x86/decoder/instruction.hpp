@@ -188,6 +188,11 @@ struct Instruction {
         return modrm & 7;
     } // not extended by REX.B
     [[gnu::always_inline]] bool has_memory() const { return memory_access != Access::None; }
+    /// Those that are read or written, a bit each.
+    [[gnu::always_inline]] unsigned registers() const {
+        return static_cast<unsigned>(registers_read) | registers_written;
+    }
+    [[gnu::always_inline]] bool names(unsigned gpr) const { return (registers() >> gpr & 1) != 0; }
     [[gnu::always_inline]] bool reads_memory() const {
         return (std::uint8_t(memory_access) & 1) != 0;
     }

@@ -78,13 +78,13 @@ void BaseScan::visit(ScannedInstruction& at) {
     if (at.treatment == Treatment::Conditional)
         ++exits_;
     if (changes_meaning(at.treatment))
-        open_ = {};
+        opened_ = 0;
     else
         registers_change(at);
 }
 
 BaseScan::Open* BaseScan::find(const Instruction& in) {
-    for (Open& open : open_)
+    for (Open& open : opened())
         if (open.used && open.base == in.memory_base && open.index == in.memory_index &&
             open.scale == in.memory_scale && open.segment == in.memory_segment)
             return &open;
@@ -112,9 +112,11 @@ void BaseScan::begin(ScannedInstruction& at, Open* in_place_of, std::int32_t off
     if (scan_.base_count == BlockScan::kMaxBases)
         return;
     Open* open = in_place_of;
-    for (Open& other : open_)
+    for (Open& other : opened())
         if (open == nullptr && !other.used)
             open = &other;
+    if (open == nullptr && opened_ < open_.size())
+        open = &open_.at(opened_++);
     if (open == nullptr)
         return;
     const auto number = static_cast<std::uint8_t>(scan_.base_count++);
@@ -138,7 +140,7 @@ void BaseScan::registers_change(const ScannedInstruction& at) {
     const auto written = [&at](std::uint8_t reg) {
         return reg < 16 && (at.in.registers_written >> reg & 1) != 0;
     };
-    for (Open& open : open_) {
+    for (Open& open : opened()) {
         if (!open.used)
             continue;
         std::int64_t step = 0;

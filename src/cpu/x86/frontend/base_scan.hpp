@@ -3,6 +3,8 @@
 /// Finds the accesses of a block that one check of the soft TLB can serve: those through the same
 /// registers, whose distance from each other is known and small. What a stack group is for rsp, a
 /// base group is for any other base and index; its host address waits in the frame.
+#include <span>
+
 #include "cpu/x86/frontend/block_scan.hpp"
 
 namespace doppel::cpu::x86::frontend {
@@ -24,6 +26,7 @@ private:
         std::int32_t shift = 0; // what the base register has grown since the group began
         unsigned exits = 0;     // side exits of the block before its first access
     };
+    std::span<Open> opened() { return std::span{open_}.first(opened_); }
     Open* find(const Instruction& in);
     bool join(ScannedInstruction& at, Open& open, std::int32_t offset) const;
     void begin(ScannedInstruction& at, Open* in_place_of, std::int32_t offset);
@@ -32,6 +35,7 @@ private:
     BlockScan& scan_;
     const unsigned word_;
     std::array<Open, BlockScan::kMaxBases> open_{};
+    std::size_t opened_ = 0; // the first so many have been in use
     unsigned exits_ = 0;
 };
 

@@ -262,20 +262,6 @@ void find_dead_flags(BlockScan& scan) {
     }
 }
 
-bool may_signal(const Instruction& in) {
-    if (in.op == Op::Div || in.op == Op::Idiv || in.op == Op::Cmpxchg16b)
-        return true;
-    switch (in.type) {
-    case InstructionClass::X87:
-    case InstructionClass::Mmx: return true;
-    case InstructionClass::Sse:
-    case InstructionClass::Avx:
-        return in.has(attribute::kMxcsr | attribute::kAligned | attribute::kX87State) ||
-               in.op == Op::Ldmxcsr;
-    default: return false;
-    }
-}
-
 void scan_block(BlockScan& out, const CodeBytes& code, std::uint16_t page_offset,
                 std::uint32_t mode, const FeatureSet& features, const description::Tuning& tuning) {
     Fetch fetch{out, code};

@@ -163,7 +163,19 @@ constexpr bool makes_all_flags(const Instruction& in) {
 }
 
 /// The host may raise a signal where the guest would have an exception.
-bool may_signal(const Instruction& in);
+constexpr bool may_signal(const Instruction& in) {
+    if (in.type == InstructionClass::Alu)
+        return in.op == Op::Div || in.op == Op::Idiv || in.op == Op::Cmpxchg16b;
+    switch (in.type) {
+    case InstructionClass::X87:
+    case InstructionClass::Mmx: return true;
+    case InstructionClass::Sse:
+    case InstructionClass::Avx:
+        return in.has(attribute::kMxcsr | attribute::kAligned | attribute::kX87State) ||
+               in.op == Op::Ldmxcsr;
+    default: return false;
+    }
+}
 
 /// Where the flags should be at the start, from what happens to them first.
 translator::FlagsWanted wanted_flags(const BlockScan& scan);

@@ -64,13 +64,14 @@ void BlockTranslator::translate(NewBlock& out) {
         settle_slots(at);
         if (!names_scratch0(at))
             in_scratch0_ = ScannedInstruction::kNoGroup;
-        if (!names_scratch1(at))
+        const bool names1 = names_scratch1(at);
+        if (!names1)
             stack_in_scratch1_ = false;
         keep_flags_across(at);
         emit_instruction(at);
         for (std::size_t k = colds; k < cold_.size(); ++k)
             cold_[k].lent = lent;
-        if (!names_scratch1(at))
+        if (!names1)
             stack_in_scratch1_ = false;
         if (dying_)
             recipe_ = {};

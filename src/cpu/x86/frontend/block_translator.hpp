@@ -139,10 +139,11 @@ private:
     /// with `single` [r13], which leaves r14 free.
     Mem access(const ScannedInstruction& at, std::uint32_t size, bool write, bool single);
     Mem other_access(const ScannedInstruction& at); // a word of a PUSH or CALL through memory
+    void compare_tag(bool write);
     static std::int32_t tag_offset(bool write) {
         return write ? DOPPEL_TLB(wtag) : DOPPEL_TLB(rtag);
     }
-    static Mem tlb_entry(std::int32_t array) { return {kTlb, kScratch1, 8, array}; }
+    static constexpr Mem tlb_entry(std::int32_t array) { return {kTlb, kScratch1, 8, array}; }
     Mem checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size, bool write,
                 bool single);
     void compute_offset(const ScannedInstruction& at, std::int32_t distance = 0);

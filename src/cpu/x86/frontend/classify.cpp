@@ -116,13 +116,16 @@ Treatment classify_branch(const Instruction& in, std::uint32_t mode) {
 
 /// ah and its like, where a REX prefix or a change of places with al would be in the way.
 bool is_awkward_high_byte(const Instruction& in) {
+    const bool exchanges = in.op == Op::Cmpxchg && in.has_memory();
+    if (!exchanges && !in.names(Rsp))
+        return false;
     bool high = false;
     bool stack_pointer = false;
     for (const Operand& operand : in.operands) {
         high |= operand.kind == OperandKind::GprHigh;
         stack_pointer |= operand.kind == OperandKind::Gpr && operand.reg == Rsp;
     }
-    return high && (stack_pointer || (in.op == Op::Cmpxchg && in.has_memory()));
+    return high && (stack_pointer || exchanges);
 }
 
 /// Counting blocks leave repeated ones to the interpreter, which counts its way through long ones.

@@ -29,7 +29,7 @@ void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write,
     std::uint8_t* const start = a_.here();
     compute_address(at, group.low - at.base_offset);
     emit_operand_index(at, group.low - at.base_offset);
-    a_.alu(Alu::Xor, kScratch0, tlb_entry(tag_offset(writable)));
+    compare_tag(writable);
     a_.alu_imm(Alu::Cmp, kScratch0, 4096 - (group.high - group.low));
     Cold miss;
     miss.place = a_.jump_if_later(Condition::Above);

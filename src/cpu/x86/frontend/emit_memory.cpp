@@ -150,15 +150,25 @@ Mem BlockTranslator::other_access(const ScannedInstruction& at) {
     return checked(at, simple_address(at.in, simple) ? &simple : nullptr, word_, false, false);
 }
 
+/// Of the address in scratch 0: the offset in the page is left, if the tag is that of the page.
+void BlockTranslator::compare_tag(bool write) {
+    if (write)
+        a_.alu(Alu::Xor, kScratch0, tlb_entry(DOPPEL_TLB(wtag)));
+    else
+        a_.alu(Alu::Xor, kScratch0, tlb_entry(DOPPEL_TLB(rtag)));
+}
+
 /// A locked operand that is not aligned may lie in two cache lines: rotating the offset in the page
 /// brings the low bits to the top, so that one compare sees them with everything else.
 Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size,
                              bool write, bool single) {
     std::uint8_t* const start = a_.here();
-    const Mem tag = tlb_entry(tag_offset(write));
     if (simple != nullptr && simple->displacement == 0) {
         emit_index(simple->base);
-        a_.load(kScratch0, tag);
+        if (write)
+            a_.load(kScratch0, tlb_entry(DOPPEL_TLB(wtag)));
+        else
+            a_.load(kScratch0, tlb_entry(DOPPEL_TLB(rtag)));
         a_.alu(Alu::Xor, kScratch0, simple->base);
     } else {
         if (simple != nullptr)
@@ -171,7 +181,7 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
             emit_index(kScratch0);
         else
             emit_operand_index(at, 0);
-        a_.alu(Alu::Xor, kScratch0, tag);
+        compare_tag(write);
     }
     const unsigned turn = is_locked(at.in) ? static_cast<unsigned>(std::countr_zero(size)) : 0;
     if (turn != 0)

@@ -12,11 +12,10 @@ using namespace translator;
 
 namespace {
 
-const Mem kOperand = DOPPEL_FRAME(flag_operand);
+constexpr Mem kOperand = DOPPEL_FRAME(flag_operand);
 
 std::uint16_t slots_of(const Instruction& in) {
-    constexpr std::uint16_t kSlots = 0xf000;
-    return static_cast<std::uint16_t>((in.registers_read | in.registers_written) & kSlots);
+    return static_cast<std::uint16_t>(in.registers() & kWithoutHome);
 }
 
 /// No scratch register is needed: at most ModRM.rm is a slot.

@@ -53,6 +53,8 @@ bool names_scratch(const ScannedInstruction& at) {
 /// Registers without a home among the explicit register operands.
 std::uint16_t BlockTranslator::slot_operands(const Instruction& in) {
     std::uint16_t set = 0;
+    if ((in.registers() & kWithoutHome) == 0)
+        return set;
     for (const Operand& operand : in.operands)
         if (operand.kind == OperandKind::Gpr && in_slot(operand.reg))
             set = static_cast<std::uint16_t>(set | bit(operand.reg));

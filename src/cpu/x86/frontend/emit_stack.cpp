@@ -11,19 +11,15 @@ using namespace translator;
 
 namespace {
 
-const Mem kStackPage{kTlb, kNoReg, 1, DOPPEL_TLB(stack_page)};
-const Mem kStackAddend{kTlb, kNoReg, 1, DOPPEL_TLB(stack_addend)};
-
-bool names_rsp(const Instruction& in) {
-    return ((in.registers_read | in.registers_written) >> Rsp & 1) != 0;
-}
+constexpr Mem kStackPage{kTlb, kNoReg, 1, DOPPEL_TLB(stack_page)};
+constexpr Mem kStackAddend{kTlb, kNoReg, 1, DOPPEL_TLB(stack_addend)};
 
 /// Executes without looking at rsp, and goes on to the next instruction in any case.
 bool passes_rsp_by(const ScannedInstruction& at) {
     switch (at.treatment) {
     case Treatment::Nothing: return true;
-    case Treatment::Lea: return !names_rsp(at.in);
-    case Treatment::Generic: return !names_rsp(at.in) && !at.in.has_memory() && !may_signal(at.in);
+    case Treatment::Lea: return !at.in.names(Rsp);
+    case Treatment::Generic: return !at.in.names(Rsp) && !at.in.has_memory() && !may_signal(at.in);
     default: return false;
     }
 }

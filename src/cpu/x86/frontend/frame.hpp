@@ -38,6 +38,7 @@ inline constexpr HostReg kTlb = translator::kR15;
 constexpr bool in_slot(unsigned guest_register) {
     return kHome[guest_register] == translator::kNoReg;
 }
+inline constexpr std::uint16_t kWithoutHome = 0xf000; // the set of those
 
 /// Directly below CpuState; the last 128 bytes, which displacements of 8 bits reach, are what
 /// blocks use. Only `attention` is touched by other threads.

@@ -32,10 +32,6 @@ bool can_be_changed(const ScannedInstruction& at) {
     }
 }
 
-bool names(const Instruction& in, unsigned reg) {
-    return ((in.registers_read | in.registers_written) >> reg & 1) != 0;
-}
-
 std::uint16_t changed_set(std::uint16_t set, const Lending& lending) {
     if ((set >> lending.reg & 1) == 0)
         return set;
@@ -74,7 +70,7 @@ void change_encoding(Instruction& in, const Lending& lending) {
 }
 
 void change(Instruction& in, const Lending& lending) {
-    if (!names(in, lending.reg))
+    if (!in.names(lending.reg))
         return;
     change_encoding(in, lending);
     in.registers_read = changed_set(in.registers_read, lending);
@@ -91,18 +87,25 @@ void change(Instruction& in, const Lending& lending) {
 } // namespace
 
 void lend_homes(BlockScan& scan) {
-    std::array<unsigned, 16> uses{};
+    if (scan.count < kFewest)
+        return;
+    std::array<unsigned, 16> uses{}; // of those without a home
+    unsigned named = 0;              // a set
     unsigned fewest = kFewest;
     std::size_t end = 0;
     for (; end < scan.count && can_be_changed(scan.list.at(end)); ++end) {
         if (scan.list.at(end).treatment == Treatment::Conditional)
             fewest += kForEachBranch;
-        for (unsigned reg = 0; reg < 16; ++reg)
-            uses.at(reg) += names(scan.list.at(end).in, reg) ? 1 : 0;
+        const Instruction& in = scan.list.at(end).in;
+        named |= in.registers();
+        if ((in.registers() & kWithoutHome) == 0)
+            continue;
+        for (unsigned reg = 12; reg < 16; ++reg)
+            uses.at(reg) += in.names(reg) ? 1 : 0;
     }
     scan.lending_end = end;
     for (const unsigned lender : {11u, 10u, 9u, 8u, 7u, 6u, 5u, 3u, 2u, 1u}) {
-        if (uses.at(lender) != 0)
+        if ((named >> lender & 1) != 0)
             continue;
         unsigned most = 12;
         for (unsigned reg = 13; reg < 16; ++reg)

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/x86/frontend/rewrite.hpp"
 
+#include <array>
+#include <cstring>
+
 namespace doppel::cpu::x86::frontend {
 
 using namespace translator;
@@ -177,8 +180,9 @@ private:
             a_.modrm(fields_.reg, with_.mem);
         else if (in_.has_modrm())
             a_.byte(static_cast<std::uint8_t>(0xc0 | (fields_.reg & 7) << 3 | (fields_.rm & 7)));
-        for (unsigned i = 0; i < in_.immediate_size; ++i)
-            a_.byte(bytes_[in_.immediate_offset() + i]);
+        std::uint64_t immediate = 0; // and whatever is behind it: BlockScan::bytes goes on
+        std::memcpy(&immediate, bytes_ + in_.immediate_offset(), sizeof immediate);
+        a_.put(immediate, in_.immediate_size);
     }
 
     Assembler& a_;
@@ -187,6 +191,16 @@ private:
     const Rewrite& with_;
     Fields fields_;
 };
+
+/// A set of opcodes.
+constexpr std::array<std::uint64_t, 4> kPrimaryGroups = [] {
+    std::array<std::uint64_t, 4> set{};
+    for (const unsigned op :
+         {0x80, 0x81, 0x82, 0x83, 0x8f, 0xc0, 0xc1, 0xc6, 0xc7, 0xd0, 0xd1, 0xd2, 0xd3,
+          0xd8, 0xd9, 0xda, 0xdb, 0xdc, 0xdd, 0xde, 0xdf, 0xf6, 0xf7, 0xfe, 0xff})
+        set[op / 64] |= std::uint64_t{1} << op % 64;
+    return set;
+}();
 
 } // namespace
 
@@ -197,10 +211,7 @@ bool is_offset_move(const Instruction& in) {
 bool is_group(const Instruction& in) {
     const std::uint8_t op = in.opcode;
     switch (in.map) {
-    case OpcodeMap::Primary:
-        return (op >= 0x80 && op <= 0x83) || op == 0x8f || op == 0xc0 || op == 0xc1 ||
-               (op >= 0xd0 && op <= 0xd3) || op == 0xf6 || op == 0xf7 || op == 0xfe || op == 0xff ||
-               op == 0xc6 || op == 0xc7 || (op >= 0xd8 && op <= 0xdf);
+    case OpcodeMap::Primary: return (kPrimaryGroups[op / 64] >> (op % 64) & 1) != 0;
     case OpcodeMap::Map0F:
         return (op >= 0x90 && op <= 0x9f) || op == 0xba || op == 0xc7 ||
                (op >= 0x18 && op <= 0x1f) || op == 0x0d || op == 0xae || op <= 0x01 ||
