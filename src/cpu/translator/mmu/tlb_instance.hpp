@@ -46,7 +46,7 @@
 namespace doppel::cpu::translator {
 
 struct TlbInstance {
-    static constexpr unsigned kPageBits = 12; // log2 of the number of entries
+    static constexpr unsigned kPageBits = 14; // log2 of the number of entries
     static constexpr std::size_t kPages = std::size_t{1} << kPageBits;
     static constexpr unsigned kBranchBits = 13;
     static constexpr std::size_t kBranches = std::size_t{1} << kBranchBits;
@@ -55,7 +55,7 @@ struct TlbInstance {
     static constexpr std::size_t kAlignment = 0x10000;
 
     /// Room for other things; puts the hot words in reach of an 8-bit displacement from r15.
-    std::array<std::byte, 0xb90> unused;
+    std::array<std::byte, kControl - 0x7c> unused;
     std::uint64_t stack_page; // guest address
     std::uint64_t stack_addend;
     std::uint64_t branch_salt; // in bits 63:48
