@@ -72,7 +72,9 @@ public:
     Task<void> encrypt(crypto::LuksOptions options, Secret passphrase);
 
     // For bulk writers of an image that nobody else uses yet (block/copy).
-    bool plain_data() const override { return header_.crypt_method == kCryptNone; }
+    bool plain_data() const override {
+        return header_.crypt_method == kCryptNone && !header_.external_data();
+    }
     Task<std::vector<Placement>> place(std::uint64_t offset, std::uint64_t length) override;
     CompressionKind compression() const override;
     Task<void> write_compressed(std::uint64_t offset, std::vector<std::byte> bytes) override;
