@@ -24,6 +24,9 @@ struct ImageOptions {
     Access access = Access::ReadOnly;
     CacheMode cache = CacheMode::WriteBack;
     Sharing sharing = Sharing::Locked;
+    /// Of the images behind this one, where it is not as this one's.
+    std::optional<CacheMode> backing_cache;
+    std::optional<Sharing> backing_sharing;
     bool backing = true;       // follow the backing chain; else what lies in it reads as zeroes
     bool repair_later = false; // open even an image that must be repaired first: for check
     /// Whether `format` empty may yield a format other than raw that names further files. A guest

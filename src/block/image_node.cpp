@@ -41,7 +41,9 @@ Task<void> ImageNode::write_compressed(std::uint64_t, std::vector<std::byte>) {
 Task<CompressedPiece> ImageNode::compressed_piece(std::uint64_t) {
     return ready<CompressedPiece>(cannot("compression"));
 }
-Task<void> ImageNode::preallocate() { return ready<void>(cannot("preallocation of metadata")); }
+Task<void> ImageNode::preallocate(std::uint64_t, Preallocation) {
+    return ready<void>(cannot("preallocation of what is added"));
+}
 
 Result<void> ImageNode::require_whole() const {
     if (!broken_)

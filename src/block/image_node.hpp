@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "block/node.hpp"
+#include "block/preallocation.hpp"
 
 namespace doppel::block {
 
@@ -157,6 +158,11 @@ public:
     /// Null: the format has none.
     virtual BitmapStore* bitmaps() { return nullptr; }
 
+    /// Whether preallocate() can do that.
+    virtual bool can_preallocate(Preallocation) const { return false; }
+    /// What resize() has added behind `from` takes its space now; it still reads as zeroes.
+    virtual Task<void> preallocate(std::uint64_t from, Preallocation how);
+
     // Bulk writing of a new image that nobody else uses (block/copy). The range is of whole
     // clusters (the last may pass the end) that hold nothing yet.
 
@@ -174,8 +180,6 @@ public:
     virtual Task<void> write_compressed(std::uint64_t offset, std::vector<std::byte> bytes);
     /// Where the compressed cluster at `offset` (of an Extent that says Compressed) lies.
     virtual Task<CompressedPiece> compressed_piece(std::uint64_t offset);
-    /// Allocates the whole disk, as zeroes, without writing its data.
-    virtual Task<void> preallocate();
 
 protected:
     std::unexpected<Error> cannot(const char* what) const;

@@ -49,6 +49,7 @@ struct Extent {
     std::uint32_t depth = 0;           // how many backing files down the content was found
     std::optional<std::uint64_t> host; // where it lies in `place`, when it lies plain
     Node* place = nullptr;             // the protocol node that holds it
+    bool present = true;               // some image of the chain decides the content
 };
 
 class Node {

@@ -14,6 +14,7 @@ constexpr std::array kAmendFlags{
     Flag{"o", "NAME=VALUE,…", "what to change"},
     Flag{"f", "FORMAT", "format of the image [found out]"},
     Flag{"t", "MODE", "cache mode [writeback]"},
+    Flag{"p", "", "accepted: no change takes long enough to show progress"},
     Flag{"force", "", "replace a passphrase, or remove the last one"},
     Flag{"q", "", "say nothing"},
     Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},

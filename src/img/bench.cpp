@@ -23,7 +23,10 @@ constexpr std::array kFlags{
     Flag{"w", "", "write instead of reading"},
     Flag{"pattern", "BYTE", "what to write [0]"},
     Flag{"flush-interval", "N", "with -w: flush after every N requests [0: never]"},
-    Flag{"i", "KIND", "how files are read and written: io_uring or threads [what works]"},
+    Flag{"no-drain", "", "with --flush-interval: requests go on while a flush is under way"},
+    Flag{"i", "KIND",
+         "how files are read and written: io_uring, threads, or native: what works [native]"},
+    Flag{"n", "", "the same as -i native"},
     Flag{"t", "MODE", "cache mode [writeback]"},
     Flag{"f", "FORMAT", "format of the image [found out]"},
     Flag{"q", "", "say nothing"},
@@ -39,6 +42,7 @@ struct Plan {
     std::uint64_t step = 0;
     std::uint64_t offset = 0;
     std::uint64_t flush_interval = 0;
+    bool drain = true; // before a flush
     std::uint64_t pattern = 0;
     bool write = false;
 };
@@ -52,11 +56,14 @@ Result<Plan> plan_of(const Arguments& arguments) {
     plan.offset = DOPPEL_TRY(block::parse_size(arguments.get("o", "0")));
     plan.flush_interval = DOPPEL_TRY(block::parse_size(arguments.get("flush-interval", "0")));
     plan.pattern = DOPPEL_TRY(block::parse_size(arguments.get("pattern", "0")));
+    plan.drain = !arguments.has("no-drain");
     plan.write = arguments.has("w");
     if (plan.depth == 0 || plan.depth > 4096 || plan.bytes == 0 || plan.bytes > (64u << 20) ||
         plan.pattern > 255)
         return base::fail(Errc::InvalidArgument,
                           "allowed are -d 1 to 4096, -s 1 to 64M, --pattern 0 to 255");
+    if (!plan.drain && plan.flush_interval == 0)
+        return base::fail(Errc::InvalidArgument, "--no-drain wants --flush-interval");
     if (!plan.write && (plan.flush_interval != 0 || arguments.has("pattern")))
         return base::fail(Errc::InvalidArgument, "--flush-interval and --pattern want -w");
     return plan;
@@ -67,25 +74,36 @@ public:
     Run(block::Node& node, const Plan& plan) : node_{node}, plan_{plan}, at_{plan.offset} {}
 
     block::Task<void> all() {
+        const auto step =
+            plan_.drain && plan_.flush_interval != 0 ? plan_.flush_interval : plan_.count;
+        while (started_ < plan_.count) {
+            stop_at_ = std::min(plan_.count, started_ + step);
+            DOPPEL_AWAIT_VOID(requests());
+            if (step == plan_.flush_interval)
+                DOPPEL_AWAIT_VOID(node_.flush());
+        }
+        co_return {};
+    }
+
+private:
+    block::Task<void> requests() {
         std::vector<block::Task<void>> lanes;
         for (std::uint64_t i = 0; i < plan_.depth; ++i)
             lanes.push_back(lane());
         return block::all_of(std::move(lanes));
     }
-
-private:
     block::Task<void> lane() {
         block::AlignedMemory memory{plan_.bytes};
         std::ranges::fill(memory.span(), static_cast<std::byte>(plan_.pattern));
         const block::IoBuffer buffer{memory.span()};
-        while (started_ < plan_.count) {
+        while (started_ < stop_at_) {
             ++started_;
             const auto offset = next_offset();
             if (plan_.write)
                 DOPPEL_AWAIT_VOID(node_.write(offset, buffer, block::Durability::Cached));
             else
                 DOPPEL_AWAIT_VOID(node_.read(offset, buffer));
-            if (plan_.flush_interval != 0 && started_ % plan_.flush_interval == 0)
+            if (!plan_.drain && started_ % plan_.flush_interval == 0)
                 DOPPEL_AWAIT_VOID(node_.flush());
         }
         co_return {};
@@ -101,6 +119,7 @@ private:
     const Plan& plan_;
     std::uint64_t at_;
     std::uint64_t started_ = 0;
+    std::uint64_t stop_at_ = 0;
 };
 
 double now_s() {
@@ -114,17 +133,17 @@ Result<block::IoKind> parse_kind(const std::string& name) {
         return block::IoKind::IoUring;
     if (name == "threads")
         return block::IoKind::Threads;
-    if (name.empty())
+    if (name == "native")
         return block::IoKind::Auto;
     return base::fail(Errc::InvalidArgument, fmt::format("-i is '{}'", name),
-                      "Use io_uring or threads.");
+                      "Use io_uring, threads or native.");
 }
 
 Result<int> run(Session& outer) {
     const auto& arguments = outer.arguments;
     DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE"));
     const auto plan = DOPPEL_TRY(plan_of(arguments));
-    const auto kind = DOPPEL_TRY(parse_kind(arguments.get("i")));
+    const auto kind = DOPPEL_TRY(parse_kind(arguments.get("i", "native")));
     const auto context = DOPPEL_TRY(block::IoContext::create(outer.context.loop(), kind));
     Session session{*context, arguments, outer.objects, outer.name};
     const auto access = plan.write ? block::Access::ReadWrite : block::Access::ReadOnly;

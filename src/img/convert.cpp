@@ -6,6 +6,7 @@
 #include <fmt/core.h>
 
 #include "block/copy/copier.hpp"
+#include "block/filter/joined_node.hpp"
 #include "block/option_reader.hpp"
 #include "img/images.hpp"
 #include "img/signals.hpp"
@@ -17,12 +18,14 @@ namespace {
 constexpr std::array kFlags{
     Flag{"f", "FORMAT", "format of the source [found out]"},
     Flag{"O", "FORMAT", "format of the target [raw]"},
-    Flag{"o", "NAME=VALUE,…", "options of the target's format"},
+    Flag{"o", "NAME=VALUE,…", "options of the target's format; '-o help' lists them"},
     Flag{"c", "", "compress the target"},
     Flag{"best", "", "with -c: as small as can be, slowly"},
     Flag{"B", "FILE", "backing file of the target: what is equal to it is left out"},
     Flag{"F", "FORMAT", "format of that backing file"},
     Flag{"l", "NAME", "convert this internal snapshot of the source"},
+    Flag{"bitmaps", "", "copy the source's dirty bitmaps, too"},
+    Flag{"skip-broken-bitmaps", "", "with --bitmaps: leave out those that are inconsistent"},
     Flag{"n", "", "write into a target that exists"},
     Flag{"target-image-opts", "", "with -n: the target's name is a list like that of --image-opts"},
     Flag{"target-is-zero", "", "with -n: the target reads as zeroes"},
@@ -48,7 +51,7 @@ struct Plan {
     const block::Format* format = nullptr;
     block::OptionValues options;
     block::CopyOptions copy;
-    std::uint64_t size = 0;
+    std::vector<block::BitmapInfo> bitmaps; // to be copied
 };
 
 Result<unsigned> parse_count(const std::string& text) {
@@ -59,11 +62,34 @@ Result<unsigned> parse_count(const std::string& text) {
     return count;
 }
 
-Result<Plan> plan_of(Session& session) {
+/// What excludes each other, or makes no sense alone.
+Result<void> check_flags(const Arguments& arguments) {
+    constexpr std::array<std::pair<const char*, const char*>, 4> kWants{{
+        {"target-image-opts", "n"},
+        {"target-is-zero", "n"},
+        {"skip-broken-bitmaps", "bitmaps"},
+        {"F", "B"},
+    }};
+    for (const auto& [flag, wanted] : kWants)
+        if (arguments.has(flag) && !arguments.has(wanted))
+            return base::fail(Errc::InvalidArgument,
+                              fmt::format("{}{} wants {}{}", flag[1] == 0 ? "-" : "--", flag,
+                                          wanted[1] == 0 ? "-" : "--", wanted));
+    if (arguments.positional().size() > 2)
+        for (const auto* flag : {"B", "l", "bitmaps"})
+            if (arguments.has(flag))
+                return base::fail(Errc::InvalidArgument,
+                                  fmt::format("{}{} wants one source, here are {}",
+                                              flag[1] == 0 ? "-" : "--", flag,
+                                              arguments.positional().size() - 1));
+    return {};
+}
+
+Result<Plan> plan_of(Session& session, block::OptionValues options) {
     const auto& arguments = session.arguments;
     Plan plan;
     plan.format = DOPPEL_TRY(block::find_format(arguments.get("O", "raw")));
-    plan.options = DOPPEL_TRY(parse_options(arguments.all("o")));
+    plan.options = std::move(options);
     if (arguments.has("B")) {
         plan.options["backing_file"] = arguments.get("B");
         if (!arguments.has("F"))
@@ -73,10 +99,6 @@ Result<Plan> plan_of(Session& session) {
     }
     DOPPEL_TRY_VOID(
         block::OptionReader(plan.format->options, plan.options).check_names(plan.format->name));
-    if (arguments.has("target-image-opts") && !arguments.has("n"))
-        return base::fail(Errc::InvalidArgument, "--target-image-opts wants -n");
-    if (arguments.has("target-is-zero") && !arguments.has("n"))
-        return base::fail(Errc::InvalidArgument, "--target-is-zero wants -n");
     plan.copy.compress = arguments.has("c");
     plan.copy.effort =
         arguments.has("best") ? block::codec::Effort::Best : block::codec::Effort::Fast;
@@ -85,11 +107,7 @@ Result<Plan> plan_of(Session& session) {
         return base::fail(Errc::InvalidArgument,
                           fmt::format("-S is {}, allowed are multiples of 512 up to 16M",
                                       plan.copy.sparse_bytes));
-    if (arguments.has("r")) {
-        plan.copy.bytes_per_second = DOPPEL_TRY(block::parse_size(arguments.get("r")));
-        if (plan.copy.bytes_per_second == 0)
-            return base::fail(Errc::InvalidArgument, "-r is 0", "Leave it out for no limit.");
-    }
+    plan.copy.bytes_per_second = DOPPEL_TRY(parse_rate(arguments));
     plan.copy.unseen = !arguments.has("C") && !arguments.has("S") && !arguments.has("r");
     plan.copy.parallel = arguments.has("m") ? DOPPEL_TRY(parse_count(arguments.get("m"))) : 0;
     plan.copy.salvage = arguments.has("salvage");
@@ -98,9 +116,65 @@ Result<Plan> plan_of(Session& session) {
     return plan;
 }
 
+/// Those of the source that are to be copied. Error: one cannot be.
+Result<std::vector<block::BitmapInfo>> bitmaps_of(const Arguments& arguments,
+                                                  const block::OpenedImage& source) {
+    if (!arguments.has("bitmaps"))
+        return std::vector<block::BitmapInfo>{};
+    const auto* store = source.node->bitmaps();
+    if (store == nullptr)
+        return base::fail(Errc::Unsupported,
+                          fmt::format("format {} has no bitmaps", source.format->name));
+    auto bitmaps = store->list();
+    const auto broken = std::ranges::find_if(bitmaps, &block::BitmapInfo::inconsistent);
+    if (broken != bitmaps.end() && !arguments.has("skip-broken-bitmaps"))
+        return base::fail(
+            Errc::Corrupt,
+            fmt::format("bitmap '{}' is inconsistent: it cannot be copied", broken->name),
+            "Use --skip-broken-bitmaps, or 'bitmap --remove' it.");
+    std::erase_if(bitmaps, &block::BitmapInfo::inconsistent);
+    return bitmaps;
+}
+
+/// After the data: what is copied here is no change of the disk.
+Result<void> copy_bitmaps(block::BitmapStore& from, block::BitmapStore& to,
+                          const std::vector<block::BitmapInfo>& bitmaps) {
+    for (const auto& bitmap : bitmaps) {
+        DOPPEL_TRY_VOID(to.add(bitmap.name, bitmap.granularity_bytes));
+        DOPPEL_TRY_VOID(to.merge(bitmap.name, from, bitmap.name));
+        DOPPEL_TRY_VOID(to.set_recording(bitmap.name, bitmap.recording));
+    }
+    return {};
+}
+
+/// What is read: an image, or several in a row.
+struct Source {
+    block::OpenedImage image; // the only one, or the first
+    std::unique_ptr<block::Node> row;
+    block::Node& node() { return row ? *row : *image.node; }
+};
+
+Result<Source> open_source(Session& session) {
+    const auto& arguments = session.arguments;
+    auto flags = open_flags(arguments, block::Access::ReadOnly);
+    flags.cache = arguments.get("T", "writeback");
+    const std::span names{arguments.positional()};
+    Source source;
+    source.image = DOPPEL_TRY(open_named(session, names[0], flags));
+    if (names.size() == 2)
+        return source;
+    std::vector<std::unique_ptr<block::Node>> parts;
+    parts.push_back(std::move(source.image.node));
+    for (const auto& name : names.subspan(1, names.size() - 2))
+        parts.push_back(DOPPEL_TRY(open_named(session, name, flags)).node);
+    source.row = std::make_unique<block::filter::JoinedNode>(std::move(parts));
+    return source;
+}
+
 /// Copies into an image that is there, and closes it.
-Result<void> fill(Session& session, block::Node& source, const ImageName& name,
+Result<void> fill(Session& session, Source& from, const ImageName& name,
                   const std::string& part_suffix, Plan& plan) {
+    auto& source = from.node();
     OpenFlags flags;
     flags.access = block::Access::ReadWrite;
     flags.cache = session.arguments.get("t", "unsafe");
@@ -117,19 +191,24 @@ Result<void> fill(Session& session, block::Node& source, const ImageName& name,
     if (plan.copy.compress && target.node->compression() == block::CompressionKind::None)
         return base::fail(Errc::Unsupported,
                           fmt::format("{} cannot be compressed", target.node->name()));
+    auto* bitmaps = target.node->bitmaps();
+    if (session.arguments.has("bitmaps") && bitmaps == nullptr)
+        return base::fail(Errc::Unsupported,
+                          fmt::format("format {} has no bitmaps", target.format->name));
     Progress progress{progress_of(session.arguments), source.size()};
     plan.copy.progress = [&](std::uint64_t bytes) { progress.add(bytes); };
     plan.copy.stop = interrupted();
     block::Copier copier{session.context, source, *target.node, plan.copy};
     DOPPEL_TRY_VOID(session.context.wait(copier.run()));
+    if (!plan.bitmaps.empty())
+        DOPPEL_TRY_VOID(copy_bitmaps(*from.image.node->bitmaps(), *bitmaps, plan.bitmaps));
     DOPPEL_TRY_VOID(session.context.wait(target.node->flush()));
     return close_image(session, *target.node);
 }
 
-Result<void> convert_to_new(Session& session, block::Node& source, const std::string& path,
-                            Plan& plan) {
+Result<void> convert_to_new(Session& session, Source& source, const std::string& path, Plan& plan) {
     auto file = DOPPEL_TRY(NewFile::prepare(session, path));
-    DOPPEL_TRY_VOID(create_image(session, *plan.format, file, source.size(), plan.options));
+    DOPPEL_TRY_VOID(create_image(session, *plan.format, file, source.node().size(), plan.options));
     // A backing file decides what the target shows before it is written.
     const bool preallocated =
         plan.options.contains("preallocation") && plan.options["preallocation"] != "off";
@@ -144,8 +223,7 @@ Result<void> convert_to_new(Session& session, block::Node& source, const std::st
     return file.publish();
 }
 
-Result<void> convert_into(Session& session, block::Node& source, const std::string& path,
-                          Plan& plan) {
+Result<void> convert_into(Session& session, Source& source, const std::string& path, Plan& plan) {
     if (!plan.options.empty())
         return base::fail(Errc::InvalidArgument, "-n writes into an image as it is: no -o, -B");
     plan.copy.target_is_zero = session.arguments.has("target-is-zero");
@@ -157,27 +235,33 @@ Result<void> convert_into(Session& session, block::Node& source, const std::stri
 
 Result<int> run(Session& session) {
     const auto& arguments = session.arguments;
-    DOPPEL_TRY_VOID(arguments.expect(2, 2, "SOURCE TARGET"));
-    auto plan = DOPPEL_TRY(plan_of(session));
-    auto flags = open_flags(arguments, block::Access::ReadOnly);
-    flags.cache = arguments.get("T", "writeback");
-    auto source = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
+    auto options = DOPPEL_TRY(parse_options(arguments.all("o")));
+    if (wants_list(options))
+        return list_options(DOPPEL_TRY(block::find_format(arguments.get("O", "raw")))->options);
+    constexpr std::size_t kMostSources = 1000;
+    DOPPEL_TRY_VOID(arguments.expect(2, kMostSources + 1, "SOURCE… TARGET"));
+    DOPPEL_TRY_VOID(check_flags(arguments));
+    auto plan = DOPPEL_TRY(plan_of(session, std::move(options)));
+    auto source = DOPPEL_TRY(open_source(session));
+    plan.bitmaps = DOPPEL_TRY(bitmaps_of(arguments, source.image));
     if (arguments.has("l"))
-        DOPPEL_TRY_VOID(session.context.wait(source.node->view_snapshot(arguments.get("l"))));
-    const auto& target = arguments.positional()[1];
+        DOPPEL_TRY_VOID(view_snapshot(session, *source.image.node, arguments.get("l")));
+    const auto& target = arguments.positional().back();
     if (arguments.has("n"))
-        DOPPEL_TRY_VOID(convert_into(session, *source.node, target, plan));
+        DOPPEL_TRY_VOID(convert_into(session, source, target, plan));
     else
-        DOPPEL_TRY_VOID(convert_to_new(session, *source.node, target, plan));
+        DOPPEL_TRY_VOID(convert_to_new(session, source, target, plan));
     return 0;
 }
 
-constexpr Command kCommand{"convert",
-                           "[-f FORMAT] [-O FORMAT] [-c] [-o …] SOURCE TARGET",
-                           "copy an image into another format, compressed or smaller",
-                           "The target appears under its name when it is complete.",
-                           kFlags,
-                           run};
+constexpr Command kCommand{
+    "convert",
+    "[-f FORMAT] [-O FORMAT] [-c] [-o …] SOURCE… TARGET",
+    "copy an image into another format, compressed or smaller",
+    "Several sources become one disk, each behind the one before it. The target "
+    "appears\nunder its name when it is complete.",
+    kFlags,
+    run};
 
 } // namespace
 

@@ -34,23 +34,12 @@ Result<std::uint64_t> backing_size(Session& session, const std::string& written,
     return opened->node->size();
 }
 
-int list_options(const block::Format& format) {
-    fmt::print("Supported options:\n");
-    for (const auto& option : format.options)
-        fmt::print("  {}={} - {}{}\n", option.name,
-                   option.kind == block::OptionKind::Size     ? "<size>"
-                   : option.kind == block::OptionKind::Switch ? "<on|off>"
-                   : option.kind == block::OptionKind::Number ? "<num>"
-                                                              : "<str>",
-                   option.help,
-                   option.standard.empty() ? "" : fmt::format(" [{}]", option.standard));
-    return 0;
-}
-
 Result<std::uint64_t> wanted_size(Session& session, const block::OptionValues& options,
                                   const std::string& path) {
     const auto& arguments = session.arguments;
     const auto backing = options.find("backing_file");
+    if (arguments.positional().size() > 1 && options.contains("size"))
+        return base::fail(Errc::InvalidArgument, "the image's size is given twice");
     std::uint64_t size = 0;
     const bool look = backing != options.end() && !arguments.has("u");
     if (look) {
@@ -74,8 +63,8 @@ Result<int> run(Session& session) {
     const auto& arguments = session.arguments;
     const auto* format = DOPPEL_TRY(block::find_format(arguments.get("f", "raw")));
     auto options = DOPPEL_TRY(parse_options(arguments.all("o")));
-    if (options.contains("help") || options.contains("?"))
-        return list_options(*format);
+    if (wants_list(options))
+        return list_options(format->options);
     DOPPEL_TRY_VOID(arguments.expect(1, 2, "FILE [SIZE]"));
     if (arguments.has("b"))
         options["backing_file"] = arguments.get("b");

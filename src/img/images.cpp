@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -78,6 +79,10 @@ Result<block::OpenedImage> open_named(Session& session, const ImageName& name,
     options.cache = DOPPEL_TRY(block::parse_cache_mode(flags.cache));
     options.sharing = flags.shared ? block::Sharing::Forced : block::Sharing::Locked;
     options.backing = flags.backing;
+    if (!flags.backing_cache.empty())
+        options.backing_cache = DOPPEL_TRY(block::parse_cache_mode(flags.backing_cache));
+    if (flags.backing_shared)
+        options.backing_sharing = block::Sharing::Forced;
     options.repair_later = flags.repair_later;
     // A name that says raw and a content that says otherwise: a guest may have written it.
     options.trust_probe = !name.path.ends_with(".raw");
@@ -111,7 +116,7 @@ public:
                                                    const block::ImageOptions&) override {
         // The user has named this file himself, a moment ago.
         return block::FileNode::open(
-            session_.context, backing_path(written, image),
+            session_.context, file_.part_path(backing_path(written, image)),
             {block::Access::ReadWrite, block::CacheMode::Unsafe, block::Sharing::Locked});
     }
     Result<std::unique_ptr<block::Node>> create_part(const std::string& name) override {
@@ -185,14 +190,21 @@ Result<std::unique_ptr<block::Node>> NewFile::create_part(Session& session,
         return base::fail(Errc::Unsupported,
                           fmt::format("'{}' cannot hold an image of several files", final_));
     const auto path = backing_path(name, final_);
-    if (::access(path.c_str(), F_OK) == 0) // refuses one in use
-        DOPPEL_TRY(block::FileNode::open(
+    if (::access(path.c_str(), F_OK) == 0) { // refuses one in use
+        auto old = DOPPEL_TRY(block::FileNode::open(
             session.context, path,
             {block::Access::ReadWrite, block::CacheMode::WriteBack, block::Sharing::Locked}));
+        if (old->fixed_size()) // a device has no other name
+            return std::unique_ptr<block::Node>{std::move(old)};
+    }
     remove_on_signal(path + part_suffix());
     parts_.push_back(path);
     return DOPPEL_TRY(
         block::FileNode::create(session.context, path + part_suffix(), block::CacheMode::Unsafe));
+}
+
+std::string NewFile::part_path(const std::string& path) const {
+    return std::ranges::count(parts_, path) > 0 ? path + img::part_suffix() : path;
 }
 
 Result<void> NewFile::publish() {
@@ -208,6 +220,56 @@ Result<void> NewFile::publish() {
     temporary_.clear();
     parts_.clear();
     return {};
+}
+
+Result<std::uint64_t> parse_rate(const Arguments& arguments) {
+    if (!arguments.has("r"))
+        return 0;
+    const auto rate = DOPPEL_TRY(block::parse_size(arguments.get("r")));
+    if (rate == 0)
+        return base::fail(Errc::InvalidArgument, "-r is 0", "Leave it out for no limit.");
+    return rate;
+}
+
+bool wants_list(const block::OptionValues& options) {
+    return options.contains("help") || options.contains("?");
+}
+
+int list_options(std::span<const block::OptionSpec> options) {
+    fmt::print("Supported options:\n");
+    for (const auto& option : options)
+        fmt::print("  {}={} - {}{}\n", option.name,
+                   option.kind == block::OptionKind::Size     ? "<size>"
+                   : option.kind == block::OptionKind::Switch ? "<on|off>"
+                   : option.kind == block::OptionKind::Number ? "<num>"
+                                                              : "<str>",
+                   option.help,
+                   option.standard.empty() ? "" : fmt::format(" [{}]", option.standard));
+    return 0;
+}
+
+Result<void> view_snapshot(Session& session, block::ImageNode& node, const std::string& text) {
+    auto wanted = text;
+    if (text.starts_with("snapshot.")) {
+        auto fields = DOPPEL_TRY(parse_options({text}));
+        const auto id = fields.extract("snapshot.id");
+        const auto name = fields.extract("snapshot.name");
+        if (!fields.empty())
+            return base::fail(Errc::InvalidArgument,
+                              fmt::format("a snapshot has no '{}'", fields.begin()->first),
+                              "Known are snapshot.id and snapshot.name.");
+        const auto all = DOPPEL_TRY(session.context.wait(node.list_snapshots()));
+        const auto found = std::ranges::find_if(all, [&](const block::SnapshotInfo& one) {
+            return (id.empty() || one.id == id.mapped()) &&
+                   (name.empty() || one.name == name.mapped());
+        });
+        if (found == all.end())
+            return base::fail(Errc::NotFound,
+                              fmt::format("'{}' has no snapshot '{}'", node.name(), text));
+        const bool ambiguous = std::ranges::count(all, found->id, &block::SnapshotInfo::name) > 0;
+        wanted = ambiguous ? found->name : found->id;
+    }
+    return session.context.wait(node.view_snapshot(wanted));
 }
 
 std::string human_size(std::uint64_t bytes) {

@@ -3,6 +3,7 @@
 /// What the commands do with images alike: open them as the flags say, make new ones under a
 /// temporary name. Owner thread only.
 #include <memory>
+#include <span>
 #include <string>
 
 #include "block/image/open_image.hpp"
@@ -17,6 +18,8 @@ struct OpenFlags {
     bool shared = false; // -U
     std::string cache = "writeback";
     bool backing = true;
+    std::string backing_cache;   // of the images behind; empty: the same
+    bool backing_shared = false; // they are not locked
     bool repair_later = false;
     std::string disk;        // of a package
     std::string part_suffix; // see block::ImageOptions
@@ -50,6 +53,8 @@ public:
     std::string part_suffix() const { return temporary_.substr(final_.size()); }
     /// A new, empty part in the same folder. Error: somebody uses the one that is to be replaced.
     Result<std::unique_ptr<block::Node>> create_part(Session& session, const std::string& name);
+    /// Where the part with this final name is now.
+    std::string part_path(const std::string& path) const;
     /// The file is complete. Parts get their names before the file that names them, and an old one
     /// that names them is gone first.
     Result<void> publish();
@@ -64,6 +69,17 @@ private:
 /// Creates an image in the file that was prepared for it. Error also: the place cannot be written.
 Result<void> create_image(Session& session, const block::Format& format, NewFile& file,
                           std::uint64_t size_bytes, const block::OptionValues& options);
+
+/// -r: bytes per second; 0 when not given.
+Result<std::uint64_t> parse_rate(const Arguments& arguments);
+
+/// -o help, -o ?: the options that there are, instead of doing anything.
+bool wants_list(const block::OptionValues& options);
+int list_options(std::span<const block::OptionSpec> options);
+
+/// The node shows an internal snapshot from now on. `text` is its name or ID, or says which of both
+/// it means: "snapshot.id=1,snapshot.name=clean".
+Result<void> view_snapshot(Session& session, block::ImageNode& node, const std::string& text);
 
 /// Prints progress on the terminal: percent, rate, time left; qemu-img's line where -p was given
 /// and stderr is no terminal.

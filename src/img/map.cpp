@@ -34,7 +34,7 @@ struct Range {
         const bool adjacent =
             a.host.has_value() == b.host.has_value() && (!a.host || *a.host + a.length == *b.host);
         return a.content == b.content && a.depth == b.depth && a.allocated == b.allocated &&
-               adjacent && file == next.file;
+               a.present == b.present && adjacent && file == next.file;
     }
 };
 
@@ -53,8 +53,7 @@ public:
             fmt::print("{}{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, "
                        "\"zero\": {}, \"data\": {}, \"compressed\": {}",
                        first_ ? "" : ",\n", range.start, extent.length, extent.depth,
-                       extent.allocated || extent.depth > 0, !data, data,
-                       extent.content == block::Content::Compressed);
+                       extent.present, !data, data, extent.content == block::Content::Compressed);
             if (extent.host)
                 fmt::print(", \"offset\": {}", *extent.host);
             fmt::print("}}");

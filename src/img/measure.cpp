@@ -57,7 +57,7 @@ Result<block::SpaceNeed> measure(Session& session, const block::Format& format,
     flags.unlock = false; // its data is not looked at
     auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     if (arguments.has("l"))
-        DOPPEL_TRY_VOID(session.context.wait(image.node->view_snapshot(arguments.get("l"))));
+        DOPPEL_TRY_VOID(view_snapshot(session, *image.node, arguments.get("l")));
     std::uint64_t cluster = 1;
     if (format.measure_unit != nullptr)
         cluster = DOPPEL_TRY(format.measure_unit(image.node->size(), options));

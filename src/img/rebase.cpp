@@ -7,7 +7,7 @@
 #include <fmt/core.h>
 
 #include "block/aligned_memory.hpp"
-#include "block/copy/copier.hpp"
+#include "block/copy/pace.hpp"
 #include "img/images.hpp"
 
 namespace doppel::img {
@@ -22,6 +22,8 @@ constexpr std::array kRebaseFlags{
     Flag{"u", "", "only change the name: the content of both must be the same"},
     Flag{"f", "FORMAT", "format of the image [found out]"},
     Flag{"t", "MODE", "cache mode of the image [writeback]"},
+    Flag{"T", "MODE", "cache mode of the backing files [writeback]"},
+    Flag{"U", "", "do not lock the backing files", "force-share"},
     Flag{"p", "", "show progress even when stderr is no terminal"},
     Flag{"q", "", "say nothing"},
     Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
@@ -31,6 +33,7 @@ constexpr std::array kRebaseFlags{
 constexpr std::array kCommitFlags{
     Flag{"b", "FILE", "the image of the chain to write to [the next]"},
     Flag{"d", "", "leave the image as it is: do not empty it afterwards"},
+    Flag{"r", "SIZE", "bytes per second, at most"},
     Flag{"f", "FORMAT", "format of the image [found out]"},
     Flag{"t", "MODE", "cache mode [writeback]"},
     Flag{"p", "", "show progress even when stderr is no terminal"},
@@ -78,6 +81,10 @@ Result<int> rebase(Session& session) {
                           "Add -F FORMAT.");
     const auto& path = arguments.positional()[0];
     auto flags = open_flags(arguments, block::Access::ReadWrite);
+    flags.cache = arguments.get("t", "writeback");
+    flags.shared = false; // -U and -T are about what is only read
+    flags.backing_shared = arguments.has("U");
+    flags.backing_cache = arguments.get("T", "writeback");
     flags.backing = flags.unlock = !arguments.has("u");
     auto image = DOPPEL_TRY(open_named(session, path, flags));
     if (!arguments.has("u")) {
@@ -85,6 +92,9 @@ Result<int> rebase(Session& session) {
         if (!base_name.empty()) {
             block::ImageOptions options;
             options.format = arguments.get("F");
+            options.cache = DOPPEL_TRY(block::parse_cache_mode(flags.backing_cache));
+            options.sharing =
+                flags.backing_shared ? block::Sharing::Forced : block::Sharing::Locked;
             base = DOPPEL_TRY(session.context.wait(block::open_image(
                 session.context, backing_path(base_name, image.node->name()), options)));
         }
@@ -99,7 +109,7 @@ Result<int> rebase(Session& session) {
 }
 
 block::Task<void> write_down(block::Node& image, block::Node& target, std::uint32_t depth,
-                             Progress& progress) {
+                             block::Pace& pace, Progress& progress) {
     block::AlignedMemory bytes{kChunk};
     if (target.size() < image.size())
         DOPPEL_AWAIT_VOID(target.resize(image.size()));
@@ -111,6 +121,7 @@ block::Task<void> write_down(block::Node& image, block::Node& target, std::uint3
                                                   block::Durability::Cached));
         } else if (above) {
             const auto part = bytes.span().first(extent.length);
+            DOPPEL_AWAIT_VOID(pace.wait(extent.length));
             DOPPEL_AWAIT_VOID(image.read(at, block::IoBuffer{part}));
             DOPPEL_AWAIT_VOID(target.write(at, block::IoBuffer{part}, block::Durability::Cached));
         }
@@ -171,6 +182,7 @@ Result<int> commit(Session& session) {
     const auto name = DOPPEL_TRY(parse_image_name(arguments.positional()[0],
                                                   arguments.has("image-opts"), arguments.get("f")));
     const auto found = DOPPEL_TRY(find_target(session, name, arguments.get("b")));
+    const auto rate = DOPPEL_TRY(parse_rate(arguments));
     // The chain below is open twice here: we hold the target for writing, and read the chain
     // without locks of our own.
     auto flags = open_flags(arguments, block::Access::ReadWrite);
@@ -180,8 +192,9 @@ Result<int> commit(Session& session) {
     {
         auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
         Progress progress{progress_of(arguments), image.node->size()};
-        DOPPEL_TRY_VOID(
-            session.context.wait(write_down(*image.node, *target.node, found.depth, progress)));
+        block::Pace pace{session.context, rate, nullptr};
+        DOPPEL_TRY_VOID(session.context.wait(
+            write_down(*image.node, *target.node, found.depth, pace, progress)));
     }
     DOPPEL_TRY_VOID(close_image(session, *target.node));
     target.node.reset();

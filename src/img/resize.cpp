@@ -13,6 +13,8 @@ namespace {
 constexpr std::array kFlags{
     Flag{"f", "FORMAT", "format of the image [found out]"},
     Flag{"shrink", "", "allow a smaller size; what lies behind the new end is lost"},
+    Flag{"preallocation", "off|metadata|falloc|full",
+         "what the new part takes at once: nothing, tables, reserved space, zeroes [off]"},
     Flag{"q", "", "say nothing"},
     Flag{"object", "TYPE,id=ID,…", "a secret for an encrypted image, or another object"},
     Flag{"image-opts", "", "the name is a list: driver=qcow2,file.filename=FILE"},
@@ -33,6 +35,14 @@ Result<std::uint64_t> new_size(const std::string& text, std::uint64_t old) {
     return old - size;
 }
 
+block::Preallocation preallocation_of(const Arguments& arguments) {
+    const auto name = arguments.get("preallocation", "off");
+    return name == "metadata" ? block::Preallocation::Metadata
+           : name == "falloc" ? block::Preallocation::Falloc
+           : name == "full"   ? block::Preallocation::Full
+                              : block::Preallocation::Off;
+}
+
 Result<int> run(Session& session) {
     const auto& arguments = session.arguments;
     DOPPEL_TRY_VOID(arguments.expect(2, 2, "FILE [+|-]SIZE"));
@@ -46,7 +56,23 @@ Result<int> run(Session& session) {
             Errc::InvalidArgument,
             fmt::format("{} bytes are fewer than the image has ({})", size, node.size()),
             "Give --shrink if what lies behind the new end may be lost.");
+    const auto preallocation = preallocation_of(arguments);
+    const auto old_size = node.size();
+    if (preallocation != block::Preallocation::Off && size < old_size)
+        return base::fail(Errc::InvalidArgument, "--preallocation is for larger disks only");
+    if (preallocation != block::Preallocation::Off && !node.can_preallocate(preallocation))
+        return base::fail(Errc::Unsupported,
+                          fmt::format("format {} cannot preallocate {} when it grows",
+                                      image.format->name, arguments.get("preallocation")));
     DOPPEL_TRY_VOID(session.context.wait(node.resize(size)));
+    if (preallocation != block::Preallocation::Off) {
+        const auto taken = session.context.wait(node.preallocate(old_size, preallocation));
+        if (!taken) { // all or nothing
+            DOPPEL_TRY_VOID(session.context.wait(node.resize(old_size)));
+            DOPPEL_TRY_VOID(close_image(session, node));
+        }
+        DOPPEL_TRY_VOID(taken);
+    }
     DOPPEL_TRY_VOID(close_image(session, node));
     if (!arguments.has("q"))
         fmt::print("Image resized.\n");

@@ -213,7 +213,7 @@ Result<int> run(Session& session) {
     flags.cache = arguments.get("cache", "writeback");
     auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     if (arguments.has("l"))
-        DOPPEL_TRY_VOID(session.context.wait(image.node->view_snapshot(arguments.get("l"))));
+        DOPPEL_TRY_VOID(view_snapshot(session, *image.node, arguments.get("l")));
     auto one = DOPPEL_TRY(export_of(arguments, *image.node));
     const auto name = one.name;
     auto listener = DOPPEL_TRY(open_listener(arguments));

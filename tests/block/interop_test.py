@@ -370,7 +370,7 @@ class WrongInput(Case):
         self.complain("create", "-f", "qcow2", "-o", "cluster_size=3k", image, "1M",
                       text="powers of two")
         self.complain("create", "-f", "qcow2", "-b", self.raw, image, text="-F FORMAT")
-        self.complain("convert", self.raw, text="SOURCE TARGET")
+        self.complain("convert", self.raw, text="SOURCE… TARGET")
         self.complain("convert", "-c", "-O", "raw", self.raw, self.folder / "y",
                       text="cannot be compressed")
         self.complain("compare", self.raw, self.folder / "none", code=2, text="No such file")

@@ -96,7 +96,7 @@ Task<Extent> ClusteredNode::status(std::uint64_t offset, std::uint64_t length) {
     case ClusterKind::Compressed: extent.content = Content::Compressed; break;
     case ClusterKind::Zero: extent.content = Content::Zero; break;
     case ClusterKind::Absent:
-        extent.allocated = false;
+        extent.allocated = extent.present = false;
         extent.content = Content::Zero;
         if (!backing_ || offset >= backing_->size())
             break;

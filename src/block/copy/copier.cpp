@@ -2,7 +2,6 @@
 #include "block/copy/copier.hpp"
 
 #include <algorithm>
-#include <thread>
 
 #include "base/bytes.hpp"
 #include "block/aligned_memory.hpp"
@@ -15,7 +14,6 @@ namespace {
 
 constexpr std::uint64_t kChunk = 1u << 20; // stays in the cache from the read to the write
 constexpr std::uint64_t kSharedChunk = 256u << 20;
-constexpr std::chrono::milliseconds kNap{100};
 constexpr std::uint64_t kBatch = 16u << 20;    // moved in one go
 constexpr std::uint64_t kUnseen = 63 * kChunk; // between two samples
 
@@ -48,6 +46,7 @@ Copier::Copier(IoContext& context, Node& source, ImageNode& target, CopyOptions 
       size_{std::min(source.size(), target.size())}, flat_{plain_descriptor(&source) >= 0},
       can_place_{options_.bulk && target.plain_data() && plain_descriptor(target.file()) >= 0},
       can_move_{options_.unseen && can_place_ && !options_.compress && !options_.salvage},
+      pace_{context, options_.bytes_per_second, options_.stop},
       ordered_{options_.compress && target.is_stream()}, turns_{context}, finding_{context},
       writing_{context} {
     const bool in_memory = can_move_ && lives_in_memory(plain_descriptor(target.file()));
@@ -345,23 +344,6 @@ Task<void> Copier::store_in_turn(const Chunk& chunk, Work& work) {
     co_return {};
 }
 
-/// Holds the lane back until the rate allows these bytes, or somebody wants to stop.
-Task<void> Copier::pace(std::uint64_t bytes) {
-    using Clock = std::chrono::steady_clock;
-    if (options_.bytes_per_second == 0)
-        co_return {};
-    const std::chrono::duration<double> takes{static_cast<double>(bytes) /
-                                              static_cast<double>(options_.bytes_per_second)};
-    const auto start = std::max(due_, Clock::now());
-    due_ = start + std::chrono::duration_cast<Clock::duration>(takes);
-    while (Clock::now() < start && (options_.stop == nullptr || !*options_.stop)) {
-        const auto until = std::min(start, Clock::now() + kNap);
-        auto wait = context_.on_worker([until] { std::this_thread::sleep_until(until); });
-        co_await wait;
-    }
-    co_return {};
-}
-
 /// What ends one lane ends all.
 Task<void> Copier::lane() {
     auto task = copy_batches();
@@ -382,7 +364,7 @@ Task<void> Copier::copy_batches() {
         if (batch.empty())
             co_return {};
         for (const auto& chunk : batch.chunks)
-            DOPPEL_AWAIT_VOID(pace(chunk.length));
+            DOPPEL_AWAIT_VOID(pace_.wait(chunk.length));
         if (options_.stop != nullptr && *options_.stop)
             co_return base::fail(Errc::Interrupted, "interrupted");
         if (batch.unseen())

@@ -2,7 +2,6 @@
 #pragma once
 /// Copies one image to another: the loop's thread sees to the metadata, worker threads read, look
 /// for zeroes, compress and write, or have the kernel move the data. Owner thread only.
-#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -12,6 +11,7 @@
 #include "block/async_lock.hpp"
 #include "block/codec/codec.hpp"
 #include "block/copy/moving.hpp"
+#include "block/copy/pace.hpp"
 #include "block/image_node.hpp"
 #include "block/io/io_context.hpp"
 
@@ -81,7 +81,6 @@ private:
     Task<void> lane();
     Task<void> copy_batches();
     Task<void> store_in_turn(const Chunk& chunk, Work& work);
-    Task<void> pace(std::uint64_t bytes);
     Task<void> move_batch(const Batch& batch);
     Task<void> copy_chunk(const Chunk& chunk, Work& work);
     Task<void> read_chunk(const Chunk& chunk, Work& work);
@@ -110,9 +109,9 @@ private:
     std::uint64_t unseen_bytes_ = 0; // how much may be moved before the next sample
     bool dense_ = true;              // what was looked at last had no zeroes
     Work sample_;
-    std::chrono::steady_clock::time_point due_; // when the rate allows the next chunk
-    bool ordered_;                              // the target takes chunks in their order only
-    std::uint64_t found_ = 0;                   // chunks
+    Pace pace_;
+    bool ordered_;            // the target takes chunks in their order only
+    std::uint64_t found_ = 0; // chunks
     Turns turns_;
     AsyncMutex finding_;
     AsyncMutex writing_; // one at a time writes: the kernel lets no more into one file

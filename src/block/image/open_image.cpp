@@ -76,6 +76,8 @@ public:
                                              kMaxChainDepth, image));
         ImageOptions options = like;
         options.access = Access::ReadOnly;
+        options.cache = like.backing_cache.value_or(like.cache);
+        options.sharing = like.backing_sharing.value_or(like.sharing);
         options.format = std::move(format);
         options.trust_probe = false;
         options.repair_later = false;

@@ -65,11 +65,7 @@ std::uint32_t allocation_of(const Extent& extent) {
 }
 
 /// qemu:allocation-depth: 0 nothing, 1 here, more: in a backing file.
-std::uint32_t depth_of(const Extent& extent) {
-    if (extent.allocated)
-        return 1;
-    return extent.depth > 0 && extent.content != Content::Zero ? extent.depth + 1 : 0;
-}
+std::uint32_t depth_of(const Extent& extent) { return extent.present ? extent.depth + 1 : 0; }
 
 /// Neighbours of one state together.
 class ExtentList {

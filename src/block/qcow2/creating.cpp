@@ -178,23 +178,11 @@ Task<void> write_minimal(Node& file, Header& header) {
     co_return {};
 }
 
-Task<void> fill_preallocated(Node& file, const std::string& mode, std::uint64_t begin) {
-    auto& host = static_cast<FileNode&>(file);
-    if (host.driver() != "file")
-        co_return base::fail(Errc::Unsupported,
-                             fmt::format("preallocation={} wants a regular file", mode));
-    if (mode == "falloc" && begin < host.size()) {
-        DOPPEL_AWAIT_VOID(host.allocate(begin, host.size() - begin));
-        co_return {};
-    }
-    const std::vector<std::byte> zeroes(1u << 20);
-    for (auto at = begin; at < host.size();) {
-        const auto part = std::min<std::uint64_t>(zeroes.size(), host.size() - at);
-        const auto from = IoBuffer::of(std::span{zeroes}.first(part));
-        DOPPEL_AWAIT_VOID(host.write(at, from, Durability::Cached));
-        at += part;
-    }
-    co_return {};
+Preallocation preallocation_of(const std::string& mode) {
+    return mode == "metadata" ? Preallocation::Metadata
+           : mode == "falloc" ? Preallocation::Falloc
+           : mode == "full"   ? Preallocation::Full
+                              : Preallocation::Off;
 }
 
 Task<void> create(CreateRequest request) {
@@ -211,14 +199,10 @@ Task<void> create(CreateRequest request) {
     if (request.size_bytes % 512 != 0)
         request.size_bytes = base::align_up(request.size_bytes, 512);
     DOPPEL_AWAIT_VOID(write_minimal(*request.file, header));
-    const auto path = request.file->name();
     if (!header.data_file.empty()) {
-        const auto slash = path.rfind('/');
-        const auto folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
-        const auto data =
-            header.data_file.starts_with('/') ? header.data_file : folder + header.data_file;
-        DOPPEL_CO_TRY(data_file, FileNode::create(*request.context, data));
+        DOPPEL_CO_TRY(data_file, request.opener->create_part(header.data_file));
         DOPPEL_AWAIT_VOID(data_file->resize(request.size_bytes));
+        DOPPEL_AWAIT_VOID(data_file->close());
     }
     OpenRequest again{request.context, std::move(request.file), {}, request.opener};
     again.options.access = Access::ReadWrite;
@@ -227,13 +211,10 @@ Task<void> create(CreateRequest request) {
     if (wants_encryption(options))
         DOPPEL_AWAIT_VOID(node->encrypt(std::move(luks), std::move(passphrase)));
     DOPPEL_AWAIT_VOID(node->resize(request.size_bytes));
-    const auto mode = options.text("preallocation");
-    const auto begin = node->file()->size();
-    if (mode != "off" && request.size_bytes > 0)
-        DOPPEL_AWAIT_VOID(node->preallocate());
+    const auto how = preallocation_of(options.text("preallocation"));
+    if (how != Preallocation::Off)
+        DOPPEL_AWAIT_VOID(node->preallocate(0, how));
     DOPPEL_AWAIT_VOID(node->close());
-    if (mode == "falloc" || mode == "full")
-        DOPPEL_AWAIT_VOID(fill_preallocated(*node->file(), mode, begin));
     co_return {};
 }
 

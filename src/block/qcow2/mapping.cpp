@@ -154,7 +154,7 @@ Task<Extent> Qcow2Node::status(std::uint64_t offset, std::uint64_t length) {
             extent.host = run.entry.host() + geometry_.within(offset);
         break;
     case Kind::Unallocated:
-        extent.allocated = false;
+        extent.allocated = extent.present = false;
         extent.content = Content::Zero;
         if (!backing_ || offset >= backing_->size())
             break;

@@ -93,7 +93,8 @@ Task<void> Qcow2Node::open_files(ImageOpener& opener) {
         if (header_.data_file.empty())
             co_return base::fail(Errc::Corrupt,
                                  fmt::format("'{}' has a data file but no name for it", name()));
-        DOPPEL_CO_TRY(data, opener.open_part(header_.data_file, name(), options_));
+        DOPPEL_CO_TRY(data,
+                      opener.open_part(header_.data_file + options_.part_suffix, name(), options_));
         data_file_ = std::move(data);
         data_ = data_file_.get();
     }

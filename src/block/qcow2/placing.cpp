@@ -11,7 +11,18 @@ namespace doppel::block::qcow2 {
 
 namespace {
 constexpr std::uint64_t kPackingBytes = 512u << 10;
+
+/// Space of a file that may end before it, or hold what was freed there.
+Task<void> take_zeroes(Node& file, std::uint64_t offset, std::uint64_t length, Preallocation how) {
+    if (offset < file.size())
+        DOPPEL_AWAIT_VOID(file.write_zeroes(offset, std::min(length, file.size() - offset),
+                                            Unmap::Allow, Durability::Cached));
+    if (file.size() < offset + length)
+        DOPPEL_AWAIT_VOID(file.resize(offset + length));
+    DOPPEL_AWAIT_VOID(take_space(file, offset, length, how));
+    co_return {};
 }
+} // namespace
 
 Task<std::vector<Placement>> Qcow2Node::place(std::uint64_t offset, std::uint64_t length) {
     auto wait = metadata_.lock();
@@ -111,21 +122,42 @@ Task<void> Qcow2Node::write_compressed(std::uint64_t offset, std::vector<std::by
     co_return {};
 }
 
-Task<void> Qcow2Node::preallocate() {
-    constexpr std::uint64_t kStep = std::uint64_t{1} << 30;
-    std::uint64_t end = 0;
-    for (std::uint64_t at = 0; at < size(); at += kStep) {
-        DOPPEL_AWAIT(places, place(at, std::min(kStep, size() - at)));
-        for (const auto& placement : places)
-            end = std::max(end, placement.host + placement.length);
-        if (luks_) // zeroes of the file are noise to the guest: the tables say zero
-            DOPPEL_AWAIT_VOID(empty_clusters(
-                at, std::min(at + kStep, base::align_up(size(), geometry_.cluster())),
-                Emptying::ZeroKeep));
-    }
+/// Clusters from `at` on, up to `count`; how many bytes they have. What the host keeps there is
+/// zeroes before the tables name it, so that nothing old shows.
+Task<std::uint64_t> Qcow2Node::preallocate_some(std::uint64_t at, std::uint64_t count,
+                                                Preallocation how) {
+    auto wait = metadata_.lock();
+    auto guard = co_await wait;
+    Plan plan;
+    plan.guest = at;
+    plan.count = count;
+    plan.old.resize(count);
+    DOPPEL_AWAIT_VOID(choose_hosts(plan));
+    const auto bytes = plan.count << geometry_.cluster_bits;
     auto& store = data_file_ ? *data_file_ : *file_;
-    if (store.size() < end)
-        DOPPEL_AWAIT_VOID(store.resize(data_file_ ? size() : end));
+    auto taking =
+        take_zeroes(store, plan.host, std::min(bytes, data_file_ ? size() - at : bytes), how);
+    if (auto taken = co_await taking; !taken) {
+        DOPPEL_AWAIT_VOID(undo(plan));
+        co_return std::unexpected(std::move(taken).error());
+    }
+    barrier_ = true;
+    DOPPEL_AWAIT_VOID(link(plan, at, at + bytes));
+    if (!luks_) // the tables say something else in a moment
+        DOPPEL_AWAIT_VOID(commit_if_pressed());
+    co_return bytes;
+}
+
+Task<void> Qcow2Node::preallocate(std::uint64_t from, Preallocation how) {
+    constexpr std::uint64_t kStep = std::uint64_t{1} << 30;
+    const auto end = base::align_up(size(), geometry_.cluster());
+    for (auto at = base::align_up(from, geometry_.cluster()); at < end;) {
+        DOPPEL_AWAIT(
+            bytes, preallocate_some(at, std::min(kStep, end - at) >> geometry_.cluster_bits, how));
+        if (luks_) // zeroes of the file are noise to the guest: the tables say zero
+            DOPPEL_AWAIT_VOID(empty_clusters(at, at + bytes, Emptying::ZeroKeep));
+        at += bytes;
+    }
     co_return {};
 }
 

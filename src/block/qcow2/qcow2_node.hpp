@@ -79,7 +79,8 @@ public:
     CompressionKind compression() const override;
     Task<void> write_compressed(std::uint64_t offset, std::vector<std::byte> bytes) override;
     Task<CompressedPiece> compressed_piece(std::uint64_t offset) override;
-    Task<void> preallocate() override;
+    bool can_preallocate(Preallocation) const override { return true; }
+    Task<void> preallocate(std::uint64_t from, Preallocation how) override;
 
 private:
     struct Run { // clusters (or subclusters) of one kind, side by side in the file
@@ -160,6 +161,7 @@ private:
     Task<bool> make_room(std::uint64_t bytes);
     Task<std::uint64_t> pack(std::uint64_t bytes);
     Task<void> release_packing();
+    Task<std::uint64_t> preallocate_some(std::uint64_t at, std::uint64_t count, Preallocation how);
 
     // zeroing.cpp
     enum class Emptying : std::uint8_t { Discard, ZeroKeep, ZeroUnmap, Unallocate };

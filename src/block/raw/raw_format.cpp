@@ -24,18 +24,6 @@ Task<std::unique_ptr<ImageNode>> open(OpenRequest request) {
         std::make_unique<RawNode>(std::move(request.file), LooksLikeFormat{}));
 }
 
-/// Writes every byte, so that the space is there whatever the file system.
-Task<void> write_all_zeroes(Node& file, std::uint64_t size_bytes) {
-    const std::vector<std::byte> zeroes(1u << 20);
-    for (std::uint64_t done = 0; done < size_bytes;) {
-        const auto part = std::min<std::uint64_t>(zeroes.size(), size_bytes - done);
-        const auto from = IoBuffer::of(std::span{zeroes}.first(part));
-        DOPPEL_AWAIT_VOID(file.write(done, from, Durability::Cached));
-        done += part;
-    }
-    co_return {};
-}
-
 Task<void> create(CreateRequest request) {
     const auto mode = request.options.find("preallocation");
     const std::string wanted = mode == request.options.end() ? "off" : mode->second;
@@ -44,13 +32,10 @@ Task<void> create(CreateRequest request) {
         co_return base::fail(Errc::InvalidArgument,
                              fmt::format("preallocation '{}' is unknown for raw", wanted),
                              "Use off, falloc or full.");
-    if (wanted == "full") {
-        DOPPEL_AWAIT_VOID(write_all_zeroes(file, request.size_bytes));
-    } else if (wanted == "falloc" && request.size_bytes > 0) {
-        if (file.driver() != "file")
-            co_return base::fail(Errc::Unsupported, "preallocation=falloc wants a regular file");
-        DOPPEL_AWAIT_VOID(static_cast<FileNode&>(file).allocate(0, request.size_bytes));
-    }
+    const auto how = wanted == "full"     ? Preallocation::Full
+                     : wanted == "falloc" ? Preallocation::Falloc
+                                          : Preallocation::Off;
+    DOPPEL_AWAIT_VOID(take_space(file, 0, request.size_bytes, how));
     DOPPEL_AWAIT_VOID(file.resize(request.size_bytes));
     co_return {};
 }

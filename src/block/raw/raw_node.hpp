@@ -47,6 +47,12 @@ public:
         return file_->allocated_bytes();
     }
 
+    bool can_preallocate(Preallocation how) const override {
+        return how != Preallocation::Metadata;
+    }
+    Task<void> preallocate(std::uint64_t from, Preallocation how) override {
+        return take_space(*file_, from, size() - from, how);
+    }
     Task<std::vector<Placement>> place(std::uint64_t offset, std::uint64_t length) override {
         return ready<std::vector<Placement>>(std::vector{Placement{offset, length}});
     }
