@@ -67,8 +67,9 @@ description::CpuModel test_model() {
         if (entry.leaf != 7 || entry.subleaf != 0)
             continue;
         entry.registers.ebx |= 1u << 24; // CLWB
-        if (__builtin_cpu_supports("gfni"))
-            entry.registers.ecx |= 1u << 8 | 1u << 9 | 1u << 10; // GFNI, VAES, VPCLMULQDQ
+        entry.registers.ecx |= (__builtin_cpu_supports("gfni") ? 1u << 8 : 0) |
+                               (__builtin_cpu_supports("vaes") ? 1u << 9 : 0) |
+                               (__builtin_cpu_supports("vpclmulqdq") ? 1u << 10 : 0);
     }
     return model;
 }
