@@ -274,13 +274,13 @@ private:
     void emit_return(const ScannedInstruction& at);
     void emit_push_return_address(const ScannedInstruction& at);
     void link_jump(const ScannedInstruction& at, std::int64_t target);
-    void far_jump(const ScannedInstruction& at, std::int64_t target, std::uint8_t undo);
+    void far_jump(const ScannedInstruction& at, std::int64_t target, std::uint16_t undo);
     void far_jump_from(std::int64_t from, const ScannedInstruction& at, std::int64_t target,
-                       std::uint8_t undo);
-    void branch_cache_jump(const ScannedInstruction& at, std::uint8_t undo);
-    void known_branch_jump(const ScannedInstruction& at, std::int64_t target, std::uint8_t undo);
-    void far_link_jump(const ScannedInstruction& at, std::uint8_t undo);
-    static Site branch_site(const ScannedInstruction& at, std::uint8_t undo);
+                       std::uint16_t undo);
+    void branch_cache_jump(const ScannedInstruction& at, std::uint16_t undo);
+    void known_branch_jump(const ScannedInstruction& at, std::int64_t target, std::uint16_t undo);
+    void far_link_jump(const ScannedInstruction& at, std::uint16_t undo);
+    static Site branch_site(const ScannedInstruction& at, std::uint16_t undo);
     void jump_or_ask(const Mem& to, const Site& site);
     void cold_link(const ScannedInstruction& at, std::int64_t target, std::uint8_t* place);
     bool linkable(const ScannedInstruction& at, std::int64_t target) const;

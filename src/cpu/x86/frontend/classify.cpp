@@ -95,6 +95,9 @@ bool fits_flat32(const Instruction& in) {
            address <= 0u - std::uint32_t{in.memory_size};
 }
 
+/// Together with the return address it fits into Site::extra.
+constexpr std::int64_t kMostReleased = 0xffff - 8;
+
 Treatment classify_branch(const Instruction& in, std::uint32_t mode) {
     if (in.operand_size != word_bytes(mode))
         return Treatment::Interpret;
@@ -109,7 +112,10 @@ Treatment classify_branch(const Instruction& in, std::uint32_t mode) {
                    : Treatment::Interpret;
     case BranchKind::IndirectJump: return Treatment::IndirectJump;
     case BranchKind::IndirectCall: return Treatment::IndirectCall;
-    case BranchKind::Return: return Treatment::Return;
+    case BranchKind::Return:
+        return in.operands[0].kind == OperandKind::Immediate && in.immediate > kMostReleased
+                   ? Treatment::Interpret
+                   : Treatment::Return;
     default: return Treatment::Interpret;
     }
 }

@@ -299,6 +299,26 @@ TEST_CASE("a push to an address that is not canonical faults on both engines") {
     }
 }
 
+TEST_CASE("a return to an address that is not canonical faults before it moves rsp") {
+    for (const auto kind : {TestMachine::Kind::Interpreter, TestMachine::Kind::Translator}) {
+        TestMachine machine{kind};
+        for (const unsigned released : {0u, 8u, 0xf8u, 0x7ff8u, 0xcfb8u, 0xfff7u, 0xffffu}) {
+            INFO("ret " << released);
+            machine.enter_long_mode();
+            const std::uint8_t code[] = {0xc2, static_cast<std::uint8_t>(released),
+                                         static_cast<std::uint8_t>(released >> 8)};
+            machine.write(kCodeAt, code);
+            machine.write(kDataAt, std::array<std::uint8_t, 8>{1, 1, 1, 1, 1, 1, 1, 1});
+            machine.state().gpr[Rsp] = kDataAt;
+            machine.state().rip = kCodeAt;
+            machine.vcpu().state_changed();
+            CHECK(std::holds_alternative<ShutdownExit>(machine.vcpu().run())); // there is no IDT
+            CHECK(machine.state().rip == kCodeAt);
+            CHECK(machine.state().gpr[Rsp] == kDataAt);
+        }
+    }
+}
+
 void compare_counts(Code code, std::uint64_t cases) {
     InstructionMeter theirs;
     InstructionMeter mine;

@@ -50,7 +50,7 @@ void BlockTranslator::link_jump(const ScannedInstruction& at, std::int64_t targe
 }
 
 void BlockTranslator::far_jump(const ScannedInstruction& at, std::int64_t target,
-                               std::uint8_t undo) {
+                               std::uint16_t undo) {
     save_flags();
     a_.load(kScratch0, DOPPEL_FRAME(page_va));
     far_jump_from(0, at, target, undo);
@@ -58,7 +58,7 @@ void BlockTranslator::far_jump(const ScannedInstruction& at, std::int64_t target
 
 /// Scratch 0 is `from` in the block's page; the flags are in the slot.
 void BlockTranslator::far_jump_from(std::int64_t from, const ScannedInstruction& at,
-                                    std::int64_t target, std::uint8_t undo) {
+                                    std::int64_t target, std::uint16_t undo) {
     address_word(kScratch0, {kScratch0, kNoReg, 1, static_cast<std::int32_t>(target - from)});
     if (!scan_.tuning.far_links || (target & 0xfff) <= TlbInstance::kLastEmptyBranchTag)
         branch_cache_jump(at, undo);
@@ -71,7 +71,7 @@ void BlockTranslator::far_jump_from(std::int64_t from, const ScannedInstruction&
 /// In the kernel, whose code is at one address as a rule: where the branch cache has the target, if
 /// the page is where it was when it was translated. Elsewhere the tag is another one.
 void BlockTranslator::known_branch_jump(const ScannedInstruction& at, std::int64_t target,
-                                        std::uint8_t undo) {
+                                        std::uint16_t undo) {
     const std::uint64_t rip = scan_.page_va + static_cast<std::uint64_t>(target);
     const std::size_t index = TlbInstance::branch_index(code32_ ? rip & 0xffff'ffff : rip);
     const auto entry = static_cast<std::int32_t>(index * sizeof(TlbInstance::BranchEntry));
@@ -81,7 +81,7 @@ void BlockTranslator::known_branch_jump(const ScannedInstruction& at, std::int64
 }
 
 /// Likewise, to one target as a rule. r14 tells where the far entry was found, should it be stale.
-void BlockTranslator::far_link_jump(const ScannedInstruction& at, std::uint8_t undo) {
+void BlockTranslator::far_link_jump(const ScannedInstruction& at, std::uint16_t undo) {
     const std::uint16_t number = next_far_link_++;
     const auto entry = static_cast<std::int32_t>(number * sizeof(TlbInstance::BranchEntry));
     a_.lea(kScratch1, {kTlb, kNoReg, 1, DOPPEL_TLB(far_links) + entry});
@@ -92,7 +92,7 @@ void BlockTranslator::far_link_jump(const ScannedInstruction& at, std::uint8_t u
     jump_or_ask(Mem{kScratch1, kNoReg, 1, kHost}, site);
 }
 
-Site BlockTranslator::branch_site(const ScannedInstruction& at, std::uint8_t undo) {
+Site BlockTranslator::branch_site(const ScannedInstruction& at, std::uint16_t undo) {
     return {.page_offset = at.page_offset,
             .extra = undo,
             .bits = at.treatment == Treatment::Return ? std::uint8_t{0} : Site::kCall,
@@ -113,7 +113,7 @@ void BlockTranslator::jump_or_ask(const Mem& to, const Site& site) {
 }
 
 /// To the guest RIP in r13; the flags are in the slot.
-void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint8_t undo) {
+void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint16_t undo) {
     a_.rorx(kScratch1, kScratch0, 12);
     a_.alu(Alu::Xor, kScratch1, kScratch0);
     a_.alu_imm(Alu::And, kScratch1, 2 * (TlbInstance::kBranches - 1), false);
@@ -253,14 +253,15 @@ void BlockTranslator::emit_indirect(const ScannedInstruction& at) {
     branch_cache_jump(at, word_);
 }
 
+/// `bytes` to be undone fit into the site: see classify().
 void BlockTranslator::emit_return(const ScannedInstruction& at) {
     const Mem from = stack_access(at, 0, false);
     load_word(kScratch0, from);
     const bool release = at.in.operands[0].kind == OperandKind::Immediate;
-    const auto bytes = static_cast<std::int32_t>(word_ + (release ? at.in.immediate : 0));
+    const auto bytes = static_cast<std::uint16_t>(word_ + (release ? at.in.immediate : 0));
     move_rsp(bytes);
     save_flags();
-    branch_cache_jump(at, static_cast<std::uint8_t>(bytes > 255 ? 0 : bytes));
+    branch_cache_jump(at, bytes);
 }
 
 } // namespace doppel::cpu::x86::frontend
