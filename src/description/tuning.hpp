@@ -15,7 +15,7 @@ struct Tuning {
     bool flags = true;           // flags that a check clobbers are computed again, not saved
     bool flag_operands = true;   // for that, operands that change are kept
     bool slots = true;           // guest r12 to r15 stay in scratch registers between checks
-    bool lend = true;            // or in homes of registers that a block does not name
+    bool lend = true;            // or in homes of registers that a block names less
     bool links = true;           // blocks of a page jump to each other
     bool branches = true;        // indirect and far branches find their target in a cache
     bool shared_branches = true; // and when it does not know, in a larger one of all spaces

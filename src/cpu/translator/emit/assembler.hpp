@@ -160,6 +160,7 @@ public:
     void load16_zero_extended(HostReg to, const Mem& from) { rm0f(false, 0xb7, to, from); }
     [[gnu::always_inline]] void store(const Mem& to, HostReg from) { rm(true, 0x89, from, to); }
     [[gnu::always_inline]] void store32(const Mem& to, HostReg from) { rm(false, 0x89, from, to); }
+    void xchg(const Mem& with, HostReg reg) { rm(true, 0x87, reg, with); } // locks the bus
     void store16(const Mem& to, HostReg from);
     /// A 64-bit store, sign-extended.
     void store_imm32(const Mem& to, std::int32_t value) {

@@ -82,7 +82,8 @@ struct BaseGroup {
     bool writes = false; // some access, before the block can be left
 };
 
-/// A guest register without a home lives in that of another, which these instructions do not name.
+/// A guest register without a home has that of another one, which these instructions name less; its
+/// own place in CpuState::gpr is where that one waits.
 struct Lending {
     std::uint8_t reg = 0;
     std::uint8_t home_of = 0;
@@ -116,7 +117,7 @@ struct BlockScan {
     std::uint32_t mode = 0;
     std::uint64_t page_va = 0;  // linear address of the block's page, here and now
     std::uint16_t far_link = 0; // number of the next direct branch to another page, see TlbInstance
-    std::array<Lending, 2> lendings{};
+    std::array<Lending, 4> lendings{};
     std::size_t lending_count = 0;
     std::size_t lending_end = 0; // list index behind the instructions that this is for
     description::Tuning tuning;

@@ -52,7 +52,7 @@ void BlockTranslator::translate(NewBlock& out) {
         emit_loop_start();
     lending_ = scan_.lending_count != 0;
     if (lending_)
-        emit_lend();
+        emit_lend(false);
     for (std::size_t i = 0; i < scan_.count && !ended_; ++i) {
         const ScannedInstruction& at = scan_.list[i];
         const std::size_t colds = cold_.size();
@@ -253,7 +253,7 @@ void BlockTranslator::emit_cold() {
             continue;
         }
         if (cold.lent && (cold.far || cold.counted_branch))
-            emit_give_back();
+            emit_lend(false);
         if (cold.counted_branch) {
             emit_counted_branch(cold);
             continue;
@@ -271,7 +271,7 @@ void BlockTranslator::emit_cold() {
         if (cold.recipe)
             emit_recipe(cold.recipe);
         if (cold.lent)
-            emit_give_back();
+            emit_lend(cold.why == Exit::Miss);
         Site site = cold.site;
         if (cold.relative_to != nullptr)
             site.back = static_cast<std::uint16_t>(a_.here() + Stubs::exit_bytes(cold.why) -

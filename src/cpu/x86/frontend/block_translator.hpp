@@ -101,8 +101,7 @@ private:
     void emit_leave(Exit why, const std::uint8_t* stub, const Site& site, std::uint8_t left);
 
     // --- emit_lend.cpp ---
-    void emit_lend();
-    void emit_give_back();
+    void emit_lend(bool in_miss);
     void end_lending();
     void emit_lend_again(Cold& cold);
     void emit_lent_link(const Cold& cold);

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/x86/frontend/lend_scan.hpp"
 
+#include <algorithm>
+
 #include "cpu/x86/frontend/rewrite.hpp"
 
 namespace doppel::cpu::x86::frontend {
 
 namespace {
 
-/// So many instructions name the register that lending pays: more where the block is left often.
+/// So many more instructions name the register than its lender, that lending pays: more where the
+/// block is left often.
 constexpr unsigned kFewest = 10, kForEachBranch = 4;
+constexpr unsigned kTaken = 1000; // uses of a register that has lent its home
 
 /// Those whose registers are all known, and changed where change() does.
 bool can_be_changed(const ScannedInstruction& at) {
@@ -25,17 +29,24 @@ bool can_be_changed(const ScannedInstruction& at) {
     if (may_signal(in) || in.has(attribute::kVsib))
         return false;
     switch (in.type) {
-    case InstructionClass::Alu: return !in.is_vex();
+    case InstructionClass::Alu: return true;
     case InstructionClass::Sse:
     case InstructionClass::Avx: return !in.has(attribute::kGprOperand);
     default: return false;
     }
 }
 
+std::uint8_t changed(unsigned reg, const Lending& lending) {
+    if (reg == lending.reg)
+        return lending.home_of;
+    return reg == lending.home_of ? lending.reg : static_cast<std::uint8_t>(reg);
+}
+
 std::uint16_t changed_set(std::uint16_t set, const Lending& lending) {
-    if ((set >> lending.reg & 1) == 0)
-        return set;
-    return static_cast<std::uint16_t>((set & ~(1u << lending.reg)) | 1u << lending.home_of);
+    const unsigned reg = set >> lending.reg & 1;
+    const unsigned home = set >> lending.home_of & 1;
+    const unsigned others = set & ~(1u << lending.reg | 1u << lending.home_of);
+    return static_cast<std::uint16_t>(others | reg << lending.home_of | home << lending.reg);
 }
 
 bool opcode_names_register(const Instruction& in) {
@@ -46,78 +57,120 @@ bool opcode_names_register(const Instruction& in) {
             (in.opcode >= 0xb0 && in.opcode <= 0xbf));
 }
 
-/// ModRM, REX and the opcode. Memory operands are encoded anew anyway.
-void change_encoding(Instruction& in, const Lending& lending) {
-    const auto low = static_cast<std::uint8_t>(lending.home_of & 7);
-    const auto high = static_cast<std::uint8_t>(lending.home_of >> 3);
+/// ModRM, REX and the opcode, and what VEX has besides, which stays among the block's bytes. Memory
+/// operands are encoded anew anyway.
+void change_encoding(Instruction& in, std::uint8_t* bytes, const Lending& lending) {
     if (in.type != InstructionClass::Alu)
         return;
     if (!in.has_modrm()) {
-        if (opcode_names_register(in) && ((in.opcode & 7) | (in.rex & 1) << 3) == lending.reg) {
-            in.opcode = static_cast<std::uint8_t>((in.opcode & ~7) | low);
-            in.rex = static_cast<std::uint8_t>((in.rex & ~1) | high);
-        }
+        if (!opcode_names_register(in))
+            return;
+        const std::uint8_t to = changed((in.opcode & 7u) | (in.rex & 1u) << 3, lending);
+        in.opcode = static_cast<std::uint8_t>((in.opcode & ~7) | (to & 7));
+        in.rex = static_cast<std::uint8_t>((in.rex & ~1) | to >> 3);
         return;
     }
-    if (!is_group(in) && reg_register(in) == lending.reg) {
-        in.modrm = static_cast<std::uint8_t>((in.modrm & ~0x38) | low << 3);
-        in.rex = static_cast<std::uint8_t>((in.rex & ~4) | high << 2);
+    if (!is_group(in)) {
+        const std::uint8_t to = changed(reg_register(in), lending);
+        in.modrm = static_cast<std::uint8_t>((in.modrm & ~0x38) | (to & 7) << 3);
+        in.rex = static_cast<std::uint8_t>((in.rex & ~4) | (to >> 3) << 2);
     }
-    if (in.modrm_mod() == 3 && rm_register(in) == lending.reg) {
-        in.modrm = static_cast<std::uint8_t>((in.modrm & ~7) | low);
-        in.rex = static_cast<std::uint8_t>((in.rex & ~1) | high);
+    if (in.modrm_mod() == 3) {
+        const std::uint8_t to = changed(rm_register(in), lending);
+        in.modrm = static_cast<std::uint8_t>((in.modrm & ~7) | (to & 7));
+        in.rex = static_cast<std::uint8_t>((in.rex & ~1) | to >> 3);
+    }
+    if (in.is_vex()) {
+        std::uint8_t& last = bytes[in.opcode_offset - 1];
+        const std::uint8_t to = changed(~last >> 3 & 15u, lending);
+        last = static_cast<std::uint8_t>((last & 0x87) | (~to & 15) << 3);
     }
 }
 
-void change(Instruction& in, const Lending& lending) {
-    if (!in.names(lending.reg))
+void change(Instruction& in, std::uint8_t* bytes, const Lending& lending) {
+    if (!in.names(lending.reg) && !in.names(lending.home_of))
         return;
-    change_encoding(in, lending);
+    change_encoding(in, bytes, lending);
     in.registers_read = changed_set(in.registers_read, lending);
     in.registers_written = changed_set(in.registers_written, lending);
     for (Operand& operand : in.operands)
-        if (operand.kind == OperandKind::Gpr && operand.reg == lending.reg)
-            operand.reg = lending.home_of;
-    if (in.memory_base == lending.reg)
-        in.memory_base = lending.home_of;
-    if (in.memory_index == lending.reg)
-        in.memory_index = lending.home_of;
+        if (operand.kind == OperandKind::Gpr)
+            operand.reg = changed(operand.reg, lending);
+    in.memory_base = changed(in.memory_base, lending);
+    in.memory_index = changed(in.memory_index, lending);
+}
+
+/// How often the instructions that can be changed name each register.
+struct Uses {
+    std::array<unsigned, 16> of{};
+    unsigned branches = 0;
+    bool high_bytes = false; // ah and its like, which are encoded as sp, bp, si, di
+
+    /// Most blocks need no more.
+    void add_without_home(const ScannedInstruction& at) {
+        branches += at.treatment == Treatment::Conditional ? 1 : 0;
+        if ((at.in.registers() & kWithoutHome) == 0)
+            return;
+        for (unsigned reg = 12; reg < 16; ++reg)
+            of.at(reg) += at.in.names(reg) ? 1 : 0;
+    }
+    void add_with_home(const Instruction& in) {
+        for (unsigned reg = 0; reg < 12; ++reg)
+            of.at(reg) += in.names(reg) ? 1 : 0;
+        for (const Operand& operand : in.operands)
+            high_bytes |= operand.kind == OperandKind::GprHigh;
+    }
+    unsigned borrower() const {
+        return static_cast<unsigned>(std::max_element(of.begin() + 12, of.end()) - of.begin());
+    }
+    /// Named least. Of rcx, rdx, rbx, instructions have some that no encoding names.
+    unsigned lender() const {
+        unsigned least = 11;
+        for (const unsigned reg : {10u, 9u, 8u, 7u, 6u, 5u, 3u, 2u, 1u}) {
+            const bool free = reg >= 8 || (reg >= 5 ? !high_bytes : of.at(reg) == 0);
+            if (free && of.at(reg) < of.at(least))
+                least = reg;
+        }
+        return least;
+    }
+};
+
+/// So many instructions from the first on.
+std::size_t changeable(const BlockScan& scan) {
+    std::size_t end = 0;
+    while (end < scan.count && can_be_changed(scan.list.at(end)))
+        ++end;
+    return end;
 }
 
 } // namespace
 
 void lend_homes(BlockScan& scan) {
-    if (scan.count < kFewest)
+    const std::size_t end = changeable(scan);
+    if (end < kFewest)
         return;
-    std::array<unsigned, 16> uses{}; // of those without a home
-    unsigned named = 0;              // a set
-    unsigned fewest = kFewest;
-    std::size_t end = 0;
-    for (; end < scan.count && can_be_changed(scan.list.at(end)); ++end) {
-        if (scan.list.at(end).treatment == Treatment::Conditional)
-            fewest += kForEachBranch;
-        const Instruction& in = scan.list.at(end).in;
-        named |= in.registers();
-        if ((in.registers() & kWithoutHome) == 0)
-            continue;
-        for (unsigned reg = 12; reg < 16; ++reg)
-            uses.at(reg) += in.names(reg) ? 1 : 0;
-    }
     scan.lending_end = end;
-    for (const unsigned lender : {11u, 10u, 9u, 8u, 7u, 6u, 5u, 3u, 2u, 1u}) {
-        if ((named >> lender & 1) != 0)
-            continue;
-        unsigned most = 12;
-        for (unsigned reg = 13; reg < 16; ++reg)
-            if (uses.at(reg) > uses.at(most))
-                most = reg;
-        if (uses.at(most) < fewest || scan.lending_count == scan.lendings.size())
+    Uses uses;
+    for (std::size_t i = 0; i < end; ++i)
+        uses.add_without_home(scan.list.at(i));
+    const unsigned fewest = kFewest + kForEachBranch * uses.branches;
+    if (uses.of.at(uses.borrower()) < fewest)
+        return;
+    for (std::size_t i = 0; i < end; ++i)
+        uses.add_with_home(scan.list.at(i).in);
+    while (scan.lending_count != scan.lendings.size()) {
+        const unsigned most = uses.borrower();
+        const unsigned least = uses.lender();
+        if (uses.of.at(most) < uses.of.at(least) + fewest)
             return;
-        uses.at(most) = 0;
-        const Lending lending{static_cast<std::uint8_t>(most), static_cast<std::uint8_t>(lender)};
+        uses.of.at(most) = 0;
+        uses.of.at(least) = kTaken;
+        const Lending lending{static_cast<std::uint8_t>(most), static_cast<std::uint8_t>(least)};
         scan.lendings.at(scan.lending_count++) = lending;
-        for (std::size_t i = 0; i < end; ++i)
-            change(scan.list.at(i).in, lending);
+        for (std::size_t i = 0; i < end; ++i) {
+            ScannedInstruction& at = scan.list.at(i);
+            change(at.in, scan.bytes.data() + at.buffer_offset, lending);
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Code that works in r12 to r15 and leaves other registers alone, which lend their homes.
+/// Code that works in r12 to r15 and hardly in other registers, which lend their homes.
 #include <doctest/doctest.h>
 
 #include "cpu/x86/frontend/lend_scan.hpp"
@@ -12,8 +12,12 @@ using Bytes = std::vector<std::uint8_t>;
 
 std::uint8_t byte(std::uint64_t value) { return static_cast<std::uint8_t>(value); }
 
-/// rax, rdx in one case of four, otherwise r12 to r15: bits 2..0, and bit 3 for REX.
+/// rax, rdx in one case of four, others but rsp and rbx in one of 32, otherwise r12 to r15: bits
+/// 2..0, and bit 3 for REX.
 std::uint8_t any_register(Generator& generator) {
+    constexpr std::uint8_t kOthers[] = {Rcx, Rbp, Rsi, Rdi, R8, R9, R10, R11};
+    if (generator.below(32) == 0)
+        return kOthers[generator.below(8)];
     return generator.below(4) == 0 ? byte(generator.below(2) * 2) : byte(12 + generator.below(4));
 }
 
@@ -39,11 +43,33 @@ Bytes with_memory(Generator& generator, const Bytes& opcode) {
     return code;
 }
 
+/// ANDN, SHLX, RORX.
+Bytes with_vex(Generator& generator, std::uint64_t wide) {
+    const std::uint8_t reg = any_register(generator);
+    const std::uint8_t rm = any_register(generator);
+    const std::uint8_t third = any_register(generator);
+    const std::uint64_t which = generator.below(3);
+    const std::uint8_t map = which == 2 ? 3 : 2;
+    const std::uint8_t pp = std::array<std::uint8_t, 3>{0, 1, 3}.at(which);
+    const std::uint8_t opcode = std::array<std::uint8_t, 3>{0xf2, 0xf7, 0xf0}.at(which);
+    const std::uint8_t vvvv = which == 2 ? 0 : third;
+    Bytes code{0xc4, byte((~reg & 8) << 4 | 0x40 | (~rm & 8) << 2 | map),
+               byte(wide << 7 | (~vvvv & 15u) << 3 | pp), opcode,
+               byte(0xc0 | (reg & 7) << 3 | (rm & 7))};
+    if (which == 2)
+        code.push_back(byte(generator.below(64)));
+    return code;
+}
+
+/// Names each register that may lend its home.
+const Bytes kNameAll = {0x01, 0xf7, 0x45, 0x01, 0xc8, 0x45, 0x31,
+                        0xd3, 0x89, 0xcd, 0x40, 0x88, 0xee};
+
 Bytes instruction(Generator& generator) {
     const std::uint64_t wide = generator.below(2);
     const std::uint8_t alu = byte(generator.below(8) << 3 | generator.below(4));
     const std::uint8_t high = any_register(generator) | 12; // r12 to r15
-    switch (generator.below(16)) {
+    switch (generator.below(18)) {
     case 0: return with_memory(generator, {0x8b});
     case 1: return with_memory(generator, {0x89});
     case 2: return with_memory(generator, {alu});
@@ -59,12 +85,14 @@ Bytes instruction(Generator& generator) {
     case 11: return {0x4d, 0x8d, 0x64, 0x75, byte(generator.below(256))}; // lea r12, [r13+rsi*2+…]
     case 12: return {byte(0x41 | wide << 3), 0xc1, byte(0xc8 | (high & 7)), 7}; // ror
     case 13: return {0x43, 0x0f, 0x10, 0x44, 0x2c, byte(generator.below(99))};  // movups, r12+r13
+    case 14:
+    case 15: return with_vex(generator, wide);
     default: return with_registers(generator, wide, {alu});
     }
 }
 
 Bytes make_code(Generator& generator) {
-    Bytes code;
+    Bytes code = generator.below(2) == 0 ? kNameAll : Bytes{};
     for (std::uint64_t i = 4 + generator.below(40); i > 0; --i) {
         const Bytes bytes = instruction(generator);
         if (generator.below(20) == 0) { // jcc over it or, mostly, to it
