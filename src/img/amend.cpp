@@ -68,22 +68,25 @@ Result<void> merge(Session& session, block::BitmapStore& store, const std::strin
     return store.merge(name, *bitmaps, source);
 }
 
+/// The actions in the order in which they were given: "--disable --enable" ends enabled.
 Result<void> change(Session& session, block::BitmapStore& store, const std::string& name) {
     const auto& arguments = session.arguments;
-    if (arguments.has("add")) {
-        const auto granularity = DOPPEL_TRY(block::parse_size(arguments.get("g", "64k")));
-        DOPPEL_TRY_VOID(store.add(name, granularity));
+    const auto sources = arguments.all("merge");
+    auto source = sources.begin();
+    for (const auto& action : arguments.order()) {
+        if (action == "add") {
+            const auto granularity = DOPPEL_TRY(block::parse_size(arguments.get("g", "64k")));
+            DOPPEL_TRY_VOID(store.add(name, granularity));
+        } else if (action == "clear") {
+            DOPPEL_TRY_VOID(store.clear(name));
+        } else if (action == "enable" || action == "disable") {
+            DOPPEL_TRY_VOID(store.set_recording(name, action == "enable"));
+        } else if (action == "merge") {
+            DOPPEL_TRY_VOID(merge(session, store, name, *source++));
+        } else if (action == "remove") {
+            DOPPEL_TRY_VOID(store.remove(name));
+        }
     }
-    if (arguments.has("clear"))
-        DOPPEL_TRY_VOID(store.clear(name));
-    if (arguments.has("enable"))
-        DOPPEL_TRY_VOID(store.set_recording(name, true));
-    if (arguments.has("disable"))
-        DOPPEL_TRY_VOID(store.set_recording(name, false));
-    for (const auto& source : arguments.all("merge"))
-        DOPPEL_TRY_VOID(merge(session, store, name, source));
-    if (arguments.has("remove"))
-        DOPPEL_TRY_VOID(store.remove(name));
     return {};
 }
 

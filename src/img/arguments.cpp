@@ -46,7 +46,7 @@ Result<void> Arguments::parse_long(std::string_view word, std::span<const char* 
     });
     if (flag == flags.end())
         return bad(fmt::format("there is no option '{}'", word.substr(0, equals)));
-    auto& values = values_[std::string{flag->name}];
+    auto& values = values_[order_.emplace_back(flag->name)];
     if (flag->value.empty()) {
         if (equals != std::string_view::npos)
             return bad(fmt::format("--{} takes no value", name));
@@ -65,7 +65,7 @@ Result<void> Arguments::parse_short(std::string_view word, std::span<const char*
         const auto flag = std::ranges::find(flags, word.substr(i, 1), &Flag::name);
         if (flag == flags.end())
             return bad(fmt::format("there is no option '-{}'", word[i]));
-        auto& values = values_[std::string{flag->name}];
+        auto& values = values_[order_.emplace_back(flag->name)];
         if (flag->value.empty()) {
             values.emplace_back();
             continue;

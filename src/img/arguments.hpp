@@ -34,6 +34,8 @@ public:
     /// The last value given, or `standard`.
     std::string get(std::string_view flag, std::string standard = {}) const;
     std::vector<std::string> all(std::string_view flag) const;
+    /// Names of the flags in the order in which they were given, repetitions too.
+    const std::vector<std::string>& order() const noexcept { return order_; }
     const std::vector<std::string>& positional() const noexcept { return positional_; }
     /// Error unless there are as many as that.
     Result<void> expect(std::size_t least, std::size_t most, std::string_view what) const;
@@ -45,6 +47,7 @@ private:
                              std::size_t& at, std::span<const Flag> flags);
 
     std::map<std::string, std::vector<std::string>, std::less<>> values_; // by Flag::name
+    std::vector<std::string> order_;
     std::vector<std::string> positional_;
 };
 

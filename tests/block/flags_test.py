@@ -204,6 +204,18 @@ class Flags(unittest.TestCase):
         theirs("compare", "-q", self.out, self.base)
         theirs("compare", "-q", "-f", "raw", data, self.base)
 
+    def test_bitmap_actions_are_done_in_their_order(self):
+        mine, other = self.folder / "mine", self.folder / "other"
+        for tool, image in ((ours, mine), (theirs, other)):
+            shutil.copy(self.base, image)
+            tool("bitmap", "--add", image, "b")
+            tool("bitmap", "--add", image, "c")
+            tool("bitmap", "--disable", "--enable", image, "b")
+            tool("bitmap", "--remove", "--add", "-g", "4k", "--merge", "b", "--disable", image, "c")
+        bitmaps = [json.loads(theirs("info", "--output=json", image))["format-specific"]["data"]
+                   ["bitmaps"] for image in (mine, other)]
+        self.assertEqual(*bitmaps)
+
     def test_lists_of_options(self):
         for command in ("create", "convert"):
             for word in ("help", "?"):
