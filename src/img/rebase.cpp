@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <filesystem>
 
 #include <fmt/core.h>
 
@@ -69,6 +70,11 @@ block::Task<void> keep_content(block::Node& image, block::Node* new_base, Progre
     co_return {};
 }
 
+bool same_file(const std::string& left, const std::string& right) {
+    std::error_code none; // what cannot be looked at is not the same
+    return std::filesystem::equivalent(left, right, none);
+}
+
 Result<int> rebase(Session& session) {
     const auto& arguments = session.arguments;
     DOPPEL_TRY_VOID(arguments.expect(1, 1, "FILE"));
@@ -79,6 +85,8 @@ Result<int> rebase(Session& session) {
     if (!base_name.empty() && !arguments.has("F"))
         return base::fail(Errc::InvalidArgument, "the backing file's format is not named",
                           "Add -F FORMAT.");
+    if (!base_name.empty()) // what -u writes down is not opened here, but later by everybody
+        DOPPEL_TRY_VOID(block::find_format(arguments.get("F")));
     const auto& path = arguments.positional()[0];
     auto flags = open_flags(arguments, block::Access::ReadWrite);
     flags.cache = arguments.get("t", "writeback");
@@ -87,6 +95,10 @@ Result<int> rebase(Session& session) {
     flags.backing_cache = arguments.get("T", "writeback");
     flags.backing = flags.unlock = !arguments.has("u");
     auto image = DOPPEL_TRY(open_named(session, path, flags));
+    if (!base_name.empty() &&
+        same_file(backing_path(base_name, image.node->name()), image.node->name()))
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("'{}' cannot be its own backing file", path));
     if (!arguments.has("u")) {
         block::OpenedImage base;
         if (!base_name.empty()) {

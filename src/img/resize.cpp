@@ -51,6 +51,8 @@ Result<int> run(Session& session) {
     auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     auto& node = *image.node;
     const auto size = DOPPEL_TRY(new_size(arguments.positional()[1], node.size()));
+    if (size == 0 && node.size() > 0)
+        return base::fail(Errc::InvalidArgument, "the new size is 0 bytes, wanted at least 1");
     if (size < node.size() && !arguments.has("shrink"))
         return base::fail(
             Errc::InvalidArgument,

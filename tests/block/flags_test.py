@@ -216,6 +216,17 @@ class Flags(unittest.TestCase):
                    ["bitmaps"] for image in (mine, other)]
         self.assertEqual(*bitmaps)
 
+    def test_what_would_lose_the_disk_is_refused(self):
+        before = self.base.read_bytes(), self.top.read_bytes()
+        for tool in (ours, theirs):
+            tool("resize", "--shrink", self.base, "0", code=1)
+            tool("amend", "-o", "backing_file=other.qcow2", self.top, code=1)
+            tool("rebase", "-u", "-b", "base.qcow2", "-F", "bogus", self.top, code=1)
+        ours("rebase", "-u", "-b", "top.qcow2", "-F", "qcow2", self.top, code=1)
+        self.assertEqual(before, (self.base.read_bytes(), self.top.read_bytes()))
+        ours("amend", "-o", "backing_file=base.qcow2,lazy_refcounts=on", self.top)
+        theirs("check", "-q", self.top)
+
     def test_lists_of_options(self):
         for command in ("create", "convert"):
             for word in ("help", "?"):

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What can be changed about an image that exists: version, lazy refcounts, size, backing file.
+/// What can be changed about an image that exists: version, lazy refcounts, size, and, by rebase,
+/// the backing file.
 #include <algorithm>
 
 #include <fmt/core.h>
@@ -47,6 +48,11 @@ Task<void> Qcow2Node::amend(OptionValues values) {
             co_return base::fail(Errc::Unsupported,
                                  fmt::format("option '{}' cannot be changed later", name),
                                  "Convert the image instead.");
+    // Another backing file shows other data: rebase sees to that, or is told that it need not.
+    if ((options.given("backing_file") && options.text("backing_file") != header_.backing_file) ||
+        (options.given("backing_fmt") && options.text("backing_fmt") != header_.backing_format))
+        co_return base::fail(Errc::Unsupported, "the backing file cannot be amended",
+                             "Use rebase.");
     auto version = header_.version;
     if (options.given("compat")) {
         DOPPEL_CO_TRY(wanted, parse_compat(options.text("compat")));
@@ -67,10 +73,6 @@ Task<void> Qcow2Node::amend(OptionValues values) {
         DOPPEL_CO_TRY(bytes, options.size("size"));
         DOPPEL_AWAIT_VOID(resize(bytes));
     }
-    if (options.given("backing_file") || options.given("backing_fmt"))
-        DOPPEL_AWAIT_VOID(change_backing(
-            options.given("backing_file") ? options.text("backing_file") : header_.backing_file,
-            options.given("backing_fmt") ? options.text("backing_fmt") : header_.backing_format));
     co_return {};
 }
 
