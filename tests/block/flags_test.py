@@ -227,6 +227,12 @@ class Flags(unittest.TestCase):
         ours("amend", "-o", "backing_file=base.qcow2,lazy_refcounts=on", self.top)
         theirs("check", "-q", self.top)
 
+    def test_an_image_is_not_its_own_target(self):
+        for words in (("convert", "-O", "qcow2", self.base, self.base),
+                      ("dd", f"if={self.base}", f"of={self.base}")):
+            self.assertIn("this command itself", ours(*words, code=1))
+        theirs("check", "-q", self.base)
+
     def test_lists_of_options(self):
         for command in ("create", "convert"):
             for word in ("help", "?"):

@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 
 #include <fmt/core.h>
 
@@ -102,14 +103,21 @@ std::optional<std::string> find_holder(int fd) {
     return std::nullopt;
 }
 
+/// What to do about it. Nobody can end the holder when it is the very command that complains.
+std::string way_out(std::string_view holder, bool by_writer) {
+    if (holder.starts_with(fmt::format("process {} ", ::getpid())))
+        return "That is this command itself: an image that is written cannot be named twice.";
+    if (by_writer)
+        return "End it first, or read it unlocked with -U (the content may be inconsistent).";
+    return "End it first: this operation writes to the image.";
+}
+
 std::unexpected<base::Error> in_use(int fd, const std::string& path, bool by_writer) {
-    const auto holder = find_holder(fd);
-    return base::fail(
-        Errc::Busy,
-        fmt::format("'{}' is in use by {}{}", path, holder.value_or("another process"),
-                    by_writer ? ", which writes to it" : ""),
-        by_writer ? "End it first, or read it unlocked with -U (the content may be inconsistent)."
-                  : "End it first: this operation writes to the image.");
+    const auto holder = find_holder(fd).value_or("another process");
+    return base::fail(Errc::Busy,
+                      fmt::format("'{}' is in use by {}{}", path, holder,
+                                  by_writer ? ", which writes to it" : ""),
+                      way_out(holder, by_writer));
 }
 
 /// Held by someone else?
