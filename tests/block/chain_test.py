@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from commands import wait_listening
+
 KIB = 1024
 MIB = 1024 * KIB
 FORMS = ("", "cluster_size=512", "cluster_size=4k,refcount_bits=64", "cluster_size=2M",
@@ -84,9 +86,8 @@ class Chain:
         socket = self.folder / "socket"
         with subprocess.Popen([self.img, "serve", "-q", "-t", "-f", "qcow2", "-k", str(socket),
                                str(image.path)]) as server:
-            while not socket.exists() and server.poll() is None:
-                pass
             try:
+                wait_listening(server, socket)
                 self.run("qemu-io", "-f", "raw", *commands, f"nbd+unix:///?socket={socket}")
             finally:
                 server.terminate()

@@ -13,25 +13,19 @@ import time
 import unittest
 from pathlib import Path
 
+from commands import run, wait_listening
+
 IMG = ""
 MIB = 1024 * 1024
 
 
-def run(*command, code=0):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
-                          check=False)
-    if done.returncode != code:
-        raise AssertionError(f"{command} ended with {done.returncode}, not {code}:\n"
-                             f"{done.stdout}{done.stderr}")
+def ours(*words, code=0):
+    done = run(IMG, *words, code=code)
     return done.stdout + done.stderr
 
 
-def ours(*words, code=0):
-    return run(IMG, *words, code=code)
-
-
 def theirs(*words, code=0):
-    return run("qemu-img", *words, code=code)
+    return run("qemu-img", *words, code=code).stdout
 
 
 class Flags(unittest.TestCase):
@@ -86,8 +80,7 @@ class Flags(unittest.TestCase):
             node = f"driver=qcow2,file.filename={image}"
             with subprocess.Popen(["qemu-nbd", "-r", "-t", "-B", "on", "--image-opts", node, "-k",
                                    self.folder / "s"]) as server:
-                while not (self.folder / "s").exists():
-                    time.sleep(0.01)
+                wait_listening(server, self.folder / "s")
                 text = theirs("map", "--output=json", "--image-opts",
                               f"driver=nbd,server.type=unix,server.path={self.folder}/s,"
                               "x-dirty-bitmap=qemu:dirty-bitmap:on")
@@ -143,9 +136,9 @@ class Flags(unittest.TestCase):
                     place = self.folder / "data" if "data_file=data" in flags else self.out
                     if mode != "metadata":
                         self.assertGreaterEqual(place.stat().st_blocks * 512, 3 * MIB)
-                    zeroes = "read -P 0 3M 2M"
-                    self.assertNotIn("failed", run("qemu-io", "-f", form, "-c", "read -P 5 2M 1M",
-                                                   "-c", zeroes, self.out))
+                    read = run("qemu-io", "-f", form, "-c", "read -P 5 2M 1M", "-c",
+                               "read -P 0 3M 2M", self.out)
+                    self.assertNotIn("failed", read.stdout + read.stderr)
                     if form == "qcow2":
                         theirs("check", "-q", self.out)
                         last = json.loads(theirs("map", "--output=json", self.out))[-1]

@@ -18,7 +18,8 @@ import unittest
 from pathlib import Path
 
 import interop_test as common
-from interop_test import KIB, MIB, ours, run, theirs
+from commands import run
+from interop_test import KIB, MIB, ours, theirs
 
 TESTS = ""
 
@@ -369,7 +370,7 @@ class Vmdk(Readers):
             theirs("check", "-q", image)
             theirs("compare", "-q", "-f", "raw", "-F", "vmdk", text, image)
             self.seven_zip("vmdk", image, text)
-            self.assertIn("Media size", run("vmdkinfo", image))
+            self.assertIn("Media size", run("vmdkinfo", image).stdout)
         sectors = [int.from_bytes(data[:8], "little") for data in self.grains(mine)]
         self.assertEqual(sectors, sorted(sectors))
         self.assertEqual(mine.read_bytes()[4], 3)  # the version that ESXi takes

@@ -16,6 +16,8 @@ import time
 import unittest
 from pathlib import Path
 
+from commands import run
+
 IMG = ""
 KIB = 1024
 MIB = 1024 * KIB
@@ -42,21 +44,12 @@ COMPRESSED_FORMS = {
 }
 
 
-def run(*command, code=0):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
-                          check=False)
-    if done.returncode != code:
-        raise AssertionError(f"{command} ended with {done.returncode}, not {code}:\n"
-                             f"{done.stdout}{done.stderr}")
-    return done.stdout
-
-
 def ours(*words, code=0):
-    return run(IMG, *words, code=code)
+    return run(IMG, *words, code=code).stdout
 
 
 def theirs(*words, code=0):
-    return run("qemu-img", *words, code=code)
+    return run("qemu-img", *words, code=code).stdout
 
 
 def make_disk(path, size, seed):
@@ -263,6 +256,30 @@ class Qcow2(Case):
         ours("amend", "-o", "compat=0.10", image)
         self.judge(image)
         ours("amend", "-o", "compat=1.1,lazy_refcounts=on", image)
+        self.judge(image)
+
+    def test_amended_refcounts(self):
+        image = self.folder / "counted.qcow2"
+        for cluster in ("512", "64k"):
+            theirs("convert", "-q", "-f", "raw", "-O", "qcow2", "-o", f"cluster_size={cluster}",
+                   self.raw, image)
+            for bits in (64, 1, 8, 16, 2):
+                with self.subTest(cluster=cluster, bits=bits):
+                    ours("amend", "-o", f"refcount_bits={bits}", image)
+                    facts = json.loads(theirs("info", "--output=json", image))
+                    self.assertEqual(facts["format-specific"]["data"]["refcount-bits"], bits)
+                    self.judge(image)
+                    run("qemu-io", "-f", "qcow2", "-c", "write -q -P 7 4k 200k", image)
+                    theirs("check", "-q", image)
+                    theirs("convert", "-q", "-f", "qcow2", "-O", "raw", image, self.raw)
+        for _ in range(2):
+            ours("snapshot", "-c", "one", image)
+        before = image.read_bytes()
+        ours("amend", "-o", "refcount_bits=1", image, code=1)
+        ours("amend", "-o", "compat=0.10,refcount_bits=8", image, code=1)
+        ours("amend", "-o", "refcount_bits=7", image, code=1)
+        self.assertEqual(image.read_bytes(), before)
+        ours("amend", "-o", "refcount_bits=4", image)
         self.judge(image)
 
     def test_measure_agrees(self):

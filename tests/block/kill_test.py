@@ -19,17 +19,12 @@ import time
 import unittest
 from pathlib import Path
 
+from commands import run
+
 IMG = "doppel-img"
 ROUNDS = 4
 MIB = 1 << 20
 SIZE = 24 * MIB
-
-
-def run(*words, codes=(0,)):
-    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, check=False)
-    if done.returncode not in codes:
-        raise AssertionError(f"{words}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
-    return done
 
 
 def wait_for_locks(folder):
@@ -100,8 +95,8 @@ class Kills(unittest.TestCase):
         if facts.get("dirty-flag"):  # whoever opens it to write repairs it: QEMU, or we
             run(*self.random.choice((["qemu-io", "-f", "qcow2", "-c", "flush", image],
                                      [IMG, "bitmap", "--add", image, "b"])))
-        run("qemu-img", "check", "-q", "-f", "qcow2", image, codes=(0, 3))
-        run(IMG, "check", "-q", "-f", "qcow2", image, codes=(0, 3))
+        run("qemu-img", "check", "-q", "-f", "qcow2", image, code=(0, 3))
+        run(IMG, "check", "-q", "-f", "qcow2", image, code=(0, 3))
 
     def test_convert(self):
         before = {image: image.read_bytes() for image in (self.base, self.top)}
@@ -190,7 +185,7 @@ class Kills(unittest.TestCase):
                       ["rebase", "-f", "vmdk", "-b", "", top]):
             for done in self.interrupted([IMG, *words], restore):
                 for image in (base, top):
-                    run(IMG, "check", "-q", "-f", "vmdk", image, codes=(0, 3))
+                    run(IMG, "check", "-q", "-f", "vmdk", image, code=(0, 3))
                     run("qemu-img", "check", "-q", "-f", "vmdk", image)
                 if words[0] == "commit":  # the CID says that the base was changed
                     run(IMG, "rebase", "-u", "-f", "vmdk", "-b", base.name, "-F", "vmdk", top)

@@ -15,7 +15,8 @@ import unittest
 from pathlib import Path
 
 import nbd_rig
-from nbd_rig import IMG, MIB, content, run
+from commands import run
+from nbd_rig import IMG, MIB, content
 
 QUICK = "iter-time=10"  # ms: the default's 2 s would only make the test slow
 CLOCK = ""

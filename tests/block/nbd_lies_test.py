@@ -12,7 +12,8 @@ import threading
 import time
 from pathlib import Path
 
-from nbd_rig import IMG, MIB, Rig, main, run
+from commands import run
+from nbd_rig import IMG, MIB, Rig, main
 
 OPTIONS = {"LIST": 3, "GO": 7, "STRUCTURED": 8}
 

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 from pathlib import Path
+
+from commands import run, wait_listening
 
 MIB = 1 << 20
 
@@ -23,15 +24,6 @@ class Program:
 
 
 IMG = Program()
-
-
-def run(*words, code=0, timeout=60, **more):
-    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, check=False,
-                          timeout=timeout, **more)
-    if code is not None and done.returncode != code:
-        raise AssertionError(f"{words}: exit code {done.returncode}, wanted {code}\n"
-                             f"{done.stdout}{done.stderr}")
-    return done
 
 
 def content(size, seed):
@@ -59,27 +51,21 @@ class Rig(unittest.TestCase):
         return path
 
     @contextlib.contextmanager
-    def server(self, *words, ready=None):
+    def server(self, *words):
         """A server of any kind on self.socket; yields the process."""
         with subprocess.Popen([str(w) for w in words], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True) as process:
             try:
-                deadline = time.monotonic() + 20
-                while not (ready or self.socket).exists():
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        raise AssertionError(f"{words}: {process.stderr.read()}")
-                    time.sleep(0.01)
+                wait_listening(process, self.socket)
                 yield process
             finally:
                 process.terminate()
                 process.wait(timeout=20)
 
     def ours(self, image, *options, persistent=True):
-        ready = self.folder / "pid"
-        for old in (ready, self.socket):
-            old.unlink(missing_ok=True)
-        return self.server(IMG, "serve", "-k", self.socket, "--pid-file", ready,
-                           *(["-t"] if persistent else []), *options, image, ready=ready)
+        self.socket.unlink(missing_ok=True)
+        return self.server(IMG, "serve", "-k", self.socket, *(["-t"] if persistent else []),
+                           *options, image)
 
 
 def main():

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import time
 
-from nbd_rig import IMG, MIB, Rig, content, main, run
+from commands import run
+from nbd_rig import IMG, MIB, Rig, content, main
 
 
 class Serving(Rig):

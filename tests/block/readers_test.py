@@ -9,8 +9,9 @@ from pathlib import Path
 
 import formats_test as formats
 import interop_test as common
+from commands import run
 from formats_test import options
-from interop_test import MIB, ours, run
+from interop_test import MIB, ours
 
 
 class OtherReaders(formats.Readers):

@@ -17,6 +17,7 @@ import time
 import unittest
 from pathlib import Path
 
+from commands import run
 from kill_test import wait_for_locks
 
 IMG = "doppel-img"
@@ -37,14 +38,6 @@ EMPTY = (("qcow2", "", 1), ("vdi", "", 1), ("vdi", "static=on", 1), ("vpc", "", 
          ("vmdk", "", 1), ("vmdk", "subformat=monolithicFlat", 0),
          ("vmdk", "subformat=twoGbMaxExtentSparse", 1),
          ("vmdk", "subformat=twoGbMaxExtentFlat", 0))
-
-
-def run(*words, code=0, **more):
-    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, check=False,
-                          **more)
-    if code is not None and done.returncode != code:
-        raise AssertionError(f"{words}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
-    return done
 
 
 class Trouble(unittest.TestCase):

@@ -20,9 +20,12 @@ import threading
 import time
 import unittest
 
-from terminal import Terminal
-
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(SOURCE / "tests/block"))
+
+from commands import wait_listening  # noqa: E402
+from terminal import Terminal  # noqa: E402
+
 ASSETS = SOURCE / "build" / "assets"
 OPTIONS = argparse.Namespace(build=None, engine="auto")
 FILE_BYTES = 3_000_017
@@ -96,12 +99,6 @@ def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-def wait_for(path):
-    deadline = time.monotonic() + 30
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
 
 
 class Network(unittest.TestCase):
@@ -235,7 +232,7 @@ class Disk(unittest.TestCase):
         with subprocess.Popen(command) as server:
             try:
                 for disk in (name, f"json:{named}"):
-                    wait_for(socket_path)
+                    wait_listening(server, socket_path)
                     with Guest("--disk", disk) as guest:
                         digest = hashlib.sha256(self.content).hexdigest()
                         self.assertTrue(guest.run("sha256sum /dev/vda").startswith(digest))
