@@ -128,8 +128,8 @@ private:
     }
 
     void step() {
-        const auto kind = random_() % 24;
-        if (failed_ && kind >= 6 && kind < 15)
+        const auto kind = random_() % 25;
+        if (failed_ && kind >= 6 && kind < 16)
             return; // what the image is now is not known well enough
         switch (kind) {
         case 0:
@@ -147,6 +147,7 @@ private:
         case 12: return compress();
         case 13: return bitmap();
         case 14: return reopen();
+        case 15: return amend();
         default: return write();
         }
     }
@@ -225,7 +226,19 @@ private:
         after.disk.sectors = sectors;
         std::fill(after.disk.stamps.begin() + static_cast<std::ptrdiff_t>(sectors),
                   after.disk.stamps.end(), 0);
+        const auto end = node_->size();
         settle(rig_.wait(node_->resize(form_.window + sectors * kSector)), std::move(after));
+        const auto how = random_() % 2 == 0 ? Preallocation::Metadata : Preallocation::Full;
+        if (!failed_ && end < node_->size() && random_() % 2 == 0 && node_->can_preallocate(how))
+            settle(rig_.wait(node_->preallocate(end, how)), now_);
+    }
+    /// What the disk shows stays. What does not go together is refused.
+    void amend() {
+        if (form_.amended.empty())
+            return;
+        const auto done = rig_.wait(node_->amend(form_.amended[random_() % form_.amended.size()]));
+        if (done || done.error().code != Errc::InvalidArgument)
+            settle(done, now_);
     }
     void compress() {
         const auto kind = node_->compression();

@@ -24,8 +24,9 @@ struct Form {
     std::uint64_t size;
     OptionValues options;
     bool backed = false;
-    std::uint64_t window = 0; // of power cuts: from here to the end they write and look
-    bool resized = true;      // by power cuts
+    std::uint64_t window = 0;            // of power cuts: from here to the end they write and look
+    bool resized = true;                 // by power cuts
+    std::vector<OptionValues> amended{}; // by power cuts, one at a time
 };
 
 inline std::vector<std::byte> random_bytes(std::mt19937& random, std::size_t size) {

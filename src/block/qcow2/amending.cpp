@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What can be changed about an image that exists: version, lazy refcounts, size, and, by rebase,
-/// the backing file.
+/// What can be changed about an image that exists: version, refcounts' width, lazy refcounts, size,
+/// and, by rebase, the backing file.
 #include <algorithm>
 
 #include <fmt/core.h>
 
 #include "block/option_reader.hpp"
+#include "block/qcow2/checker.hpp"
 #include "block/qcow2/create_options.hpp"
 #include "block/qcow2/qcow2_node.hpp"
 
@@ -28,7 +29,33 @@ Task<void> Qcow2Node::change_backing(std::string file, std::string backing_forma
     co_return written;
 }
 
-/// To version 2: nothing may be left that it cannot express.
+namespace {
+
+/// What an image shall become.
+struct Amended {
+    std::uint32_t version = 3;
+    unsigned refcount_order = 4;
+    bool lazy_refcounts = false;
+};
+
+Result<Amended> read_amended(const OptionReader& options, const Header& now) {
+    Amended wanted{now.version, now.refcount_order,
+                   (now.compatible & compatible::kLazyRefcounts) != 0};
+    if (options.given("compat"))
+        wanted.version = DOPPEL_TRY(parse_compat(options.text("compat")));
+    if (options.given("refcount_bits"))
+        wanted.refcount_order = DOPPEL_TRY(read_refcount_order(options));
+    if (options.given("lazy_refcounts"))
+        wanted.lazy_refcounts = DOPPEL_TRY(options.flag("lazy_refcounts"));
+    if (wanted.version < 3 && options.given("lazy_refcounts") && wanted.lazy_refcounts)
+        return base::fail(Errc::InvalidArgument, "lazy_refcounts wants compat 1.1");
+    if (wanted.version < 3 && wanted.refcount_order != 4 && options.given("refcount_bits"))
+        return base::fail(Errc::InvalidArgument, "refcount_bits other than 16 want compat 1.1");
+    return wanted;
+}
+
+} // namespace
+
 Task<void> Qcow2Node::amend(OptionValues values) {
     OptionValues keys;
     for (const auto& [name, value] : values)
@@ -43,8 +70,8 @@ Task<void> Qcow2Node::amend(OptionValues values) {
     const OptionReader options{create_options(), values};
     DOPPEL_CO_TRY_VOID(options.check_names("qcow2"));
     for (const auto& [name, value] : values)
-        if (name != "compat" && name != "lazy_refcounts" && name != "backing_file" &&
-            name != "backing_fmt" && name != "size")
+        if (name != "compat" && name != "lazy_refcounts" && name != "refcount_bits" &&
+            name != "backing_file" && name != "backing_fmt" && name != "size")
             co_return base::fail(Errc::Unsupported,
                                  fmt::format("option '{}' cannot be changed later", name),
                                  "Convert the image instead.");
@@ -53,22 +80,16 @@ Task<void> Qcow2Node::amend(OptionValues values) {
         (options.given("backing_fmt") && options.text("backing_fmt") != header_.backing_format))
         co_return base::fail(Errc::Unsupported, "the backing file cannot be amended",
                              "Use rebase.");
-    auto version = header_.version;
-    if (options.given("compat")) {
-        DOPPEL_CO_TRY(wanted, parse_compat(options.text("compat")));
-        version = wanted;
-    }
-    if (options.given("lazy_refcounts")) {
-        DOPPEL_CO_TRY(lazy, options.flag("lazy_refcounts"));
-        if (lazy && version < 3)
-            co_return base::fail(Errc::InvalidArgument, "lazy_refcounts wants compat 1.1");
-        header_.compatible = lazy ? header_.compatible | compatible::kLazyRefcounts
-                                  : header_.compatible & ~compatible::kLazyRefcounts;
-    }
-    if (version != header_.version)
-        DOPPEL_AWAIT_VOID(change_version(version));
-    else
-        DOPPEL_AWAIT_VOID(rewrite_header());
+    DOPPEL_CO_TRY(wanted, read_amended(options, header_));
+    if (wanted.version > header_.version)
+        DOPPEL_AWAIT_VOID(change_version(wanted.version));
+    header_.compatible = wanted.lazy_refcounts ? header_.compatible | compatible::kLazyRefcounts
+                                               : header_.compatible & ~compatible::kLazyRefcounts;
+    if (wanted.refcount_order != header_.refcount_order)
+        DOPPEL_AWAIT_VOID(change_refcount_width(wanted.refcount_order));
+    if (wanted.version < header_.version)
+        DOPPEL_AWAIT_VOID(change_version(wanted.version));
+    DOPPEL_AWAIT_VOID(rewrite_header());
     if (options.given("size")) {
         DOPPEL_CO_TRY(bytes, options.size("size"));
         DOPPEL_AWAIT_VOID(resize(bytes));
@@ -84,6 +105,15 @@ Task<void> Qcow2Node::rewrite_header() {
     co_return {};
 }
 
+Task<void> Qcow2Node::change_refcount_width(unsigned order) {
+    DOPPEL_AWAIT(alone, lock_all(guests_, metadata_));
+    DOPPEL_AWAIT_VOID(commit_all());
+    Checker checker{*this};
+    DOPPEL_AWAIT_VOID(checker.change_width(order));
+    co_return {};
+}
+
+/// To version 2: nothing may be left that it cannot express.
 Task<void> Qcow2Node::change_version(std::uint32_t version) {
     if (version < 3) {
         const auto lasting = header_.incompatible & ~incompatible::kDirty;
@@ -98,7 +128,6 @@ Task<void> Qcow2Node::change_version(std::uint32_t version) {
         DOPPEL_AWAIT_VOID(expand_zeroes());
     }
     header_.version = version;
-    DOPPEL_AWAIT_VOID(rewrite_header());
     co_return {};
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include <fmt/core.h>
 
@@ -329,6 +330,7 @@ Task<void> Checker::rebuild() {
         blocks = needed;
         clusters = table;
     }
+    DOPPEL_CO_TRY_VOID(require_table_bytes(clusters << geometry.cluster_bits));
     std::vector<std::uint64_t> table((clusters << geometry.cluster_bits) / 8);
     std::vector<std::byte> block(geometry.cluster());
     for (std::uint64_t i = 0; i < blocks; ++i) {
@@ -351,7 +353,7 @@ Task<void> Checker::rebuild() {
     const auto offset = (start + blocks) << geometry.cluster_bits;
     const auto from = IoBuffer::of(bytes);
     DOPPEL_AWAIT_VOID(node_.file_->write(offset, from, Durability::Durable));
-    node_.refcounts_.replace(std::move(table), offset, clusters);
+    node_.refcounts_.replace(geometry, std::move(table), offset, clusters);
     node_.fresh_from_ = std::max(node_.fresh_from_, offset + bytes.size());
     DOPPEL_AWAIT_VOID(node_.write_header());
     result_.corruptions_fixed = result_.corruptions;
@@ -359,17 +361,52 @@ Task<void> Checker::rebuild() {
     co_return {};
 }
 
-Task<CheckResult> Checker::run(Repair repair) {
-    repair_ = repair;
-    result_.total_clusters = node_.geometry_.clusters_for(node_.size());
+Task<void> Checker::count_all() {
     DOPPEL_AWAIT_VOID(count_active());
     DOPPEL_AWAIT_VOID(count_snapshots());
     DOPPEL_AWAIT_VOID(count_tables());
     DOPPEL_AWAIT_VOID(count_bitmaps());
     // From here on a repair must not be undone by what is read anew.
-    if (repair == Repair::All)
+    if (repair_ == Repair::All)
         DOPPEL_AWAIT_VOID(node_.l2_.write_dirty());
     count_refcount_structure();
+    co_return {};
+}
+
+Result<void> Checker::require_fit(std::uint64_t most) const {
+    for (std::uint64_t cluster = 0; cluster < references_.end(); ++cluster)
+        if (const auto count = references_.get(cluster); count > most)
+            return base::fail(
+                Errc::Unsupported,
+                fmt::format("cluster {} has {} references, with these refcount_bits {} would fit",
+                            cluster, count, most),
+                "Delete snapshots, or give more refcount_bits.");
+    return {};
+}
+
+Task<void> Checker::change_width(unsigned order) {
+    DOPPEL_AWAIT_VOID(count_all());
+    if (result_.corruptions != 0)
+        co_return base::fail(Errc::Corrupt, result_.findings.front(),
+                             "Repair the image with check -r all.");
+    auto wanted = node_.geometry_;
+    wanted.refcount_order = order;
+    DOPPEL_CO_TRY_VOID(require_fit(wanted.max_refcount()));
+    const auto old = std::exchange(node_.geometry_, wanted);
+    node_.header_.refcount_order = order;
+    auto rebuilding = rebuild();
+    auto done = co_await rebuilding;
+    if (!done) {
+        node_.geometry_ = old;
+        node_.header_.refcount_order = old.refcount_order;
+    }
+    co_return done;
+}
+
+Task<CheckResult> Checker::run(Repair repair) {
+    repair_ = repair;
+    result_.total_clusters = node_.geometry_.clusters_for(node_.size());
+    DOPPEL_AWAIT_VOID(count_all());
     result_.image_end_offset = references_.end() << node_.geometry_.cluster_bits;
     DOPPEL_AWAIT_VOID(compare());
     DOPPEL_AWAIT_VOID(check_flags());

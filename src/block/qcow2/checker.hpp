@@ -35,11 +35,14 @@ class Checker {
 public:
     explicit Checker(Qcow2Node& node);
     Task<CheckResult> run(Repair repair);
+    /// Counts anew with 2^order bits for each cluster. The tables on disk must be up to date.
+    Task<void> change_width(unsigned order);
 
 private:
     void find(bool corruption, std::string text);
     bool count(const char* what, std::uint64_t offset, std::uint64_t bytes,
                std::uint64_t times = 1);
+    Task<void> count_all();
     Task<void> count_active();
     Task<void> count_snapshots();
     Task<void> count_tables();
@@ -54,6 +57,7 @@ private:
     Task<void> check_flags();
     Task<void> check_table_flags(std::uint64_t table);
     Task<void> patch(std::uint64_t offset, std::uint64_t word);
+    Result<void> require_fit(std::uint64_t most) const;
     Task<void> rebuild();
 
     Qcow2Node& node_;

@@ -66,10 +66,7 @@ Result<void> read_sizes(Header& header, const OptionReader& options) {
         return wrong(
             fmt::format("cluster_size is {}, allowed are powers of two from 512 to 2M", cluster));
     header.cluster_bits = static_cast<unsigned>(std::countr_zero(cluster));
-    const auto bits = DOPPEL_TRY(options.size("refcount_bits"));
-    if (!std::has_single_bit(bits) || bits > 64)
-        return wrong(fmt::format("refcount_bits is {}, allowed are powers of two up to 64", bits));
-    header.refcount_order = static_cast<unsigned>(std::countr_zero(bits));
+    header.refcount_order = DOPPEL_TRY(read_refcount_order(options));
     return {};
 }
 
@@ -277,6 +274,13 @@ Result<std::uint64_t> measure_unit(std::uint64_t, const OptionValues& values) {
 } // namespace
 
 std::span<const OptionSpec> create_options() { return all_options(); }
+
+Result<unsigned> read_refcount_order(const OptionReader& options) {
+    const auto bits = DOPPEL_TRY(options.size("refcount_bits"));
+    if (!std::has_single_bit(bits) || bits > 64)
+        return wrong(fmt::format("refcount_bits is {}, allowed are powers of two up to 64", bits));
+    return static_cast<unsigned>(std::countr_zero(bits));
+}
 
 Result<std::uint32_t> parse_compat(const std::string& compat) {
     if (compat == "1.1" || compat == "v3")

@@ -9,12 +9,25 @@ namespace {
 
 constexpr std::uint64_t kSize = 96u << 10;
 
+const std::vector<OptionValues> kAmended{{{"refcount_bits", "1"}},   {{"refcount_bits", "8"}},
+                                         {{"refcount_bits", "16"}},  {{"refcount_bits", "64"}},
+                                         {{"lazy_refcounts", "on"}}, {{"lazy_refcounts", "off"}},
+                                         {{"compat", "0.10"}},       {{"compat", "1.1"}}};
+
 const std::vector<test::Form> kForms{
     {"tiny", kSize, {{"cluster_size", "512"}}},
     {"usual", kSize, {{"cluster_size", "4k"}}},
     {"lazy", kSize, {{"cluster_size", "4k"}, {"lazy_refcounts", "on"}}},
     {"subclusters", kSize * 2, {{"cluster_size", "16k"}, {"extended_l2", "on"}}},
     {"old", kSize, {{"cluster_size", "1k"}, {"compat", "0.10"}}},
+    {"amended", kSize, {{"cluster_size", "1k"}}, false, 0, true, kAmended},
+    {"amended-backed",
+     kSize,
+     {{"cluster_size", "4k"}, {"backing_fmt", "raw"}},
+     true,
+     0,
+     true,
+     kAmended},
     {"wide", kSize, {{"cluster_size", "512"}, {"refcount_bits", "64"}}},
     {"narrow", kSize, {{"cluster_size", "1k"}, {"refcount_bits", "1"}}},
     {"bytes", kSize, {{"cluster_size", "2k"}, {"refcount_bits", "8"}}},

@@ -193,6 +193,7 @@ private:
 
     // amending.cpp
     Task<void> rewrite_header();
+    Task<void> change_refcount_width(unsigned order);
     Task<void> change_version(std::uint32_t version);
     Task<void> expand_zeroes();
 

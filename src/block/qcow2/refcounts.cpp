@@ -17,6 +17,15 @@ constexpr std::size_t kSectorBytes = 512;
 constexpr std::uint64_t kEntriesPerSector = kSectorBytes / 8;
 } // namespace
 
+Result<void> require_table_bytes(std::uint64_t bytes) {
+    if (bytes <= kMaxReftableBytes)
+        return {};
+    return base::fail(
+        Errc::NoSpace,
+        fmt::format("the refcount table has reached its limit of {} bytes", kMaxReftableBytes),
+        "Use larger clusters.");
+}
+
 Refcounts::Refcounts(Node& file, const Header& header, std::vector<std::uint64_t> table)
     : file_{file}, geometry_{header}, blocks_{file, geometry_.cluster(), kCacheBytes},
       table_{std::move(table)}, table_offset_{header.reftable_offset},
@@ -48,8 +57,9 @@ Task<void> Refcounts::set(std::uint64_t cluster, std::uint64_t value) {
     co_return {};
 }
 
-void Refcounts::replace(std::vector<std::uint64_t> table, std::uint64_t offset,
-                        std::uint64_t clusters) {
+void Refcounts::replace(const Geometry& geometry, std::vector<std::uint64_t> table,
+                        std::uint64_t offset, std::uint64_t clusters) {
+    geometry_ = geometry;
     blocks_.clear();
     dirty_entries_.clear();
     table_ = std::move(table);
@@ -257,11 +267,7 @@ Task<void> Refcounts::grow_table(std::uint64_t block_index, std::uint64_t least_
             break;
         new_blocks = needed;
     }
-    if (clusters << geometry_.cluster_bits > kMaxReftableBytes)
-        co_return base::fail(
-            Errc::NoSpace,
-            fmt::format("the refcount table has reached its limit of {} bytes", kMaxReftableBytes),
-            "Use larger clusters.");
+    DOPPEL_CO_TRY_VOID(require_table_bytes(clusters << geometry_.cluster_bits));
     auto table = table_;
     table.resize((clusters << geometry_.cluster_bits) / 8);
     std::vector<std::vector<std::byte>> blocks(new_blocks,

@@ -13,6 +13,9 @@
 
 namespace doppel::block::qcow2 {
 
+/// Error: nobody opens an image with such a refcount table.
+Result<void> require_table_bytes(std::uint64_t bytes);
+
 class Refcounts {
 public:
     Refcounts(Node& file, const Header& header, std::vector<std::uint64_t> table);
@@ -44,7 +47,8 @@ public:
     /// The header names the new table; the old one and what was kept are given back.
     Task<void> attach();
     /// After somebody else has written a new table.
-    void replace(std::vector<std::uint64_t> table, std::uint64_t offset, std::uint64_t clusters);
+    void replace(const Geometry& geometry, std::vector<std::uint64_t> table, std::uint64_t offset,
+                 std::uint64_t clusters);
 
     TableCache& blocks() noexcept { return blocks_; }
     const std::vector<std::uint64_t>& table() const noexcept { return table_; }
