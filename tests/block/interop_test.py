@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
@@ -257,6 +258,26 @@ class Qcow2(Case):
         self.judge(image)
         ours("amend", "-o", "compat=1.1,lazy_refcounts=on", image)
         self.judge(image)
+
+    def test_refcounts_that_are_data_too(self):
+        image = self.folder / "shared.qcow2"
+        theirs("create", "-q", "-f", "qcow2", image, "1M")
+        run("qemu-io", "-f", "qcow2", "-c", "write -q -P 7 0 512k", image)
+        before = bytearray(image.read_bytes())
+        table, first = (struct.unpack_from(">Q", before, at)[0] for at in (48, 40))
+        block = struct.unpack_from(">Q", before, table)[0]
+        l2 = struct.unpack_from(">Q", before, first)[0] & 0xfffffffffffe00
+        for name, at in (("table", table), ("block", block)):
+            with self.subTest(name):
+                lies = bytearray(before)
+                struct.pack_into(">Q", lies, l2 + 8, at)
+                image.write_bytes(lies)
+                ours("check", "-q", "-r", "all", image)
+                ours("check", "-q", image)
+                theirs("check", "-q", image)
+                shown = lies[at:at + 65536]
+                theirs("convert", "-q", "-f", "qcow2", "-O", "raw", image, self.folder / "out")
+                self.assertEqual((self.folder / "out").read_bytes()[65536:131072], shown)
 
     def test_amended_refcounts(self):
         image = self.folder / "counted.qcow2"

@@ -39,6 +39,12 @@ public:
     /// After the disk changed its size: new granules are clear.
     void resized(std::uint64_t size_bytes);
     const std::vector<Bitmap>& bitmaps() const noexcept { return bitmaps_; }
+    /// Parts of the file that the image's directory of bitmaps names, and the directory.
+    struct Stored {
+        std::uint64_t offset = 0;
+        std::uint64_t bytes = 0;
+    };
+    const std::vector<Stored>& stored() const noexcept { return stored_; }
 
     std::vector<BitmapInfo> list() const override;
     Result<void> add(const std::string& name, std::uint64_t granularity_bytes) override;
@@ -62,11 +68,7 @@ private:
     std::vector<Bitmap> bitmaps_;
     bool changed_ = false;
     bool in_use_ = false;
-    struct Stored { // what the image held at load: freed when the new ones are in place
-        std::uint64_t offset = 0;
-        std::uint64_t bytes = 0;
-    };
-    std::vector<Stored> stored_;
+    std::vector<Stored> stored_; // freed when new ones are in place
 };
 
 } // namespace doppel::block::qcow2

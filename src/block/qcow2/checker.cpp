@@ -188,33 +188,18 @@ void Checker::count_data(std::uint64_t host, bool active) {
     last_data_ = host;
 }
 
-Task<void> Checker::count_bitmaps() {
-    const auto& extension = node_.header_.bitmaps;
-    if (extension.count == 0)
-        co_return {};
-    if (!count("the bitmap directory", extension.directory_offset, extension.directory_bytes))
-        co_return {};
-    for (const auto& bitmap : node_.bitmaps_.bitmaps()) {
-        const auto bytes = std::uint64_t{bitmap.table_entries} * 8;
-        if (bytes == 0 || !count("a bitmap table", bitmap.table_offset, bytes))
-            continue;
-        std::vector<std::byte> table(bytes);
-        DOPPEL_AWAIT_VOID(node_.file_->read(bitmap.table_offset, IoBuffer{table}));
-        for (std::uint64_t at = 0; at < bytes; at += 8) {
-            const auto offset = base::load_be<std::uint64_t>(table.data() + at) & kOffsetMask;
-            if (offset != 0)
-                count("a bitmap's data", offset, node_.geometry_.cluster());
-        }
-    }
-    co_return {};
+/// Those that the image names, whatever has become of them in memory.
+void Checker::count_bitmaps() {
+    for (const auto& range : node_.bitmaps_.stored())
+        count("a part of a bitmap", range.offset, range.bytes);
 }
 
 void Checker::count_refcount_structure() {
     auto& refcounts = node_.refcounts_;
-    count("the refcount table", refcounts.table_offset(),
-          refcounts.table_clusters() << node_.geometry_.cluster_bits);
-    for (std::uint64_t i = 0; i < refcounts.table_clusters(); ++i)
-        structure_.insert((refcounts.table_offset() >> node_.geometry_.cluster_bits) + i);
+    if (count("the refcount table", refcounts.table_offset(),
+              refcounts.table_clusters() << node_.geometry_.cluster_bits))
+        for (std::uint64_t i = 0; i < refcounts.table_clusters(); ++i)
+            ++structure_[(refcounts.table_offset() >> node_.geometry_.cluster_bits) + i];
     for (std::size_t i = 0; i < refcounts.table().size(); ++i) {
         const auto block = refcounts.table()[i];
         if (block == 0)
@@ -222,10 +207,9 @@ void Checker::count_refcount_structure() {
         const bool valid = node_.geometry_.within(block) == 0 && block < node_.file_->size();
         if (valid && count("a refcount block", block, node_.geometry_.cluster())) {
             const auto cluster = block >> node_.geometry_.cluster_bits;
-            if (references_.get(cluster) == 1) {
-                structure_.insert(cluster);
+            ++structure_[cluster];
+            if (references_.get(cluster) == 1)
                 continue;
-            }
             find(true, fmt::format("refcount block {} at {:#x} is used for something else too", i,
                                    block));
         } else {
@@ -283,7 +267,7 @@ Task<void> Checker::check_table_flags(std::uint64_t table) {
         if (!entry.compressed() && entry.host() == 0)
             continue;
         const bool single = !entry.compressed() &&
-                            references_.get(entry.host() >> node_.geometry_.cluster_bits) == 1;
+                            count_in_the_end(entry.host() >> node_.geometry_.cluster_bits) == 1;
         if (single == entry.copied() || node_.geometry_.within(entry.host()) != 0)
             continue;
         find(true, fmt::format("OFLAG_COPIED data cluster: l2_entry={:x}", entry.word));
@@ -300,7 +284,7 @@ Task<void> Checker::check_flags() {
         const auto table = node_.l1_[i] & kOffsetMask;
         if (table == 0 || !std::ranges::binary_search(active_, table))
             continue;
-        const bool single = references_.get(table >> node_.geometry_.cluster_bits) == 1;
+        const bool single = count_in_the_end(table >> node_.geometry_.cluster_bits) == 1;
         if (single != ((node_.l1_[i] & kCopied) != 0)) {
             find(true, fmt::format("OFLAG_COPIED L2 cluster: l1_entry={:x}", node_.l1_[i]));
             if (repair_ == Repair::All) {
@@ -313,6 +297,17 @@ Task<void> Checker::check_flags() {
             DOPPEL_AWAIT_VOID(check_table_flags(table));
     }
     co_return {};
+}
+
+/// How often a cluster is in use for anything else than counting.
+std::uint64_t Checker::without_structure(std::uint64_t cluster) const {
+    const auto counting = structure_.find(cluster);
+    return references_.get(cluster) - (counting == structure_.end() ? 0 : counting->second);
+}
+
+std::uint64_t Checker::count_in_the_end(std::uint64_t cluster) const {
+    return structure_broken_ && repair_ == Repair::All ? without_structure(cluster)
+                                                       : references_.get(cluster);
 }
 
 /// New refcount blocks and a new table behind all that is in use; the old ones are forgotten.
@@ -338,9 +333,7 @@ Task<void> Checker::rebuild() {
         for (std::uint64_t j = 0; j < per_block; ++j) {
             const auto cluster = i * per_block + j;
             const bool ours = cluster >= start && cluster < start + blocks + clusters;
-            const auto counted = structure_.contains(cluster)
-                                     ? 0
-                                     : std::min(references_.get(cluster), geometry.max_refcount());
+            const auto counted = std::min(without_structure(cluster), geometry.max_refcount());
             store_refcount(block, j, geometry.refcount_order, ours ? 1 : counted);
         }
         table[i] = (start + i) << geometry.cluster_bits;
@@ -365,7 +358,7 @@ Task<void> Checker::count_all() {
     DOPPEL_AWAIT_VOID(count_active());
     DOPPEL_AWAIT_VOID(count_snapshots());
     DOPPEL_AWAIT_VOID(count_tables());
-    DOPPEL_AWAIT_VOID(count_bitmaps());
+    count_bitmaps();
     // From here on a repair must not be undone by what is read anew.
     if (repair_ == Repair::All)
         DOPPEL_AWAIT_VOID(node_.l2_.write_dirty());
@@ -375,7 +368,7 @@ Task<void> Checker::count_all() {
 
 Result<void> Checker::require_fit(std::uint64_t most) const {
     for (std::uint64_t cluster = 0; cluster < references_.end(); ++cluster)
-        if (const auto count = references_.get(cluster); count > most)
+        if (const auto count = without_structure(cluster); count > most)
             return base::fail(
                 Errc::Unsupported,
                 fmt::format("cluster {} has {} references, with these refcount_bits {} would fit",

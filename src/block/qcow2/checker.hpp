@@ -50,7 +50,7 @@ private:
     bool count_entry(std::uint64_t table, std::uint64_t at, Entry entry, std::uint64_t times,
                      bool active);
     void count_data(std::uint64_t host, bool active);
-    Task<void> count_bitmaps();
+    void count_bitmaps();
     void count_refcount_structure();
     Task<void> compare();
     Task<void> compare_one(std::uint64_t cluster);
@@ -58,17 +58,19 @@ private:
     Task<void> check_table_flags(std::uint64_t table);
     Task<void> patch(std::uint64_t offset, std::uint64_t word);
     Result<void> require_fit(std::uint64_t most) const;
+    std::uint64_t without_structure(std::uint64_t cluster) const;
+    std::uint64_t count_in_the_end(std::uint64_t cluster) const;
     Task<void> rebuild();
 
     Qcow2Node& node_;
     Repair repair_ = Repair::None;
     CheckResult result_;
     ReferenceCounts references_;
-    std::map<std::uint64_t, std::uint64_t> tables_; // L2 table → how often it is referred to
-    std::vector<std::uint64_t> active_;             // the active L1's tables, sorted
-    std::set<std::uint64_t> structure_;             // clusters of the refcount table and its blocks
-    bool structure_broken_ = false;                 // refcounts cannot be corrected in place
-    std::uint64_t last_data_ = 0;                   // host offset of the data cluster before
+    std::map<std::uint64_t, std::uint64_t> tables_;    // L2 table → how often it is referred to
+    std::vector<std::uint64_t> active_;                // the active L1's tables, sorted
+    std::map<std::uint64_t, std::uint64_t> structure_; // cluster → refcount tables and blocks in it
+    bool structure_broken_ = false;                    // refcounts cannot be corrected in place
+    std::uint64_t last_data_ = 0;                      // host offset of the data cluster before
 };
 
 } // namespace doppel::block::qcow2
