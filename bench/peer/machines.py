@@ -101,8 +101,8 @@ exec chroot /mnt /usr/bin/env -i -C /tmp PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME
 
 
 def in_root_of(image, command):
-    """The command on the host, with a raw image's file system as its root: what bench/guest/debian/init
-    does in a guest. Takes root."""
+    """The command on the host, with a raw image's file system as its root, as bench/guest/debian/init
+    has it in a guest. Takes root."""
     return ["unshare", "--mount", "sh", "-c", IN_ROOT, str(image), *command]
 
 
