@@ -29,7 +29,10 @@ constexpr std::array kFlags{
     Flag{"n", "", "write into a target that exists"},
     Flag{"target-image-opts", "", "with -n: the target's name is a list like that of --image-opts"},
     Flag{"target-is-zero", "", "with -n: the target reads as zeroes"},
-    Flag{"S", "SIZE", "runs of zeroes this long become holes; 0: write everything [4k]"},
+    Flag{"S", "SIZE",
+         "runs of zeroes this long become holes; 0: write everything [4k, by samples where the "
+         "source "
+         "has holes]"},
     Flag{"m", "N", "pieces under way at once, 1 to 64"},
     Flag{"r", "SIZE", "bytes per second, at most"},
     Flag{"W", "", "pieces may be written out of order (they always may)"},

@@ -303,6 +303,16 @@ class Qcow2(Case):
         ours("amend", "-o", "refcount_bits=4", image)
         self.judge(image)
 
+    def test_zeroes_of_a_small_source_without_holes(self):
+        whole, mine, other = (self.folder / name for name in ("whole", "mine", "other"))
+        rng = random.Random(5)
+        whole.write_bytes(b"".join(rng.randbytes(3 * MIB) + bytes(2 * MIB) for _ in range(3)))
+        ours("convert", "-q", "-f", "raw", "-O", "qcow2", whole, mine)
+        theirs("convert", "-q", "-f", "raw", "-O", "qcow2", whole, other)
+        allocated = [json.loads(theirs("check", "--output=json", image))["allocated-clusters"]
+                     for image in (mine, other)]
+        self.assertEqual(allocated[0], allocated[1])
+
     def test_measure_agrees(self):
         for options in ("", "cluster_size=4k", "cluster_size=2M", "refcount_bits=1",
                         "extended_l2=on"):

@@ -376,18 +376,21 @@ Task<void> Copier::copy_batches() {
     }
 }
 
-/// Whether the files can share extents shows when they try.
+/// Whether the files can share extents shows when they try, with the first unit.
 Task<void> Copier::try_sharing() {
     unseen_bytes_ = unit();
-    DOPPEL_AWAIT(batch, next_batch());
-    if (!batch.unseen())
-        held_ = batch.chunks[0];
-    if (batch.moves.empty())
+    DOPPEL_AWAIT(chunk, next_chunk());
+    if (!chunk || !chunk->unseen) {
+        held_ = chunk;
         co_return {};
+    }
+    Batch batch;
+    chunk->number = found_++;
+    batch.chunks.push_back(*chunk);
+    DOPPEL_AWAIT_VOID(place(batch));
     DOPPEL_AWAIT_VOID(move_batch(batch));
     shares_ = ways_.share;
-    for (const auto& chunk : batch.chunks)
-        done(chunk.length);
+    done(chunk->length);
     co_return {};
 }
 
