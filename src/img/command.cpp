@@ -85,7 +85,7 @@ int run_command(std::string_view program, const Command& command,
         if (*parent)
             return **parent;
     }
-    end_cleanly_on_signals();
+    end_cleanly_on_signals(name);
     const auto loop = base::EventLoop::create();
     if (!loop)
         return complain(name, loop.error(), command.error_code);
@@ -105,7 +105,7 @@ int complain(std::string_view name, const Error& error, int code) {
     for (auto at = text.find(temporary); at != std::string::npos; at = text.find(temporary))
         text.erase(at, temporary.size());
     fmt::print(stderr, "{}: {}\n", name, text);
-    return error.code == Errc::Interrupted ? kInterrupted : code;
+    return error.code == Errc::Interrupted ? interrupted_code() : code;
 }
 
 int run(std::string_view program, std::span<const char* const> words) {

@@ -10,8 +10,7 @@
 
 namespace doppel::img {
 
-constexpr int kFailed = 1;        // qemu-img's code for every error that has none of its own
-constexpr int kInterrupted = 130; // the shell's for Ctrl-C
+constexpr int kFailed = 1; // qemu-img's code for every error that has none of its own
 
 struct Session {
     block::IoContext& context;
@@ -48,8 +47,8 @@ const Command& dd_command();
 const Command& bench_command();
 const Command& serve_command();
 
-/// Prints an error; yields `code`, or kInterrupted where that was the reason. A file that is not
-/// complete is called what it will be called.
+/// Prints an error; yields `code`, or interrupted_code() where that was the reason. A file that is
+/// not complete is called what it will be called.
 int complain(std::string_view name, const Error& error, int code);
 
 /// `program`: how the user calls us, for messages ("doppel img", "doppel-img"); `words`: what

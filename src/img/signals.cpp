@@ -5,11 +5,8 @@
 
 #include <atomic>
 #include <csignal>
-#include <string_view>
 
 #include <fmt/core.h>
-
-#include "img/command.hpp"
 
 namespace doppel::img {
 
@@ -24,22 +21,27 @@ struct Unfinished {
 std::atomic<const Unfinished*> unfinished{nullptr};
 std::atomic<bool> asked{false}; // somebody looks at stop_requested
 bool stop_requested = false;    // read by the loop's thread between chunks
+volatile std::sig_atomic_t last_signal = SIGINT;
+std::string sentence; // made before a signal can come
 
-void on_signal(int) {
+void on_signal(int signal) {
+    last_signal = signal;
     if (asked && !stop_requested) {
         stop_requested = true;
         return;
     }
     for (const auto* one = unfinished.load(); one != nullptr; one = one->next)
         ::unlink(one->path.c_str());
-    constexpr std::string_view kText = "interrupted\n";
-    (void)!::write(STDERR_FILENO, kText.data(), kText.size());
-    ::_exit(kInterrupted);
+    (void)!::write(STDERR_FILENO, sentence.data(), sentence.size());
+    ::_exit(interrupted_code());
 }
 
 } // namespace
 
-void end_cleanly_on_signals() {
+int interrupted_code() { return 128 + last_signal; }
+
+void end_cleanly_on_signals(std::string_view name) {
+    sentence = fmt::format("{}: interrupted\n", name);
     struct sigaction action{};
     action.sa_handler = on_signal;
     action.sa_flags = SA_RESTART;
