@@ -10,11 +10,15 @@
 namespace doppel::block {
 
 Result<std::uint64_t> parse_size(std::string_view text) {
-    const auto bad = [&] {
-        return base::fail(Errc::InvalidArgument, fmt::format("'{}' is not a size", text),
+    const auto bad = [said = text] {
+        return base::fail(Errc::InvalidArgument, fmt::format("'{}' is not a size", said),
                           "Give a number of bytes, with k, M, G, T, P or E behind it if you like.");
     };
-    const auto number_end = std::min(text.find_first_not_of("0123456789."), text.size());
+    const bool hexadecimal = text.starts_with("0x") || text.starts_with("0X");
+    if (hexadecimal)
+        text.remove_prefix(2);
+    const auto* digits = hexadecimal ? "0123456789abcdefABCDEF" : "0123456789.";
+    const auto number_end = std::min(text.find_first_not_of(digits), text.size());
     const auto suffix = text.substr(number_end);
     constexpr std::string_view kSuffixes = "bkmgtpe";
     unsigned shift = 0;
@@ -30,7 +34,8 @@ Result<std::uint64_t> parse_size(std::string_view text) {
     const auto* end = number.data() + number.size();
     if (number.find('.') == std::string_view::npos) {
         std::uint64_t value = 0;
-        const auto [stop, error] = std::from_chars(number.data(), end, value);
+        const auto [stop, error] =
+            std::from_chars(number.data(), end, value, hexadecimal ? 16 : 10);
         if (error != std::errc{} || stop != end || value > (std::uint64_t{1} << 63) >> shift)
             return bad();
         return value << shift;

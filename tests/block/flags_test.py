@@ -226,6 +226,16 @@ class Flags(unittest.TestCase):
             self.assertIn("this command itself", ours(*words, code=1))
         theirs("check", "-q", self.base)
 
+    def test_sizes_are_read_alike(self):
+        def made(tool, text):
+            self.out.unlink(missing_ok=True)
+            done = run(tool, "create", "-q", "-f", "raw", self.out, text, code=None)
+            return self.out.stat().st_size if done.returncode == 0 else None
+        for text in ("0x1000", "0X2000", "0xaBc00", "1.5k", "512", "2M", "0x10k", "0x", "x1",
+                     "0x1.8", "12q", "", "0x8000000000000000"):
+            with self.subTest(text):
+                self.assertEqual(made(IMG, text), made("qemu-img", text))
+
     def test_lists_of_options(self):
         for command in ("create", "convert"):
             for word in ("help", "?"):

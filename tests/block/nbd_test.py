@@ -295,6 +295,17 @@ class Tls(Rig):
                 code=1)
             run("nbdinfo", "--size", url)  # it goes on
 
+    def test_writes(self):
+        creds = f"tls-creds-x509,id=t,dir={self.certificates},endpoint=server"
+        url = f"nbds+unix:///?socket={self.socket}&tls-certificates={self.certificates}"
+        for command in (["nbdcopy", self.raw, url],
+                        [IMG, "convert", "-n", "-f", "raw", "-O", "raw", self.raw, url]):
+            target = self.folder / "target"
+            target.write_bytes(b"\1" * len(self.bytes))
+            with self.ours(target, "-f", "raw", "--tls-creds", "t", "--object", creds):
+                run(*command)
+            self.assertEqual(target.read_bytes(), self.bytes)
+
     def test_keys(self):
         creds = f"tls-creds-psk,id=t,dir={self.psk},endpoint=server"
         url = f"nbds+unix://USER@/?socket={self.socket}&tls-psk-file={self.psk}/keys.psk"
