@@ -96,13 +96,14 @@ mount -o loop,ro "$0" /mnt
 mount -t tmpfs tmp /mnt/tmp
 mount --rbind /proc /mnt/proc
 mount --rbind /dev /mnt/dev
-exec chroot /mnt /usr/bin/env -i -C /tmp PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LANG=C "$@"
+exec chroot /mnt /usr/bin/env -i -C /tmp PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
+    HOME=/tmp LANG=C "$@"
 """
 
 
 def in_root_of(image, command):
-    """The command on the host, with a raw image's file system as its root, as bench/guest/debian/init
-    has it in a guest. Takes root."""
+    """The command on the host, with a raw image's file system as its root, as
+    bench/guest/debian/init has it in a guest. Takes root."""
     return ["unshare", "--mount", "sh", "-c", IN_ROOT, str(image), *command]
 
 

@@ -23,6 +23,7 @@ from kill_test import wait_for_locks
 IMG = "doppel-img"
 MIB = 1 << 20
 NOBODY = 65534
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # New images of 24 MiB where the file system has 17: format, options.
 WHOLE = (("raw", "preallocation=full"), ("qcow2", "preallocation=full"))
 # Where data of 24 MiB goes.
@@ -212,7 +213,7 @@ class Trouble(unittest.TestCase):
         ended = 0
         for number, words in enumerate(commands * 2):
             with self.subTest(words[1:5]):
-                fast = self.interrupt(words, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[number % 3])
+                fast = self.interrupt(words, SIGNALS[number % 3])
                 ended += fast
                 left = list(self.small.iterdir())
                 self.assertEqual(bool(left), fast, left)
@@ -249,7 +250,7 @@ class Trouble(unittest.TestCase):
                 (["amend", "-o", "compat=0.10", dirty], (dirty,), 0.03),
                 (["check", "-q", "-r", "all", dirty], (dirty,), 0.03),
                 (["check", "-q", top], (), 0.02)):
-            for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for sent in SIGNALS:
                 with self.subTest(words[0]):
                     ended += self.interrupt([IMG, *words], sent, most)
                     tries += 1
@@ -273,7 +274,7 @@ class Trouble(unittest.TestCase):
         run(IMG, "create", "-q", *first, "-f", "luks", "-o", "key-secret=first,iter-time=10", image,
             "1M")
         content = image.read_bytes()
-        for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) * 2:
+        for sent in SIGNALS * 2:
             self.interrupt([IMG, "amend", *first, *second, "-o",
                             "state=active,new-secret=second,iter-time=10", *name], sent)
             run(IMG, "bench", "-q", "-c", "1", *first, *name)
