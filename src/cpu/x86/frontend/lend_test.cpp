@@ -83,8 +83,9 @@ Bytes instruction(Generator& generator) {
     case 9: return {0x49, 0x0f, byte(0xc8 | (high & 7))}; // bswap
     case 10: return {0x41, byte(0xb8 | (high & 7)), byte(generator.next()), 1, 2, 3};
     case 11: return {0x4d, 0x8d, 0x64, 0x75, byte(generator.below(256))}; // lea r12, [r13+rsi*2+…]
-    case 12: return {byte(0x41 | wide << 3), 0xc1, byte(0xc8 | (high & 7)), 7}; // ror
-    case 13: return {0x43, 0x0f, 0x10, 0x44, 0x2c, byte(generator.below(99))};  // movups, r12+r13
+    case 12: // ror: by more than one, OF is anything
+        return {byte(0x41 | wide << 3), 0xc1, byte(0xc8 | (high & 7)), 1};
+    case 13: return {0x43, 0x0f, 0x10, 0x44, 0x2c, byte(generator.below(99))}; // movups, r12+r13
     case 14:
     case 15: return with_vex(generator, wide);
     default: return with_registers(generator, wide, {alu});
