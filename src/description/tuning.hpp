@@ -20,6 +20,7 @@ struct Tuning {
     bool branches = true;        // indirect and far branches find their target in a cache
     bool shared_branches = true; // and when it does not know, in a larger one of all spaces
     bool far_links = true;       // direct branches to other pages each know where theirs is
+    bool fixed_code = true;      // the kernel's code knows at which address it is
     bool huge_code = true;       // translated code lies in huge pages of the host
     bool long_blocks = true;     // a block goes on behind a conditional branch
     bool loops = true;           // hot loops are translated again, with their checks before them
@@ -42,6 +43,7 @@ inline constexpr std::array kTuningNames{
     TuningName{"branches", &Tuning::branches},
     TuningName{"shared-branches", &Tuning::shared_branches},
     TuningName{"far-links", &Tuning::far_links},
+    TuningName{"fixed-code", &Tuning::fixed_code},
     TuningName{"huge-code", &Tuning::huge_code},
     TuningName{"long-blocks", &Tuning::long_blocks},
     TuningName{"loops", &Tuning::loops},

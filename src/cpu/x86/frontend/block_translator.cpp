@@ -268,6 +268,8 @@ void BlockTranslator::emit_cold() {
             a_.test_imm(kScratch0, -4096);
             emit_crossing(cold);
         }
+        if (cold.why == Exit::Miss && (cold.site.bits & Site::kKnown) != 0)
+            a_.mov_imm(kScratch0, static_cast<std::uint64_t>(cold.target));
         if (cold.recipe)
             emit_recipe(cold.recipe);
         if (cold.lent)

@@ -73,8 +73,8 @@ public:
                     Workspace& space)
         : a_{to}, stubs_{stubs}, scan_{scan}, cold_{space.cold}, signals_{space.signals},
           makers_{space.makers}, counting_{(scan.mode & mode::kCount) != 0},
-          code32_{(scan.mode & mode::kCode32) != 0}, word_{word_bytes(scan.mode)},
-          next_far_link_{scan.far_link} {}
+          code32_{(scan.mode & mode::kCode32) != 0}, fixed_{(scan.mode & mode::kFixed) != 0},
+          word_{word_bytes(scan.mode)}, next_far_link_{scan.far_link} {}
 
     /// Fills everything of `out` but key, what is in the workspace included. The result is void
     /// when the assembler is full().
@@ -145,6 +145,18 @@ private:
     static constexpr Mem tlb_entry(std::int32_t array) { return {kTlb, kScratch1, 8, array}; }
     Mem checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size, bool write,
                 bool single);
+    Mem checked_known(const ScannedInstruction& at, std::uint64_t linear, std::uint32_t size,
+                      bool write, bool single);
+    Site miss_site(const ScannedInstruction& at, std::uint32_t size, bool write, bool single,
+                   const std::uint8_t* check) const;
+    void push_miss(Cold& miss, const ScannedInstruction& at);
+    bool known_operand(const ScannedInstruction& at, std::uint32_t size,
+                       std::uint64_t& linear) const;
+    /// Of a byte relative to the block's page.
+    std::uint64_t linear_of(std::int64_t offset) const {
+        return scan_.page_va + static_cast<std::uint64_t>(offset);
+    }
+    bool is_known(std::int64_t offset) const;
     void compute_offset(const ScannedInstruction& at, std::int32_t distance = 0);
     void compute_address(const ScannedInstruction& at, std::int32_t distance = 0);
     void emit_index(translator::HostReg address) { a_.bextr(kScratch1, address, kTlb); }
@@ -193,6 +205,7 @@ private:
     void emit_high_byte_memory(const ScannedInstruction& at);
     void emit_body(const ScannedInstruction& at, const Instruction& in, const Rewrite& with);
     void emit_zero_vectors(const ScannedInstruction& at);
+    void emit_constant(HostReg to, std::int32_t value, bool narrow);
     void emit_lea(const ScannedInstruction& at);
     void emit_push(const ScannedInstruction& at);
     void emit_push_memory(const ScannedInstruction& at);
@@ -276,6 +289,7 @@ private:
     void far_jump(const ScannedInstruction& at, std::int64_t target, std::uint16_t undo);
     void far_jump_from(std::int64_t from, const ScannedInstruction& at, std::int64_t target,
                        std::uint16_t undo);
+    void find_target(const ScannedInstruction& at, std::int64_t target, std::uint16_t undo);
     void branch_cache_jump(const ScannedInstruction& at, std::uint16_t undo);
     void known_branch_jump(const ScannedInstruction& at, std::int64_t target, std::uint16_t undo);
     void far_link_jump(const ScannedInstruction& at, std::uint16_t undo);
@@ -336,6 +350,7 @@ private:
     bool x87_page_noted_ = false; // the page of FIP, by an earlier instruction of this block
     const bool counting_;
     const bool code32_;
+    const bool fixed_;        // see mode::fixed()
     const std::uint8_t word_; // bytes: see word_bytes()
     std::uint16_t next_far_link_;
     std::uint8_t counted_ = 0; // instructions that the block takes from the budget

@@ -52,6 +52,11 @@ void BlockTranslator::link_jump(const ScannedInstruction& at, std::int64_t targe
 void BlockTranslator::far_jump(const ScannedInstruction& at, std::int64_t target,
                                std::uint16_t undo) {
     save_flags();
+    if (is_known(target)) {
+        a_.mov_imm(kScratch0, linear_of(target));
+        find_target(at, target, undo);
+        return;
+    }
     a_.load(kScratch0, DOPPEL_FRAME(page_va));
     far_jump_from(0, at, target, undo);
 }
@@ -60,6 +65,12 @@ void BlockTranslator::far_jump(const ScannedInstruction& at, std::int64_t target
 void BlockTranslator::far_jump_from(std::int64_t from, const ScannedInstruction& at,
                                     std::int64_t target, std::uint16_t undo) {
     address_word(kScratch0, {kScratch0, kNoReg, 1, static_cast<std::int32_t>(target - from)});
+    find_target(at, target, undo);
+}
+
+/// Whose RIP scratch 0 is.
+void BlockTranslator::find_target(const ScannedInstruction& at, std::int64_t target,
+                                  std::uint16_t undo) {
     if (!scan_.tuning.far_links || (target & 0xfff) <= TlbInstance::kLastEmptyBranchTag)
         branch_cache_jump(at, undo);
     else if ((scan_.mode & mode::kUser) != 0)
@@ -192,9 +203,16 @@ void BlockTranslator::emit_counter_branch(const ScannedInstruction& at) {
     link_jump(at, at.page_offset + at.in.length);
 }
 
-/// The address of the next instruction goes to the guest's stack, and stays in scratch 0.
+/// The address of the next instruction goes to the guest's stack, and stays in scratch 0 unless it
+/// is known.
 void BlockTranslator::emit_push_return_address(const ScannedInstruction& at) {
     const Mem to = stack_access(at, -word_, true);
+    const std::int64_t next = at.page_offset + at.in.length;
+    if (is_known(next)) {
+        a_.store_imm32(to, static_cast<std::int32_t>(linear_of(next)));
+        move_rsp(-word_);
+        return;
+    }
     a_.load(kScratch0, DOPPEL_FRAME(page_va));
     address_word(kScratch0, {kScratch0, kNoReg, 1, at.page_offset + at.in.length});
     store_word(to, kScratch0);
@@ -206,6 +224,10 @@ void BlockTranslator::emit_call(const ScannedInstruction& at) {
     const std::int64_t target = target_of(at);
     if (linkable(at, target)) {
         link_jump(at, target);
+        return;
+    }
+    if (fixed_) {
+        far_jump(at, target, word_);
         return;
     }
     save_flags();

@@ -110,6 +110,12 @@ void BlockTranslator::emit_zero_vectors(const ScannedInstruction& at) {
     }
 }
 
+/// What an instruction that moves addresses makes of this one.
+void BlockTranslator::emit_constant(HostReg to, std::int32_t value, bool narrow) {
+    a_.mov_imm(to, narrow ? std::uint64_t{static_cast<std::uint32_t>(value)}
+                          : static_cast<std::uint64_t>(std::int64_t{value}));
+}
+
 void BlockTranslator::emit_lea(const ScannedInstruction& at) {
     const Instruction& in = at.in;
     const unsigned reg = in.operands[0].reg;
@@ -117,7 +123,10 @@ void BlockTranslator::emit_lea(const ScannedInstruction& at) {
     HostReg to = kNoReg;
     const bool narrow = in.operand_size == 4 || in.address_size == 4;
     if (lea_with_held(at, parts, to)) {
-        narrow ? a_.lea32(to, parts) : a_.lea(to, parts);
+        if (parts.base == kNoReg && parts.index == kNoReg)
+            emit_constant(to, parts.displacement, narrow);
+        else
+            narrow ? a_.lea32(to, parts) : a_.lea(to, parts);
         return;
     }
     take(kScratch0);

@@ -29,13 +29,38 @@ bool BlockTranslator::simple_address(const Instruction& in, Mem& out) const {
     return true;
 }
 
+/// The linear address is an immediate of 32 bits, and so is what is near by.
+bool BlockTranslator::is_known(std::int64_t offset) const {
+    const auto linear = static_cast<std::int64_t>(linear_of(offset));
+    const auto fits = [](std::int64_t value) { return value == static_cast<std::int32_t>(value); };
+    constexpr std::int64_t kNear = 4096;
+    return fixed_ && fits(linear - kNear) && fits(linear + kNear);
+}
+
+/// Relative to rip, all in one page, and aligned if that matters.
+bool BlockTranslator::known_operand(const ScannedInstruction& at, std::uint32_t size,
+                                    std::uint64_t& linear) const {
+    const Instruction& in = at.in;
+    if (in.memory_base != kRip || in.memory_segment >= Fs || in.address_size != 8 ||
+        at.treatment == Treatment::BitString)
+        return false;
+    const std::int64_t offset = in.displacement + at.page_offset + in.length;
+    linear = linear_of(offset);
+    return is_known(offset) && (linear & 0xfff) + size <= 4096 &&
+           (!is_locked(in) || (linear & (size - 1)) == 0);
+}
+
 Mem BlockTranslator::address_parts(const ScannedInstruction& at) {
     const Instruction& in = at.in;
     Mem parts{kNoReg, kNoReg, 1, static_cast<std::int32_t>(in.displacement)};
     if (in.memory_base == kRip) {
-        a_.load(kScratch0, DOPPEL_FRAME(page_va));
-        parts.base = kScratch0;
         parts.displacement += at.page_offset + in.length;
+        if (is_known(parts.displacement)) {
+            parts.displacement = static_cast<std::int32_t>(linear_of(parts.displacement));
+        } else {
+            a_.load(kScratch0, DOPPEL_FRAME(page_va));
+            parts.base = kScratch0;
+        }
     } else if (in.memory_base != kNoRegister) {
         parts.base = kHome[in.memory_base];
         if (in_slot(in.memory_base)) {
@@ -160,10 +185,50 @@ void BlockTranslator::compare_tag(bool write) {
         a_.alu(Alu::Xor, kScratch0, tlb_entry(DOPPEL_TLB(rtag)));
 }
 
+Site BlockTranslator::miss_site(const ScannedInstruction& at, std::uint32_t size, bool write,
+                                bool single, const std::uint8_t* check) const {
+    return {.page_offset = at.page_offset,
+            .extra = static_cast<std::uint16_t>(a_.here() - check),
+            .bits = static_cast<std::uint8_t>(
+                (write ? Site::kWrite : 0) | (single ? Site::kSingle : 0) |
+                (at.in.type >= InstructionClass::X87 ? Site::kVector : 0) |
+                (interpreter_decides(at.in) ? Site::kCareful : 0)),
+            .length = at.in.length,
+            .size = static_cast<std::uint8_t>(size)};
+}
+
+void BlockTranslator::push_miss(Cold& miss, const ScannedInstruction& at) {
+    miss.left = left_before(at);
+    miss.recipe = lost_recipe();
+    miss.flags = lost_place();
+    cold_.push_back(miss);
+}
+
+/// Its page, its place in the TLB and whether it lies in two pages are known now.
+Mem BlockTranslator::checked_known(const ScannedInstruction& at, std::uint64_t linear,
+                                   std::uint32_t size, bool write, bool single) {
+    const auto entry = static_cast<std::int32_t>(TlbInstance::index(linear) * 8);
+    std::uint8_t* const start = a_.here();
+    a_.alu_mem_imm32(Alu::Cmp, {kTlb, kNoReg, 1, tag_offset(write) + entry},
+                     static_cast<std::int32_t>(linear & ~std::uint64_t{0xfff}));
+    Cold miss;
+    miss.place = a_.jump_if_later(Condition::NotEqual);
+    const HostReg page = single ? kScratch0 : kScratch1;
+    a_.load(page, {kTlb, kNoReg, 1, DOPPEL_TLB(page_host) + entry});
+    miss.relative_to = start;
+    miss.site = miss_site(at, size, write, single, start);
+    miss.site.bits |= Site::kKnown;
+    miss.target = static_cast<std::int64_t>(linear);
+    push_miss(miss, at);
+    return {page, kNoReg, 1, static_cast<std::int32_t>(linear & 0xfff)};
+}
+
 /// A locked operand that is not aligned may lie in two cache lines: rotating the offset in the page
 /// brings the low bits to the top, so that one compare sees them with everything else.
 Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size,
                              bool write, bool single) {
+    if (std::uint64_t linear = 0; simple == nullptr && known_operand(at, size, linear))
+        return checked_known(at, linear, size, write, single);
     std::uint8_t* const start = a_.here();
     if (simple != nullptr && simple->displacement == 0) {
         emit_index(simple->base);
@@ -206,19 +271,9 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
         result = single ? Mem{kScratch0} : Mem{kScratch1, kScratch0};
     }
     miss.relative_to = start;
-    miss.site = {.page_offset = at.page_offset,
-                 .extra = static_cast<std::uint16_t>(a_.here() - start),
-                 .bits = static_cast<std::uint8_t>(
-                     (write ? Site::kWrite : 0) | (single ? Site::kSingle : 0) |
-                     (turn != 0 ? Site::kTurned : 0) |
-                     (at.in.type >= InstructionClass::X87 ? Site::kVector : 0) |
-                     (interpreter_decides(at.in) ? Site::kCareful : 0)),
-                 .length = at.in.length,
-                 .size = static_cast<std::uint8_t>(size)};
-    miss.left = left_before(at);
-    miss.recipe = lost_recipe();
-    miss.flags = lost_place();
-    cold_.push_back(miss);
+    miss.site = miss_site(at, size, write, single, start);
+    miss.site.bits |= turn != 0 ? Site::kTurned : std::uint8_t{0};
+    push_miss(miss, at);
     return result;
 }
 

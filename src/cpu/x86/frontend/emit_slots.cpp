@@ -344,9 +344,13 @@ bool BlockTranslator::lea_with_held(const ScannedInstruction& at, Mem& parts, Ho
     }
     to = in_slot(reg) ? hold_slot(at, reg, false, slots) : kHome[reg];
     if (in.memory_base == kRip) {
-        a_.load(to, DOPPEL_FRAME(page_va));
-        parts.base = to;
         parts.displacement += at.page_offset + in.length;
+        if (is_known(parts.displacement)) {
+            parts.displacement = static_cast<std::int32_t>(linear_of(parts.displacement));
+        } else {
+            a_.load(to, DOPPEL_FRAME(page_va));
+            parts.base = to;
+        }
     }
     if (in_slot(reg))
         held_.at(index_of(to)).dirty = true;

@@ -172,6 +172,15 @@ inline constexpr std::uint32_t kTsc = 16;         // RDTSC in line
 inline constexpr std::uint32_t kEachChecked = 32; // variant: each access is checked by itself
 inline constexpr std::uint32_t kCount = 64;       // virtual time: takes from Frame::budget
 inline constexpr std::uint32_t kCode32 = 128;     // flat 32-bit code, see dispatch/flat_code.hpp
+inline constexpr std::uint32_t kFixed = 256;      // the block knows its linear address: see fixed()
+
+/// Of a block at `rip` in 64-bit kernel code that is translated for this address alone, whose page
+/// is in the bits 31:12 of the mode. 0: an immediate of 32 bits does not reach there.
+constexpr std::uint32_t fixed(std::uint64_t rip) {
+    const auto low = static_cast<std::uint32_t>(rip);
+    const bool reaches = static_cast<std::uint64_t>(static_cast<std::int32_t>(low)) == rip;
+    return reaches ? kFixed | (low & ~std::uint32_t{0xfff}) : 0;
+}
 } // namespace mode
 
 /// Bytes of an address, of what PUSH and near CALL push.
@@ -219,6 +228,7 @@ struct Site {
     static constexpr std::uint8_t kVariant = 32; // link: to the target's variant kEachChecked
     static constexpr std::uint8_t kGroup = 4;    // miss: of a base group, of `extra` bytes …
     static constexpr std::uint8_t kEarly = 8;    // … that will be written, but not by this access
+    static constexpr std::uint8_t kKnown = 32;   // miss: r13 is the address
     static constexpr std::uint8_t kSingle = 64;  // the access is at [r13], not [… + r14]
     static constexpr std::uint8_t kTurned = 128; // miss of a locked access: r13 is rotated right
                                                  // by log2(size)

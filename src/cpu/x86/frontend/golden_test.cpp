@@ -33,6 +33,8 @@ struct Golden {
 
 constexpr std::uint16_t kAt = 0x100; // in the page
 constexpr std::uint64_t kHostAt = 0x10000;
+constexpr std::uint64_t kKernelPage = 0xffff'ffff'8123'4000;
+constexpr std::uint32_t kKernel = mode::fixed(kKernelPage);
 
 const std::vector<Golden> kGoldens{
     {"registers only", {0x01, 0xd8}},
@@ -113,6 +115,14 @@ const std::vector<Golden> kGoldens{
     {"kernel: stac", {0x0f, 0x01, 0xcb}, 0},
     {"kernel: cli, sti", {0xfa, 0xfb}, 0},
     {"kernel: per-CPU data", {0x65, 0x48, 0x8b, 0x05, 0x00, 0x01, 0x00, 0x00}, 0},
+    {"kernel that knows where it is: a load relative to rip",
+     {0x48, 0x8b, 0x05, 0x00, 0x01, 0x00, 0x00},
+     kKernel},
+    {"likewise: a register without a home is added",
+     {0x4c, 0x01, 0x2d, 0x00, 0x01, 0x00, 0x00},
+     kKernel},
+    {"likewise: lea", {0x48, 0x8d, 0x05, 0x00, 0x01, 0x00, 0x00}, kKernel},
+    {"likewise: a call to another page", {0xe8, 0x00, 0x20, 0x00, 0x00}, kKernel},
     {"a hot loop: a sum",
      {0x48, 0x03, 0x10, 0x48, 0x83, 0xc0, 0x08, 0x48, 0x39, 0xc8, 0x75, 0xf4},
      mode::kUser,
@@ -166,6 +176,7 @@ std::string host_text(const Golden& golden) {
     translator::Assembler assembler{memory.data(), exec, memory.size()};
     const Stubs stubs = emit_stubs(assembler);
     assembler.align(64);
+    scan.page_va = (golden.mode & mode::kFixed) != 0 ? kKernelPage : 0;
     translator::NewBlock block;
     BlockTranslator::Workspace space;
     BlockTranslator{assembler, stubs, scan, space}.translate(block);

@@ -299,7 +299,7 @@ Block* Dispatcher::block_in(std::uint64_t rip, const CodePage& page, std::uint32
     const std::uint64_t offset = rip & kPageOffset;
     BlockKey key{.gpa = (page.gpa.value & ~kPageOffset) | offset,
                  .second_page = 0,
-                 .mode = block_mode() | variant};
+                 .mode = block_mode(rip) | variant};
     if (Block* const block = cache_.find(key); block != nullptr)
         return block;
     const std::byte* second = nullptr;

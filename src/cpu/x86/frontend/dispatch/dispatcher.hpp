@@ -95,6 +95,7 @@ public:
     /// Before the first run().
     void set_tuning(const description::Tuning& tuning) {
         link_ = tuning.links;
+        fixed_code_ = tuning.fixed_code;
         cache_branches_ = tuning.branches;
         loops_ = tuning.loops && tuning.loop_threshold != 0;
         loop_profile_.set_threshold(tuning.loop_threshold);
@@ -138,8 +139,10 @@ private:
     void update_mode();
     void update_fast_calls();
     /// Translated code changes CPL by itself.
-    std::uint32_t block_mode() const {
-        return features_ | (cx_.state.cpl == 3 ? mode::kUser : 0) | (code32_ ? mode::kCode32 : 0);
+    std::uint32_t block_mode(std::uint64_t rip) const {
+        if (cx_.state.cpl == 3)
+            return features_ | mode::kUser | (code32_ ? mode::kCode32 : 0);
+        return features_ | (code32_ ? mode::kCode32 : fixed_code_ ? mode::fixed(rip) : 0);
     }
     bool translatable() const;
     void select_tlb();
@@ -205,7 +208,8 @@ private:
     std::uint32_t variant_ = 0;                // of the next block, while observed
     bool unlinked_ = false;
     bool link_ = true, cache_branches_ = true; // see Tuning
-    bool loops_ = true;                        // likewise
+    bool fixed_code_ = true;
+    bool loops_ = true; // likewise
     LoopProfile loop_profile_;
     Chaos chaos_;
     bool curtailed_ = false; // by chaos: translated code was given less than is left

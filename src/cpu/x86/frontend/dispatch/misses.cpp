@@ -85,6 +85,8 @@ bool Dispatcher::bounce(const Site& at, std::uint64_t linear, std::uint64_t chec
     const bool single = (at.bits & Site::kSingle) != 0;
     frame_.header.resume_r13 = single ? host : linear;
     frame_.header.resume_r14 = host - linear;
+    if ((at.bits & Site::kKnown) != 0) // the access is at that of the page
+        frame_.header.resume_r13 = frame_.header.resume_r14 = host - (linear & kPageOffset);
     return resume_at(check + at.extra);
 }
 
@@ -99,7 +101,9 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
     const std::uint64_t difference =
         locked ? std::rotl(frame_.header.exit_r13, std::countr_zero(unsigned{at.size}))
                : frame_.header.exit_r13;
-    const std::uint64_t linear = difference ^ (write ? tlb.wtag.data() : tlb.rtag.data())[index];
+    const bool known = (at.bits & Site::kKnown) != 0;
+    const std::uint64_t linear =
+        known ? difference : difference ^ (write ? tlb.wtag.data() : tlb.rtag.data())[index];
     const std::uint64_t check = site_address() - at.back;
     cx_.state.rip = site_rip(at);
     const bool exists = addressable(linear, at.size);
