@@ -18,6 +18,7 @@
 ///     page_host[n]       host address of the page
 ///     branches[m]        guest RIP -> translated code
 ///     stack_page     stack_addend     the same for one writable page, the one rsp points into
+///     limits             4096 - n
 ///     branch_salt        which of TlbSet's shared branches are this instance's
 ///     far_links[f]       the same as branches, but each direct branch to another page has a number
 ///
@@ -30,7 +31,7 @@
 ///     lea   r13, [rdi+16]
 ///     bextr r14, r13, r15             ; r15's low 16 bits are start 12, length log2(n)
 ///     xor   r13, [r15 + r14*8 + wtag] ; the offset in the page, if the tag matches …
-///     cmp   r13, 4096 - 8             ; … and small enough not to cross
+///     cmp   r13, [r15 + limit]        ; 4096 - 8: … and small enough not to cross
 ///     ja    miss
 ///     mov   r14, [r15 + r14*8 + addend]
 ///     mov   [rdi + r14 + 16], value
@@ -59,7 +60,9 @@ struct TlbInstance {
     std::uint64_t stack_page; // guest address
     std::uint64_t stack_addend;
     std::uint64_t branch_salt; // in bits 63:48
-    std::array<std::uint64_t, 3> gap0;
+    /// What the offset of an access in its page is compared with: a displacement of 8 bits is three
+    /// bytes less than an immediate. See limit_of().
+    std::array<std::uint64_t, 27> limits;
 
     // The gaps keep equal indices of the arrays out of the same cache sets.
     std::array<std::uint64_t, kPages> rtag;
@@ -81,6 +84,18 @@ struct TlbInstance {
     static constexpr std::size_t kFarLinks = std::size_t{1} << kFarLinkBits;
     std::array<BranchEntry, kFarLinks> far_links;
 
+    static constexpr std::size_t kNoLimit = ~std::size_t{0};
+    /// Which of `limits` is 4096 - bytes.
+    static constexpr std::size_t limit_of(std::uint32_t bytes) {
+        if (bytes == 1 || bytes == 2 || bytes == 4)
+            return bytes / 2;
+        return bytes != 0 && bytes % 8 == 0 && bytes <= 192 ? 2 + bytes / 8 : kNoLimit;
+    }
+    void set_limits() {
+        for (std::uint32_t bytes = 1; bytes <= 192; ++bytes)
+            if (limit_of(bytes) != kNoLimit)
+                limits.data()[limit_of(bytes)] = 4096 - bytes;
+    }
     static constexpr std::size_t index(std::uint64_t linear) { return linear >> 12 & (kPages - 1); }
     static constexpr std::uint64_t empty_tag(std::size_t index) { return index == 0 ? 0x1000 : 0; }
     /// The same hash as in translated code.
@@ -97,5 +112,6 @@ static_assert(sizeof(TlbInstance::BranchEntry) == 16);
 static_assert(offsetof(TlbInstance, branches) % 64 == 0);
 static_assert(offsetof(TlbInstance, far_links) % 64 == 0);
 static_assert(TlbInstance::kControl - offsetof(TlbInstance, stack_page) <= 128);
+static_assert(offsetof(TlbInstance, rtag) - TlbInstance::kControl <= 127);
 
 } // namespace doppel::cpu::translator

@@ -42,6 +42,7 @@ void TlbSet::prepare(Space& space) {
         // The memory is zeros, which is what most empty tags look like.
         view.tlb->rtag[0] = view.tlb->wtag[0] = TlbInstance::empty_tag(0);
         view.tlb->branches[0].tag = TlbInstance::empty_branch_tag(0);
+        view.tlb->set_limits();
         view.tlb->branch_salt = new_salt();
         drop_stack(view);
     }

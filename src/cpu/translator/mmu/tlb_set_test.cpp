@@ -55,6 +55,14 @@ TEST_CASE_FIXTURE(Rig, "an empty instance matches no address, page 0 and the las
     }
 }
 
+TEST_CASE_FIXTURE(Rig, "an instance says which offsets in a page leave room for an access") {
+    const TlbInstance& tlb = *tlbs->select(0, View::User);
+    for (const std::uint32_t bytes : {1u, 2u, 4u, 8u, 16u, 24u, 64u, 192u})
+        CHECK(tlb.limits.at(TlbInstance::limit_of(bytes)) == 4096 - bytes);
+    for (const std::uint32_t bytes : {0u, 3u, 6u, 10u, 12u, 200u})
+        CHECK(TlbInstance::limit_of(bytes) == TlbInstance::kNoLimit);
+}
+
 TEST_CASE_FIXTURE(Rig,
                   "an entry gives the host address; without permission there is no write tag") {
     const TlbInstance& tlb = *tlbs->select(0, View::User);

@@ -63,7 +63,7 @@ void BlockTranslator::translate(NewBlock& out) {
             pay_rsp();
         settle_slots(at);
         if (!names_scratch0(at))
-            in_scratch0_ = ScannedInstruction::kNoGroup;
+            leave_scratch0();
         const bool names1 = names_scratch1(at);
         if (!names1)
             stack_in_scratch1_ = false;

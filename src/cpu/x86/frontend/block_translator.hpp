@@ -139,6 +139,7 @@ private:
     Mem access(const ScannedInstruction& at, std::uint32_t size, bool write, bool single);
     Mem other_access(const ScannedInstruction& at); // a word of a PUSH or CALL through memory
     void compare_tag(bool write);
+    void compare_limit(std::uint32_t bytes);
     static std::int32_t tag_offset(bool write) {
         return write ? DOPPEL_TLB(wtag) : DOPPEL_TLB(rtag);
     }
@@ -182,6 +183,7 @@ private:
 
     // --- emit_group.cpp ---
     Mem group_access(const ScannedInstruction& at, bool write);
+    void leave_scratch0();
     void check_base_group(const ScannedInstruction& at, bool write, bool writable);
 
     // --- emit_loop.cpp ---
@@ -324,10 +326,11 @@ private:
     bool made_ = false;         // or as Frame::flag_maker says
     bool dying_ = false;        // behind this instruction nothing sees them
     std::array<bool, BlockScan::kMaxGroups> group_checked_{};
-    /// What is known of a base group from here on: its host address is in the frame, it is
-    /// writable.
+    /// What is known of a base group from here on: its host address, which is in the frame if
+    /// scratch 0 has been needed since, and that it is writable; how many accesses are done.
     struct GroupState {
-        bool found = false, writable = false;
+        bool found = false, in_frame = false, writable = false;
+        std::uint8_t done = 0;
     };
     std::array<GroupState, BlockScan::kMaxBases> group_states_{};
     std::uint8_t in_scratch0_ = ScannedInstruction::kNoGroup; // whose host address is there, too

@@ -18,7 +18,20 @@ Mem BlockTranslator::group_access(const ScannedInstruction& at, bool write) {
         a_.load(kScratch0, group_host(at.base_group));
     }
     in_scratch0_ = at.base_group;
+    ++state.done;
     return {kScratch0, kNoReg, 1, at.base_offset - group.low};
+}
+
+/// Scratch 0 is about to be written: a group's host address that is wanted again goes to the frame.
+void BlockTranslator::leave_scratch0() {
+    if (in_scratch0_ == ScannedInstruction::kNoGroup)
+        return;
+    GroupState& state = group_states_.at(in_scratch0_);
+    if (!state.in_frame && state.done < scan_.bases.at(in_scratch0_).accesses) {
+        a_.store(group_host(in_scratch0_), kScratch0);
+        state.in_frame = true;
+    }
+    in_scratch0_ = ScannedInstruction::kNoGroup;
 }
 
 /// Leaves the host address of the range in scratch 0. `write`: the access itself does.
@@ -30,7 +43,7 @@ void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write,
     compute_address(at, group.low - at.base_offset);
     emit_operand_index(at, group.low - at.base_offset);
     compare_tag(writable);
-    a_.alu_imm(Alu::Cmp, kScratch0, 4096 - (group.high - group.low));
+    compare_limit(static_cast<std::uint32_t>(group.high - group.low));
     Cold miss;
     miss.place = a_.jump_if_later(Condition::Above);
     miss.at = &at;
@@ -49,7 +62,6 @@ void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write,
         a_.load(kScratch0, group_host(at.base_group));
     } else {
         a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(page_host)));
-        a_.store(group_host(at.base_group), kScratch0);
     }
     state.found = true;
     state.writable = writable;

@@ -223,6 +223,16 @@ Mem BlockTranslator::checked_known(const ScannedInstruction& at, std::uint64_t l
     return {page, kNoReg, 1, static_cast<std::int32_t>(linear & 0xfff)};
 }
 
+/// The offset in the page, of an access of so many bytes.
+void BlockTranslator::compare_limit(std::uint32_t bytes) {
+    const std::size_t known = TlbInstance::limit_of(bytes);
+    if (known == TlbInstance::kNoLimit)
+        a_.alu_imm(Alu::Cmp, kScratch0, static_cast<std::int32_t>(4096 - bytes));
+    else
+        a_.alu(Alu::Cmp, kScratch0,
+               {kTlb, kNoReg, 1, DOPPEL_TLB(limits) + static_cast<std::int32_t>(known * 8)});
+}
+
 /// A locked operand that is not aligned may lie in two cache lines: rotating the offset in the page
 /// brings the low bits to the top, so that one compare sees them with everything else.
 Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size,
@@ -251,9 +261,12 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
         compare_tag(write);
     }
     const unsigned turn = is_locked(at.in) ? static_cast<unsigned>(std::countr_zero(size)) : 0;
-    if (turn != 0)
+    if (turn != 0) {
         a_.rorx(kScratch0, kScratch0, static_cast<std::uint8_t>(turn));
-    a_.alu_imm(Alu::Cmp, kScratch0, static_cast<std::int32_t>((4096 - size) >> turn));
+        a_.alu_imm(Alu::Cmp, kScratch0, static_cast<std::int32_t>((4096 - size) >> turn));
+    } else {
+        compare_limit(size);
+    }
     Cold miss;
     miss.place = a_.jump_if_later(Condition::Above);
     Mem result;

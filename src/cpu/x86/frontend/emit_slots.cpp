@@ -93,7 +93,7 @@ void BlockTranslator::take(HostReg scratch) {
         a_.store(slot(held.reg), scratch);
     held = {};
     if (scratch == kScratch0)
-        in_scratch0_ = ScannedInstruction::kNoGroup;
+        leave_scratch0();
     else
         stack_in_scratch1_ = false;
 }

@@ -94,7 +94,7 @@ void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32
     const std::int32_t range = group.high - group.low;
     a_.lea(kScratch0, {kGuestRsp, kNoReg, 1, low});
     a_.alu(Alu::Xor, kScratch0, kStackPage);
-    a_.alu_imm(Alu::Cmp, kScratch0, 4096 - range);
+    compare_limit(static_cast<std::uint32_t>(range));
     Cold miss;
     miss.place = a_.jump_if_later(Condition::Above);
     miss.why = Exit::StackMiss;
