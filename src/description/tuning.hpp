@@ -22,6 +22,7 @@ struct Tuning {
     bool far_links = true;       // direct branches to other pages each know where theirs is
     bool fixed_code = true;      // the kernel's code knows at which address it is
     bool huge_code = true;       // translated code lies in huge pages of the host
+    bool cold_apart = true;      // exits and misses do not lie between the bodies of blocks
     bool long_blocks = true;     // a block goes on behind a conditional branch
     bool loops = true;           // hot loops are translated again, with their checks before them
     std::uint32_t loop_threshold = 32; // jumps back to its beginning that make a loop hot
@@ -45,6 +46,7 @@ inline constexpr std::array kTuningNames{
     TuningName{"far-links", &Tuning::far_links},
     TuningName{"fixed-code", &Tuning::fixed_code},
     TuningName{"huge-code", &Tuning::huge_code},
+    TuningName{"cold-apart", &Tuning::cold_apart},
     TuningName{"long-blocks", &Tuning::long_blocks},
     TuningName{"loops", &Tuning::loops},
 };

@@ -33,6 +33,8 @@ struct NewBlock {
     const std::uint8_t* begin = nullptr; // executable addresses
     const std::uint8_t* end = nullptr;
     const std::uint8_t* body_end = nullptr; // what is behind is out of the way
+    std::uint8_t* cold_begin = nullptr;     // … or here, if the cache has another place for it
+    const std::uint8_t* cold_end = nullptr;
     // What is executed unless something unusual happens: from where an entry that has nothing to
     // bring into place leads, without an exit at the end; and the guest's bytes that it stands for.
     const std::uint8_t* hot_begin = nullptr;
@@ -72,7 +74,9 @@ struct Block {
 
     BlockKey key;
     const std::uint8_t* begin = nullptr; // executable address
+    const std::uint8_t* cold_begin = nullptr;
     std::uint32_t host_bytes = 0;
+    std::uint32_t cold_bytes = 0; // elsewhere, 0 if all is at `begin`
     std::uint32_t first_signal = 0;
     std::uint32_t table_slot = 0;
     std::uint32_t incoming = kNone;
@@ -94,6 +98,7 @@ struct Block {
     bool loop = false;
 
     const std::uint8_t* end() const { return begin + host_bytes; }
+    const std::uint8_t* cold_end() const { return cold_begin + cold_bytes; }
     const std::uint8_t* far_entry() const { return begin + far_offset; }
     const std::uint8_t* slot_poll_entry() const { return begin + slot_poll_offset; }
     const std::uint8_t* slot_entry() const { return begin + slot_offset; }

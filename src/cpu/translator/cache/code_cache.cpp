@@ -19,6 +19,8 @@ Block packed(const NewBlock& made) {
     block.key = made.key;
     block.begin = made.begin;
     block.host_bytes = static_cast<std::uint32_t>(made.end - made.begin);
+    block.cold_begin = made.cold_begin;
+    block.cold_bytes = static_cast<std::uint32_t>(made.cold_end - made.cold_begin);
     block.signals = static_cast<std::uint16_t>(made.signal_sites.size());
     block.guest_bytes = made.guest_bytes;
     block.instructions = made.instructions;
@@ -52,14 +54,19 @@ std::uint32_t& CodeCache::next_of(Block& block, std::uint64_t gpa_page) const {
                                                                : block.next_in_second_page;
 }
 
-void CodeCache::reserve(std::size_t used) {
+/// Half and half is what blocks are; small arenas are better in one piece.
+void CodeCache::reserve(std::size_t used, ColdCode cold) {
     constexpr std::size_t kLine = 64;
     const std::size_t each = (memory_->size() - used - kLine) / kArenas & ~(kLine - 1);
+    const std::size_t apart = cold == ColdCode::Apart && each >= 8 * kBlockBytes ? each / 2 : 0;
     for (std::size_t i = 0; i < kArenas; ++i) {
         const std::size_t begin = used + i * each;
+        const std::size_t end = begin + ((each - apart) & ~(kLine - 1));
         arenas_.at(i) = {.begin = begin,
-                         .end = begin + each,
+                         .end = end,
                          .used = begin,
+                         .cold_end = apart == 0 ? end : begin + each,
+                         .cold_used = end,
                          .first_block = i * kArenaBlocks,
                          .first_signal = i * kArenaSignals};
     }
@@ -68,7 +75,7 @@ void CodeCache::reserve(std::size_t used) {
 std::uint64_t CodeCache::code_bytes() const {
     std::uint64_t bytes = arenas_[0].begin;
     for (const Arena& one : arenas_)
-        bytes += one.used - one.begin;
+        bytes += one.used - one.begin + one.cold_used - one.end;
     return bytes;
 }
 
@@ -80,6 +87,8 @@ Block& CodeCache::add_block(const NewBlock& made) {
     for (const SignalSite& site : made.signal_sites)
         signals_.make(into.first_signal + into.signals++, site);
     into.used = static_cast<std::size_t>(made.end - memory_->exec() + 7) & ~std::size_t{7};
+    if (made.cold_begin != nullptr)
+        into.cold_used = static_cast<std::size_t>(made.cold_end - memory_->exec());
     made_.fetch_add(1, std::memory_order_relaxed);
     if (block.loop) {
         loops_.fetch_add(1, std::memory_order_relaxed);
@@ -160,6 +169,7 @@ std::vector<std::uint64_t> CodeCache::recycle() {
     for (const std::uint64_t page : emptied)
         pages_.erase(page);
     old.used = old.begin;
+    old.cold_used = old.end;
     old.blocks = old.signals = 0;
     ++evictions_;
     return emptied;
@@ -289,13 +299,15 @@ const Block* CodeCache::find_by_host(const void* address) const {
     if (in == arenas_.end() || in->blocks == 0)
         return nullptr;
     const Block* const first = &blocks_[in->first_block];
+    const bool cold = offset >= in->end;
     const Block* const after = std::upper_bound(
-        first, first + in->blocks, at,
-        [](const std::uint8_t* value, const Block& block) { return value < block.begin; });
+        first, first + in->blocks, at, [cold](const std::uint8_t* value, const Block& one) {
+            return value < (cold ? one.cold_begin : one.begin);
+        });
     if (after == first)
         return nullptr;
     const Block& block = *(after - 1);
-    return at < block.end() ? &block : nullptr;
+    return at < (cold ? block.cold_end() : block.end()) ? &block : nullptr;
 }
 
 } // namespace doppel::cpu::translator

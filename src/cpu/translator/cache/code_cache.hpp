@@ -9,6 +9,7 @@
 /// Design. Code memory is divided into arenas, which are filled front to back, one after the other.
 /// When there is no empty one left, the one that was filled first is emptied (recycle()): what is
 /// still in use there is made again, three quarters and more of all code are not touched.
+/// Each arena has two parts (ColdCode::Apart): bodies of blocks, and what is out of their way.
 /// Blocks are found through an open hash table of atomic words: find() takes no lock; insert(),
 /// link() and invalidate() hold `mutex_`. A block belongs to one guest page, or to two when its
 /// only instruction crosses. Blocks of one page jump to each other directly (Link); everything
@@ -38,6 +39,11 @@
 #include "cpu/translator/cache/pool.hpp"
 
 namespace doppel::cpu::translator {
+
+/// Where the part of a block lies that is out of the way: behind its body, or all of these
+/// together, so that bodies lie close to each other: then they are in fewer of the host's pages and
+/// lines.
+enum class ColdCode : std::uint8_t { Behind, Apart };
 
 class CodeCache {
 public:
@@ -71,20 +77,29 @@ public:
     /// Where the next block may be written, and how much room there is.
     std::uint8_t* free_begin() const { return memory_->exec() + arena().used; }
     std::size_t free_bytes() const { return arena().end - arena().used; }
+    /// Likewise the part that is out of the way. nullptr: behind the rest.
+    std::uint8_t* cold_begin() const {
+        return arena().is_split() ? memory_->exec() + arena().cold_used : nullptr;
+    }
     /// There is no room for another block in this arena.
     bool full() const {
-        return free_bytes() < kBlockBytes || arena().blocks == kArenaBlocks ||
-               arena().signals + kBlockSignals > kArenaSignals;
+        return free_bytes() < kBlockBytes ||
+               (arena().is_split() && arena().cold_end - arena().cold_used < kBlockBytes) ||
+               arena().blocks == kArenaBlocks || arena().signals + kBlockSignals > kArenaSignals;
     }
     /// Before a block is written at free_begin(): see CodeMemory::use_huge_pages().
-    void use_huge_pages() { memory_->use_huge_pages(arena().used, kBlockBytes); }
+    void use_huge_pages() {
+        memory_->use_huge_pages(arena().used, kBlockBytes);
+        if (arena().is_split())
+            memory_->use_huge_pages(arena().cold_used, kBlockBytes);
+    }
     /// Goes on in the next arena. False: it has to be emptied first.
     bool next_arena();
     /// Empties the next arena and goes on there; no vCPU is in translated code. Returns the pages
     /// that have no blocks any more.
     std::vector<std::uint64_t> recycle();
     /// Keeps [0, used) for stubs for ever; before the first block.
-    void reserve(std::size_t used);
+    void reserve(std::size_t used, ColdCode cold = ColdCode::Behind);
     void set_stale_entry(const std::uint8_t* entry) { stale_entry_ = entry; }
 
     Block& add_block(const NewBlock& made); // its code was written at free_begin(); not full()
@@ -127,13 +142,15 @@ public:
 private:
     static constexpr std::size_t kArenaBlocks = kMaxBlocks / kArenas;
     static constexpr std::size_t kArenaSignals = 16 * kArenaBlocks;
-    /// [begin, end) of code memory, and its part of the tables.
+    /// [begin, cold_end) of code memory, and its part of the tables.
     struct Arena {
         std::size_t begin = 0, end = 0, used = 0;
+        std::size_t cold_end = 0, cold_used = 0; // from `end` on
         std::size_t first_block = 0, blocks = 0; // in order of host addresses, dead ones included
         std::size_t first_signal = 0, signals = 0;
 
-        bool contains(std::size_t offset) const { return offset - begin < end - begin; }
+        bool contains(std::size_t offset) const { return offset - begin < cold_end - begin; }
+        bool is_split() const { return cold_end != end; }
         bool has(std::uint32_t block) const { return block - first_block < kArenaBlocks; }
     };
     static constexpr std::size_t kMaxLinks = 4 * kMaxBlocks;

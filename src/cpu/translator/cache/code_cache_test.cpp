@@ -243,6 +243,53 @@ TEST_CASE_FIXTURE(Rig, "a host address finds its block") {
     CHECK(cache->find_by_host(cache->memory().exec()) == nullptr);
 }
 
+/// What is out of the way is 16 bytes for each block.
+struct SplitRig : Rig {
+    SplitRig() {
+        cache =
+            std::move(*CodeCache::create(CodeCache::kArenas * 8 * CodeCache::kBlockBytes + 4096));
+        cache->reserve(64, ColdCode::Apart);
+        cache->set_stale_entry(cache->memory().exec() + 32);
+    }
+    Block& add_split(std::uint64_t gpa) {
+        std::uint8_t* const exec = cache->free_begin();
+        NewBlock block;
+        block.key = {.gpa = gpa, .second_page = 0, .mode = 0};
+        block.begin = block.far_entry = exec;
+        block.end = exec + 24;
+        block.cold_begin = cache->cold_begin();
+        block.cold_end = block.cold_begin + 16;
+        const base::MutexLock lock{cache->mutex()};
+        return cache->add_block(block);
+    }
+};
+
+TEST_CASE_FIXTURE(SplitRig, "bodies lie side by side, and so does what is out of the way") {
+    const Block& one = add_split(0x1000);
+    const Block& two = add_split(0x2000);
+    CHECK(two.begin == one.end());
+    CHECK(two.cold_begin == one.cold_end());
+    CHECK(cache->find_by_host(one.begin) == &one);
+    CHECK(cache->find_by_host(two.begin + 23) == &two);
+    CHECK(cache->find_by_host(one.cold_begin + 15) == &one);
+    CHECK(cache->find_by_host(two.cold_begin) == &two);
+    CHECK(cache->find_by_host(two.cold_end()) == nullptr);
+    CHECK(cache->find_by_host(one.cold_begin - 1) == nullptr);
+}
+
+TEST_CASE_FIXTURE(SplitRig, "an arena is full when either part is, and both are emptied") {
+    std::uint64_t blocks = 0;
+    for (; !cache->full(); ++blocks)
+        add_split(blocks * 0x1000);
+    CHECK(blocks > 1000);
+    const std::uint64_t full = cache->code_bytes();
+    while (cache->next_arena()) {
+    }
+    cache->recycle();
+    CHECK_FALSE(cache->full());
+    CHECK(full - cache->code_bytes() >= blocks * 40);
+}
+
 TEST_CASE("huge pages keep what was written before, in both views, and come behind what follows") {
     constexpr std::size_t kSize = (std::size_t{5} << 20) + 4096; // two whole ones and a rest
     const auto memory = CodeMemory::create(kSize).value();

@@ -120,6 +120,12 @@ public:
     std::size_t used() const { return static_cast<std::size_t>(at_ - start_); }
     bool full() const { return full_; }
     std::uint8_t* writable(std::uint8_t* exec) const { return exec - to_exec_; }
+    /// Elsewhere in the same two views; there is as much room as there was at the beginning.
+    void go_on_at(std::uint8_t* exec) {
+        const std::ptrdiff_t room = end_ - start_;
+        at_ = start_ = writable(exec);
+        end_ = start_ + room;
+    }
 
     /// The low `count` bytes of `bytes`, up to 8.
     void put(std::uint64_t bytes, std::size_t count) {

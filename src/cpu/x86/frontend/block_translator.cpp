@@ -85,9 +85,12 @@ void BlockTranslator::translate(NewBlock& out) {
         link_jump(scan_.list[scan_.count - 1], scan_.end_offset);
     out.body_end = a_.here();
     out.hot_end = exit_begin_ != nullptr ? exit_begin_ : out.body_end;
+    out.end = a_.here();
+    if (out.cold_begin != nullptr)
+        a_.go_on_at(out.cold_begin);
     emit_cold();
     emit_makers();
-    out.end = a_.here();
+    (out.cold_begin != nullptr ? out.cold_end : out.end) = a_.here();
     out.flags_wanted = scan_.flags_wanted;
     out.guest_bytes = static_cast<std::uint16_t>(scan_.end_offset - scan_.list[0].page_offset);
     out.hot_guest_bytes = static_cast<std::uint16_t>(
@@ -276,8 +279,7 @@ void BlockTranslator::emit_cold() {
             emit_lend(cold.why == Exit::Miss);
         Site site = cold.site;
         if (cold.relative_to != nullptr)
-            site.back = static_cast<std::uint16_t>(a_.here() + Stubs::exit_bytes(cold.why) -
-                                                   cold.relative_to);
+            site.set_distance(a_.here() + Stubs::exit_bytes(cold.why) - cold.relative_to);
         emit_leave(cold.why, stubs_.exit(cold.why, cold.recipe ? FlagPlace::Register : cold.flags),
                    site, cold.left);
     }

@@ -205,15 +205,22 @@ constexpr bool is_stack_page32(std::uint64_t linear) {
 /// from the budget and not been executed.
 struct Site {
     std::uint16_t page_offset = 0; // of the guest instruction (links: of the target)
-    std::uint16_t back = 0;        // bytes from there to here: the check; a link's rel32; the
-                                   // number of a far link
+    std::uint16_t back = 0;        // bytes from there to here, the low bits (see distance()): the
+                                   // check; a link's rel32; the number of a far link
     std::uint16_t extra = 0;       // from the check to the access; stack check: bytes of the range;
                                    // a branch: how the instruction moved rsp, in bytes, see kCall
+    std::uint16_t back_high = 0;
     std::uint8_t bits = 0;
     std::uint8_t length = 0; // of the guest instruction
     std::uint8_t size = 0;   // of the access (stack check: of the first one)
     std::int16_t low = 0;    // stack check: first byte of the range, from guest rsp
     std::int16_t first = 0;  // stack check: the first access, from guest rsp
+
+    std::uint32_t distance() const { return back | std::uint32_t{back_high} << 16; }
+    void set_distance(std::ptrdiff_t bytes) {
+        back = static_cast<std::uint16_t>(bytes);
+        back_high = static_cast<std::uint16_t>(bytes >> 16);
+    }
 
     static constexpr std::uint8_t kWrite = 1;
     static constexpr std::uint8_t kFarLink = 1;    // branch: a direct one, `back` is its number
@@ -233,7 +240,7 @@ struct Site {
     static constexpr std::uint8_t kTurned = 128; // miss of a locked access: r13 is rotated right
                                                  // by log2(size)
 };
-static_assert(sizeof(Site) == 14);
+static_assert(sizeof(Site) == 16);
 
 /// Why translated code returned to the dispatcher.
 enum class Exit : std::uint32_t {

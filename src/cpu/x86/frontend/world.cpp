@@ -67,7 +67,8 @@ base::Result<std::unique_ptr<World>> World::create(GuestMemory& memory,
     CodeMemory& code = world->cache_->memory();
     Assembler assembler{code.write(), code.exec(), code.size()};
     world->stubs_ = emit_stubs(assembler);
-    world->cache_->reserve((assembler.used() + 63) & ~std::size_t{63});
+    world->cache_->reserve((assembler.used() + 63) & ~std::size_t{63},
+                           world->tuning_.cold_apart ? ColdCode::Apart : ColdCode::Behind);
     world->cache_->set_stale_entry(world->stubs_.exit(Exit::Stale, FlagPlace::Slot));
     if (world->jit_dump_ != nullptr)
         world->jit_dump_->add("doppel:stubs", {code.exec(), assembler.used()});
@@ -172,7 +173,10 @@ void World::note(const Block& block, std::uint64_t rip) {
     const char* const variant = block.loop                                   ? ":loop"
                                 : (block.key.mode & mode::kEachChecked) != 0 ? ":each-checked"
                                                                              : "";
-    jit_dump_->add(fmt::format("{}:{:x}{}", ring, rip, variant), {block.begin, block.host_bytes});
+    const std::string name = fmt::format("{}:{:x}{}", ring, rip, variant);
+    jit_dump_->add(name, {block.begin, block.host_bytes});
+    if (block.cold_bytes != 0)
+        jit_dump_->add(name + ":cold", {block.cold_begin, block.cold_bytes});
 }
 
 /// A block ends where a loop begins, unless that is in its first instruction.
@@ -235,6 +239,7 @@ Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t b
     Assembler assembler{cache_->memory().writable(exec), exec, CodeCache::kBlockBytes};
     NewBlock made;
     made.key = key;
+    made.cold_begin = cache_->cold_begin();
     made.loop = t_scan.loop.active;
     t_scan.page_va = rip & ~kPageOffset;
     t_scan.far_link = next_far_link_;
@@ -261,7 +266,8 @@ void World::link(const Site& site, std::uint64_t site_address, Block& target) {
     if (from == nullptr || from->dead || ((from->key.gpa ^ target.key.gpa) & ~kPageOffset) != 0)
         return;
     if (const std::uint8_t* const entry = link_entry(site, target); entry != nullptr)
-        cache_->link(behind - site.back, behind - Stubs::exit_bytes(Exit::Link), target, entry);
+        cache_->link(behind - site.distance(), behind - Stubs::exit_bytes(Exit::Link), target,
+                     entry);
 }
 
 void World::disturb(Caller& caller, Chaos::Act act, std::uint64_t random) {

@@ -104,7 +104,7 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
     const bool known = (at.bits & Site::kKnown) != 0;
     const std::uint64_t linear =
         known ? difference : difference ^ (write ? tlb.wtag.data() : tlb.rtag.data())[index];
-    const std::uint64_t check = site_address() - at.back;
+    const std::uint64_t check = site_address() - at.distance();
     cx_.state.rip = site_rip(at);
     const bool exists = addressable(linear, at.size);
     const bool crosses = (linear & kPageOffset) + at.size > 4096;
@@ -173,7 +173,7 @@ bool Dispatcher::serve_stack_miss(Result& result, bool& leave) {
         if (tlb.wtag.data()[index] == page) {
             tlb.stack_page = page;
             tlb.stack_addend = tlb.addend.data()[index];
-            return resume_at(site_address() - at.back);
+            return resume_at(site_address() - at.distance());
         }
     }
     return enter_variant(leave, result);
@@ -199,7 +199,7 @@ bool Dispatcher::serve_group_miss(const Site& at, Result& result, bool& leave) {
         bool fault = false;
         fill(low, write && (at.bits & Site::kEarly) == 0, host, fault);
         if (!fault && tags[TlbInstance::index(low)] == (low & ~kPageOffset))
-            return resume_at(site_address() - at.back);
+            return resume_at(site_address() - at.distance());
     }
     return enter_variant(leave, result); // which will find the same, and whose it is
 }
