@@ -20,7 +20,7 @@ struct Tuning {
     bool branches = true;        // indirect and far branches find their target in a cache
     bool shared_branches = true; // and when it does not know, in a larger one of all spaces
     bool far_links = true;       // direct branches to other pages each know where theirs is
-    bool fixed_code = true;      // the kernel's code knows at which address it is
+    bool fixed_code = true;      // code near either end of addresses knows where it is
     bool huge_code = true;       // translated code lies in huge pages of the host
     bool cold_apart = true;      // exits and misses do not lie between the bodies of blocks
     bool long_blocks = true;     // a block goes on behind a conditional branch

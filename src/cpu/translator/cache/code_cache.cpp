@@ -203,7 +203,7 @@ void CodeCache::kill(Block& block) {
         loop_heads_.erase(block.key.gpa);
     table_[block.table_slot].store(kTombstone, std::memory_order_release);
     unlink(block);
-    // jmp stale_entry; the first instruction of a far entry is 7 bytes, byte 7 begins the next.
+    // jmp stale_entry; the first instruction of a far entry is 7 bytes or longer.
     std::uint8_t* const far_entry = code_at(offset_of(block.far_entry()));
     std::uint64_t code = 0;
     std::memcpy(&code, memory_->writable(far_entry), sizeof code);

@@ -138,10 +138,15 @@ void BlockTranslator::emit_entries(NewBlock& out) {
 void BlockTranslator::emit_far_entry(NewBlock& out) {
     a_.align(8);
     out.far_entry = a_.here();
+    const std::int64_t start = scan_.list[0].page_offset;
+    if (is_known(start)) {
+        a_.store_imm32(DOPPEL_FRAME(page_va), static_cast<std::int32_t>(scan_.page_va));
+        return;
+    }
     a_.byte(0x4d); // lea r14,[r13 - page_offset] with disp32: 7 bytes, so that it can be patched
     a_.byte(0x8d);
     a_.byte(0xb5);
-    a_.u32(static_cast<std::uint32_t>(-std::int32_t{scan_.list[0].page_offset}));
+    a_.u32(static_cast<std::uint32_t>(-start));
     a_.store(DOPPEL_FRAME(page_va), kScratch1);
 }
 

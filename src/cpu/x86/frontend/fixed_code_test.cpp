@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Kernel code that knows its address: what it accesses relative to rip, at each address where it
+/// Code that knows its address: what it accesses relative to rip, at each address where it
 /// runs.
 #include <array>
 #include <cstring>
@@ -18,6 +18,7 @@ namespace {
 using Bytes = std::vector<std::uint8_t>;
 
 constexpr std::uint64_t kAway = 0x10000;
+constexpr std::uint64_t kHaltAt = kCodeAt + 0x8000;
 
 class Counter final : public bus::IoHandler {
 public:
@@ -41,18 +42,23 @@ void add(Bytes& code, std::uint64_t code_at, Bytes bytes, std::uint64_t operand,
     code.insert(code.end(), bytes.begin(), bytes.end());
 }
 
+/// Code of the kernel, or of a user whose SYSCALL leads to a HLT.
 class Kernel {
 public:
-    explicit Kernel(TestMachine::Kind kind) : machine{kind} { machine.enter_long_mode(0); }
+    explicit Kernel(TestMachine::Kind kind, unsigned level = 0) : machine{kind}, cpl{level} {
+        machine.write(kHaltAt, std::array<std::uint8_t, 1>{0xf4});
+    }
 
     void map(std::uint64_t linear, std::uint64_t gpa_and_bits) {
         (void)machine.memory().store(memory::Gpa{kTablesAt + 0x3000 + (linear >> 12) * 8},
                                      gpa_and_bits);
     }
     CpuState& run(std::uint64_t at) {
+        machine.enter_long_mode(cpl);
         CpuState& state = machine.state();
+        state.star = std::uint64_t{0x8} << 32;
+        state.lstar = kHaltAt;
         state.rip = at;
-        state.gpr = {};
         state.gpr[Rsp] = kDataAt + 0x3000;
         state.activity = Activity::Running;
         machine.vcpu().state_changed();
@@ -60,10 +66,11 @@ public:
         return state;
     }
     TestMachine machine;
+    const unsigned cpl;
 };
 
-void check_two_places(TestMachine::Kind kind) {
-    Kernel kernel{kind};
+void check_two_places(TestMachine::Kind kind, unsigned cpl) {
+    Kernel kernel{kind, cpl};
     Bytes code;
     add(code, kCodeAt, {0x48, 0x8b, 0x05, 0, 0, 0, 0}, kDataAt + 8);       // mov rax, [..]
     add(code, kCodeAt, {0x4c, 0x03, 0x2d, 0, 0, 0, 0}, kDataAt + 16);      // add r13, [..]
@@ -75,8 +82,9 @@ void check_two_places(TestMachine::Kind kind) {
     add(code, kCodeAt, {0xf0, 0x48, 0x0f, 0xc1, 0x35, 0, 0, 0, 0}, kDataAt + 32); // lock xadd rsi
     add(code, kCodeAt, {0xe8, 0, 0, 0, 0}, kCodeAt + 0x1000);                     // call
     kernel.machine.write(kCodeAt, code);
-    kernel.machine.write(kCodeAt + 0x1000, std::array<std::uint8_t, 2>{0x5f, 0xf4}); // pop rdi; hlt
-    for (std::uint64_t i = 0; i < 2; ++i) { // the same code, other data
+    const Bytes end = cpl == 0 ? Bytes{0x5f, 0xf4} : Bytes{0x5f, 0x49, 0x89, 0xc8, 0x0f, 0x05};
+    kernel.machine.write(kCodeAt + 0x1000, end); // pop rdi; hlt, or: mov r8, rcx; syscall
+    for (std::uint64_t i = 0; i < 2; ++i) {      // the same code, other data
         kernel.map(kCodeAt + kAway + 0x1000 * i, (kCodeAt + 0x1000 * i) | 7);
         kernel.map(kDataAt + kAway + 0x1000 * i, (kDataAt + 0x5000 + 0x1000 * i) | 7);
     }
@@ -93,8 +101,8 @@ void check_two_places(TestMachine::Kind kind) {
             CHECK(state.gpr[Rdx] == kDataAt + away);
             CHECK(state.gpr[Rsi] == (first + 4) * 0x0101'0000'0001);
             CHECK(state.gpr[Rdi] == kCodeAt + away + code.size());
-            CHECK(state.gpr[Rcx] == (((first + 0x1ff) * 0x0101'0000'0001) >> 32 |
-                                     ((first + 0x200) * 0x0101'0000'0001) << 32));
+            CHECK(state.gpr[cpl == 0 ? Rcx : R8] == (((first + 0x1ff) * 0x0101'0000'0001) >> 32 |
+                                                     ((first + 0x200) * 0x0101'0000'0001) << 32));
         }
     }
 }
@@ -122,9 +130,11 @@ void check_device(TestMachine::Kind kind) {
 
 } // namespace
 
-TEST_CASE("kernel code at two addresses finds the data of each") {
-    check_two_places(TestMachine::Kind::Interpreter);
-    check_two_places(TestMachine::Kind::Translator);
+TEST_CASE("code at two addresses finds the data of each") {
+    for (const unsigned cpl : {0u, 3u}) {
+        check_two_places(TestMachine::Kind::Interpreter, cpl);
+        check_two_places(TestMachine::Kind::Translator, cpl);
+    }
 }
 
 TEST_CASE("kernel code finds a device relative to its own address") {

@@ -174,8 +174,9 @@ inline constexpr std::uint32_t kCount = 64;       // virtual time: takes from Fr
 inline constexpr std::uint32_t kCode32 = 128;     // flat 32-bit code, see dispatch/flat_code.hpp
 inline constexpr std::uint32_t kFixed = 256;      // the block knows its linear address: see fixed()
 
-/// Of a block at `rip` in 64-bit kernel code that is translated for this address alone, whose page
-/// is in the bits 31:12 of the mode. 0: an immediate of 32 bits does not reach there.
+/// Of a block at `rip` in 64-bit code that is translated for this address alone, whose page is in
+/// the bits 31:12 of the mode. 0: an immediate of 32 bits does not reach there. It does in kernels,
+/// and in programs that are not position-independent.
 constexpr std::uint32_t fixed(std::uint64_t rip) {
     const auto low = static_cast<std::uint32_t>(rip);
     const bool reaches = static_cast<std::uint64_t>(static_cast<std::int32_t>(low)) == rip;

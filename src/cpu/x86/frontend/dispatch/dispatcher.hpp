@@ -140,9 +140,10 @@ private:
     void update_fast_calls();
     /// Translated code changes CPL by itself.
     std::uint32_t block_mode(std::uint64_t rip) const {
-        if (cx_.state.cpl == 3)
-            return features_ | mode::kUser | (code32_ ? mode::kCode32 : 0);
-        return features_ | (code32_ ? mode::kCode32 : fixed_code_ ? mode::fixed(rip) : 0);
+        return features_ | (cx_.state.cpl == 3 ? mode::kUser : 0) |
+               (code32_       ? mode::kCode32
+                : fixed_code_ ? mode::fixed(rip)
+                              : 0);
     }
     bool translatable() const;
     void select_tlb();
