@@ -294,7 +294,7 @@ TEST_CASE("a push to an address that is not canonical faults on both engines") {
         machine.write(kCodeAt, code);
         machine.state().gpr[Rsp] = 0x4000'0000'0000'0100;
         machine.vcpu().state_changed();
-        CHECK(std::holds_alternative<ShutdownExit>(machine.vcpu().run())); // there is no IDT
+        CHECK(std::holds_alternative<ShutdownExit>(machine.run_bounded())); // there is no IDT
         CHECK(machine.state().rip == kCodeAt);
     }
 }
@@ -312,7 +312,7 @@ TEST_CASE("a return to an address that is not canonical faults before it moves r
             machine.state().gpr[Rsp] = kDataAt;
             machine.state().rip = kCodeAt;
             machine.vcpu().state_changed();
-            CHECK(std::holds_alternative<ShutdownExit>(machine.vcpu().run())); // there is no IDT
+            CHECK(std::holds_alternative<ShutdownExit>(machine.run_bounded())); // there is no IDT
             CHECK(machine.state().rip == kCodeAt);
             CHECK(machine.state().gpr[Rsp] == kDataAt);
         }

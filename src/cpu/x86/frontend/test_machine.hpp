@@ -2,10 +2,15 @@
 #pragma once
 /// Two vCPUs of the same kind of machine, one on each engine, for tests: identity-mapped, no
 /// devices.
+#include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <span>
+#include <stop_token>
+#include <thread>
 #include <vector>
 
 #include "cpu/x86/frontend/translator_vcpu.hpp"
@@ -84,6 +89,18 @@ public:
     memory::GuestMemory& memory() { return *memory_; }
     Vcpu& vcpu() { return *vcpu_; }
     CpuState& state() { return vcpu_->state(); }
+    /// KickExit after ten seconds: what goes astray fails, and does not hang.
+    VmExit run_bounded() {
+        const std::jthread watch{[this](const std::stop_token& ended) {
+            std::mutex mutex;
+            std::condition_variable_any never;
+            std::unique_lock lock{mutex};
+            never.wait_for(lock, ended, std::chrono::seconds{10}, [] { return false; });
+            if (!ended.stop_requested())
+                vcpu_->kick();
+        }};
+        return vcpu_->run();
+    }
 
     /// 64-bit mode, flat segments, paging on, interrupts off; registers zero.
     void enter_long_mode(unsigned cpl = 0) {
