@@ -64,8 +64,17 @@ class PowerCuts(unittest.TestCase):
             if kind == "vhdx" or self.unclosed(kind, image):
                 call("qemu-img", "check", "-q", "-r", "all", *secret, name)
             call("qemu-img", "check", "-q", *secret, name, codes=(0, 3))
+        if kind == "vpc" and self.between_copies(image):
+            return
         raw = {"driver": "raw", "file": {"driver": "file", "filename": str(state / "shown.raw")}}
         call("qemu-img", "compare", "-q", *secret, f"json:{json.dumps(raw)}", name)
+
+    @staticmethod
+    def between_copies(image):
+        """QEMU goes by the copy of the footer in a dynamic disk's first sector, we by the footer.
+        While the disk changes its size they differ: each shows a whole disk, as before or after."""
+        data = image.read_bytes()
+        return data[:8] == data[-512:-504] and data[:512] != data[-512:]
 
     def unclosed(self, kind, image):
         facts = json.loads(call("qemu-img", "info", "-U", "-f", kind, "--output=json", image))
