@@ -3,20 +3,22 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 
 namespace doppel::cpu::translator {
 
 namespace {
 
-constexpr std::uint8_t kNops[][3] = {{}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
+/// One NOP of so many bytes; Intel SDM (June 2025) Vol. 2, NOP.
+constexpr std::uint64_t kNops[8] = {0,        0x90,     0x9066,     0x1f0f,
+                                    0x401f0f, 0x441f0f, 0x441f0f66, 0x801f0f};
 
 } // namespace
 
 void Assembler::align(std::size_t bytes) {
     for (std::size_t left = -reinterpret_cast<std::uintptr_t>(here()) & (bytes - 1); left != 0;) {
-        const std::size_t one = std::min<std::size_t>(left, 3);
-        for (std::size_t i = 0; i < one; ++i)
-            byte(kNops[one][i]);
+        const std::size_t one = std::min(left, std::size(kNops) - 1);
+        put(kNops[one], one);
         left -= one;
     }
 }
@@ -28,8 +30,8 @@ std::size_t Assembler::link_padding(std::size_t before) const {
 
 void Assembler::align_link(std::size_t before) {
     const std::size_t padding = link_padding(before);
-    for (std::size_t i = 0; i < padding; ++i)
-        byte(kNops[padding][i]);
+    if (padding != 0)
+        put(kNops[padding], padding);
 }
 
 void Assembler::align_link_before(std::size_t instruction, std::size_t before) {
@@ -38,7 +40,7 @@ void Assembler::align_link_before(std::size_t instruction, std::size_t before) {
         return align_link(before);
     std::uint8_t* const begin = at_ - instruction;
     std::memmove(begin + padding, begin, instruction);
-    std::memcpy(begin, kNops[padding], padding);
+    std::memcpy(begin, &kNops[padding], padding);
     at_ += padding;
 }
 

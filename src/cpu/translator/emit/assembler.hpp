@@ -137,6 +137,14 @@ public:
         at_ += count;
     }
     void put(const Encoded& code) { put(code.value, code.count); }
+    /// An instruction of so many bytes, up to 15; 16 can be read.
+    void copy(const std::uint8_t* instruction, std::size_t count) {
+        std::uint64_t words[2];
+        std::memcpy(words, instruction, sizeof words);
+        put(words[0], count < 8 ? count : 8);
+        if (count > 8)
+            put(words[1], count - 8);
+    }
     void byte(std::uint8_t value) { put(value, 1); }
     void u16(std::uint16_t value) { put(value, 2); }
     void u32(std::uint32_t value) { put(value, 4); }
@@ -174,7 +182,13 @@ public:
         u32(static_cast<std::uint32_t>(value));
     }
     [[gnu::always_inline]] void store32_imm(const Mem& to, std::uint32_t value) {
-        rm(false, 0xc7, kRax, to);
+        const Encoded code = encode_rm(false, 0xc7, kRax, to);
+        if (__builtin_constant_p(code.count) && code.count <= 4) { // in one store
+            const std::uint64_t head = code.value & ((std::uint64_t{1} << 8 * code.count) - 1);
+            put(head | std::uint64_t{value} << 8 * code.count, code.count + 4);
+            return;
+        }
+        put(code);
         u32(value);
     }
     void store8_imm(const Mem& to, std::uint8_t value) {

@@ -79,7 +79,7 @@ void BaseScan::visit(ScannedInstruction& at) {
         ++exits_;
     if (changes_meaning(at.treatment))
         opened_ = 0;
-    else
+    else if ((at.in.registers_written & registers_) != 0)
         registers_change(at);
 }
 
@@ -119,6 +119,8 @@ void BaseScan::begin(ScannedInstruction& at, Open* in_place_of, std::int32_t off
         open = &open_.at(opened_++);
     if (open == nullptr)
         return;
+    for (const std::uint8_t reg : {at.in.memory_base, at.in.memory_index})
+        registers_ |= reg < 16 ? 1u << reg : 0u;
     const auto number = static_cast<std::uint8_t>(scan_.base_count++);
     *open = {.used = true,
              .group = number,
@@ -157,6 +159,8 @@ void BaseScan::registers_change(const ScannedInstruction& at) {
 }
 
 void BaseScan::finish() {
+    if (scan_.base_count == 0)
+        return;
     for (std::size_t i = 0; i < scan_.count; ++i) {
         auto& at = scan_.list.at(i);
         if (at.base_group != ScannedInstruction::kNoGroup &&

@@ -37,6 +37,7 @@ private:
     std::array<Open, BlockScan::kMaxBases> open_{};
     std::size_t opened_ = 0; // the first so many have been in use
     unsigned exits_ = 0;
+    unsigned registers_ = 0; // a set: some group goes, or went, through them
 };
 
 } // namespace doppel::cpu::x86::frontend

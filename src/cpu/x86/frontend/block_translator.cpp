@@ -143,10 +143,8 @@ void BlockTranslator::emit_far_entry(NewBlock& out) {
         a_.store_imm32(DOPPEL_FRAME(page_va), static_cast<std::int32_t>(scan_.page_va));
         return;
     }
-    a_.byte(0x4d); // lea r14,[r13 - page_offset] with disp32: 7 bytes, so that it can be patched
-    a_.byte(0x8d);
-    a_.byte(0xb5);
-    a_.u32(static_cast<std::uint32_t>(-start));
+    // lea r14,[r13 - page_offset] with disp32: 7 bytes, so that it can be patched
+    a_.put(0xb58d4d | std::uint64_t{static_cast<std::uint32_t>(-start)} << 24, 7);
     a_.store(DOPPEL_FRAME(page_va), kScratch1);
 }
 

@@ -205,6 +205,7 @@ private:
     void emit_instruction(const ScannedInstruction& at);
     void emit_generic(const ScannedInstruction& at);
     void emit_high_byte_memory(const ScannedInstruction& at);
+    bool is_the_same(const Instruction& in) const;
     void emit_body(const ScannedInstruction& at, const Instruction& in, const Rewrite& with);
     void emit_zero_vectors(const ScannedInstruction& at);
     void emit_constant(HostReg to, std::int32_t value, bool narrow);
@@ -218,7 +219,11 @@ private:
 
     // --- emit_slots.cpp ---
     static std::uint16_t slot_operands(const Instruction& in);
-    void settle_slots(const ScannedInstruction& at);
+    void settle_slots(const ScannedInstruction& at) {
+        if (held_[0].reg != HeldSlot::kNone || held_[1].reg != HeldSlot::kNone)
+            settle_held(at);
+    }
+    void settle_held(const ScannedInstruction& at);
     void write_slots();
     void release_slots();
     void take(HostReg scratch);

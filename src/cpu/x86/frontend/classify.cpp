@@ -160,10 +160,6 @@ Treatment classify_stack(const Instruction& in, std::uint32_t mode) {
 
 } // namespace
 
-bool is_locked(const Instruction& in) {
-    return in.has_memory() && (in.lock() || in.op == Op::Xchg);
-}
-
 bool interpreter_decides(const Instruction& in) {
     return in.has(attribute::kAligned | attribute::kX87State) || in.type == InstructionClass::X87 ||
            in.type == InstructionClass::Mmx;

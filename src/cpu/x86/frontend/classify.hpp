@@ -8,7 +8,9 @@ namespace doppel::cpu::x86::frontend {
 Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& features);
 
 /// A locked memory operand: by the prefix, or XCHG.
-bool is_locked(const Instruction& in);
+inline bool is_locked(const Instruction& in) {
+    return in.has_memory() && (in.lock() || in.op == Op::Xchg);
+}
 
 /// Something else may come before a page fault: misalignment, a pending x87 exception.
 bool interpreter_decides(const Instruction& in);

@@ -22,8 +22,11 @@ bool BlockTranslator::cannot_stop(const ScannedInstruction& at) const {
     case Treatment::Generic: break;
     default: return false;
     }
-    const int slots = std::popcount(slot_operands(at.in)); // more are the interpreter's
-    return !may_signal(at.in) && (at.in.has_memory() ? checked_stack && slots < 2 : slots < 3);
+    if (may_signal(at.in) || (at.in.has_memory() && !checked_stack))
+        return false;
+    const unsigned slots = slot_operands(at.in);
+    const unsigned but_one = slots & (slots - 1); // more are the interpreter's
+    return at.in.has_memory() ? but_one == 0 : (but_one & (but_one - 1)) == 0;
 }
 
 /// The instructions from `index` on make all flags before anything can see the old ones.

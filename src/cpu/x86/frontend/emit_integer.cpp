@@ -26,6 +26,13 @@ bool checks_memory(const Instruction& in) {
 
 } // namespace
 
+/// All it names has its home, so that its bytes say on the host what they say to the guest.
+bool BlockTranslator::is_the_same(const Instruction& in) const {
+    constexpr std::uint16_t kElsewhere = kWithoutHome | 1u << Rsp;
+    return !code32_ && scan_.lending_count == 0 && !in.has_memory() &&
+           (in.registers() & kElsewhere) == 0;
+}
+
 /// The instruction itself or its twin `in`, all operands in place, and what it does to the flags.
 void BlockTranslator::emit_body(const ScannedInstruction& at, const Instruction& in,
                                 const Rewrite& with) {
@@ -34,7 +41,11 @@ void BlockTranslator::emit_body(const ScannedInstruction& at, const Instruction&
         note_signal(at);
     }
     const std::uint8_t* const start = a_.here();
-    emit_rewritten(a_, in, scan_.bytes.data() + at.buffer_offset, with);
+    const std::uint8_t* const bytes = scan_.bytes.data() + at.buffer_offset;
+    if (is_the_same(in))
+        a_.copy(bytes, in.length);
+    else
+        emit_rewritten(a_, in, bytes, with);
     body_bytes_ = may_signal(at.in) ? 0 : static_cast<std::size_t>(a_.here() - start);
     body_end_ = a_.here();
     note_flags(at);

@@ -62,7 +62,7 @@ std::uint16_t BlockTranslator::slot_operands(const Instruction& in) {
 }
 
 /// Before `at`: what its translation does not know of is put away.
-void BlockTranslator::settle_slots(const ScannedInstruction& at) {
+void BlockTranslator::settle_held(const ScannedInstruction& at) {
     if (!names_scratch(at) || !scan_.tuning.slots)
         release_slots();
     const bool branches = at.index + 1u < scan_.count &&
@@ -300,11 +300,13 @@ void BlockTranslator::emit_slots_and_memory(const ScannedInstruction& at, Rewrit
         write_slots();
         hold_flags();
     }
-    if (std::popcount(slots) != 1) {
-        if (slots != 0)
-            take(kScratch1);
-        if (std::popcount(slots) > 1)
-            take(kScratch0); // MULX: the address there is for this once
+    if (slots == 0) {
+        emit_body(at, at.in, with);
+        return;
+    }
+    if ((slots & (slots - 1)) != 0) {
+        take(kScratch1);
+        take(kScratch0); // MULX: the address there is for this once
         emit_with_assigned(at, with);
         return;
     }

@@ -143,9 +143,21 @@ std::size_t changeable(const BlockScan& scan) {
     return end;
 }
 
+/// Otherwise no register without a home is named often enough.
+bool names_many_without_home(const BlockScan& scan) {
+    if (scan.count < kFewest)
+        return false;
+    unsigned found = 0;
+    for (std::size_t i = 0; i < scan.count; ++i)
+        found += (scan.list[i].in.registers() & kWithoutHome) != 0 ? 1 : 0;
+    return found >= kFewest;
+}
+
 } // namespace
 
 void lend_homes(BlockScan& scan) {
+    if (!names_many_without_home(scan))
+        return;
     const std::size_t end = changeable(scan);
     if (end < kFewest)
         return;

@@ -126,38 +126,45 @@ private:
             rex |= 0x40;
         if (fields_.high && rex != 0)
             return false;
-        if (in_.lock())
-            a_.byte(0xf0);
-        if ((in_.prefixes & prefix::kOperandSize) != 0)
-            a_.byte(0x66);
-        if (in_.rep())
-            a_.byte(0xf3);
-        if (in_.repne())
-            a_.byte(0xf2);
+        constexpr unsigned kRare =
+            prefix::kLock | prefix::kOperandSize | prefix::kRep | prefix::kRepne;
+        if ((in_.prefixes & kRare) != 0)
+            add_prefixes();
         if (rex != 0)
-            a_.byte(rex);
+            head_.add(rex);
         if (in_.map != OpcodeMap::Primary)
-            a_.byte(0x0f);
+            head_.add(0x0f);
         if (in_.map == OpcodeMap::Map0F38)
-            a_.byte(0x38);
+            head_.add(0x38);
         if (in_.map == OpcodeMap::Map0F3A)
-            a_.byte(0x3a);
-        emit_legacy_opcode();
+            head_.add(0x3a);
+        add_legacy_opcode();
         return true;
     }
 
-    void emit_legacy_opcode() {
+    void add_prefixes() {
+        if (in_.lock())
+            head_.add(0xf0);
+        if ((in_.prefixes & prefix::kOperandSize) != 0)
+            head_.add(0x66);
+        if (in_.rep())
+            head_.add(0xf3);
+        if (in_.repne())
+            head_.add(0xf2);
+    }
+
+    void add_legacy_opcode() {
         if (is_short_count()) {
-            a_.byte(0xff);
-            a_.byte(static_cast<std::uint8_t>(0xc0 | (in_.opcode & 8) | (fields_.rm & 7)));
+            head_.add(0xff);
+            head_.add(0xc0u | (in_.opcode & 8u) | (fields_.rm & 7u));
         } else if (plus_register()) {
-            a_.byte(static_cast<std::uint8_t>((in_.opcode & ~7) | (fields_.rm & 7)));
+            head_.add((in_.opcode & ~7u) | (fields_.rm & 7u));
         } else if (is_offset_move(in_)) { // a0..a3 becomes 8a, 8b, 88, 89
-            a_.byte(static_cast<std::uint8_t>(0x88 | ((in_.opcode & 3) ^ 2)));
+            head_.add(0x88u | ((in_.opcode & 3u) ^ 2u));
         } else if (with_.code32 && in_.map == OpcodeMap::Primary && in_.opcode == 0x82) {
-            a_.byte(0x80); // the same, and undefined in 64-bit code
+            head_.add(0x80); // the same, and undefined in 64-bit code
         } else {
-            a_.byte(in_.opcode);
+            head_.add(in_.opcode);
         }
     }
 
@@ -169,17 +176,28 @@ private:
         const std::uint8_t vvvv =
             general ? static_cast<std::uint8_t>(with_.gpr[original]) : original;
         const std::uint8_t bits = extension_bits();
-        a_.byte(0xc4);
-        a_.byte(static_cast<std::uint8_t>((~bits & 7) << 5 | static_cast<unsigned>(in_.map)));
-        a_.byte(static_cast<std::uint8_t>((in_.rex & 8) << 4 | (~vvvv & 15) << 3 | (last & 7)));
-        a_.byte(in_.opcode);
+        head_.add(0xc4);
+        head_.add((~bits & 7u) << 5 | static_cast<unsigned>(in_.map));
+        head_.add((in_.rex & 8u) << 4 | (~vvvv & 15u) << 3 | (last & 7u));
+        head_.add(in_.opcode);
     }
 
+    /// The head and what follows, in as few stores as can be.
     void emit_tail() {
-        if (memory_form())
+        constexpr unsigned kMostOfModrm = 6;
+        if (!memory_form()) {
+            if (in_.has_modrm())
+                head_.add(0xc0u | (fields_.reg & 7u) << 3 | (fields_.rm & 7u));
+            a_.put(head_);
+        } else if (head_.count + kMostOfModrm <= sizeof head_.value) {
+            head_.add_modrm(fields_.reg, with_.mem);
+            a_.put(head_);
+        } else {
+            a_.put(head_);
             a_.modrm(fields_.reg, with_.mem);
-        else if (in_.has_modrm())
-            a_.byte(static_cast<std::uint8_t>(0xc0 | (fields_.reg & 7) << 3 | (fields_.rm & 7)));
+        }
+        if (in_.immediate_size == 0)
+            return;
         std::uint64_t immediate = 0; // and whatever is behind it: BlockScan::bytes goes on
         std::memcpy(&immediate, bytes_ + in_.immediate_offset(), sizeof immediate);
         a_.put(immediate, in_.immediate_size);
@@ -190,6 +208,7 @@ private:
     const std::uint8_t* bytes_;
     const Rewrite& with_;
     Fields fields_;
+    Encoded head_; // all before ModRM
 };
 
 /// A set of opcodes.

@@ -170,13 +170,10 @@ void emit_exit(Assembler& a, Exit why, const std::uint8_t* stub, const Stubs& st
                const Site& site, std::size_t bytes) {
     const std::uint8_t* const behind = a.here() + Stubs::exit_bytes(why);
     const auto offset = static_cast<std::uint32_t>(behind - stubs.base);
-    if (why == Exit::Miss) {
+    if (why == Exit::Miss)
         a.store32_imm(DOPPEL_FRAME(exit_site), offset);
-    } else {
-        a.byte(0x41); // mov r14d, offset
-        a.byte(0xbe);
-        a.u32(offset);
-    }
+    else
+        a.put(0xbe41 | std::uint64_t{offset} << 16, 6); // mov r14d, offset
     a.jump(stub);
     std::array<std::uint64_t, 2> words{};
     static_assert(sizeof site <= sizeof words);
