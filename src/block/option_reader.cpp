@@ -31,19 +31,19 @@ Result<std::uint64_t> parse_size(std::string_view text) {
         shift = static_cast<unsigned>(found) * 10;
     }
     const auto number = text.substr(0, number_end);
-    const auto* end = number.data() + number.size();
     if (number.find('.') == std::string_view::npos) {
         std::uint64_t value = 0;
         const auto [stop, error] =
-            std::from_chars(number.data(), end, value, hexadecimal ? 16 : 10);
-        if (error != std::errc{} || stop != end || value > (std::uint64_t{1} << 63) >> shift)
+            std::from_chars(number.begin(), number.end(), value, hexadecimal ? 16 : 10);
+        if (error != std::errc{} || stop != number.end() ||
+            value > (std::uint64_t{1} << 63) >> shift)
             return bad();
         return value << shift;
     }
     double value = 0;
-    const auto [stop, error] = std::from_chars(number.data(), end, value);
+    const auto [stop, error] = std::from_chars(number.begin(), number.end(), value);
     const auto bytes = std::ldexp(value, static_cast<int>(shift));
-    if (error != std::errc{} || stop != end || bytes >= 0x1p63)
+    if (error != std::errc{} || stop != number.end() || bytes >= 0x1p63)
         return bad();
     return static_cast<std::uint64_t>(bytes);
 }

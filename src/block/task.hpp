@@ -61,7 +61,12 @@ public:
 
     bool done() const noexcept { return handle_.done(); }
     /// Only once done().
-    Result<T> take() { return std::move(handle_.promise().result).value(); }
+    Result<T> take() {
+        auto& result = handle_.promise().result;
+        if (!result)
+            std::abort();
+        return std::move(*result);
+    }
 
     bool await_ready() const noexcept { return handle_.done(); }
     void await_suspend(std::coroutine_handle<> waiter) noexcept {

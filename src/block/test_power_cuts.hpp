@@ -35,14 +35,13 @@ struct Shown {
     std::map<std::string, std::shared_ptr<const Picture>> bitmaps; // the disk when they were added
 };
 
-/// The stamps of some sectors; none where a sector is a mixture.
-inline std::optional<std::vector<std::uint32_t>> stamps_of(std::span<const std::byte> bytes) {
+/// The stamps of some sectors. No sector is a mixture.
+inline std::vector<std::uint32_t> stamps_of(std::span<const std::byte> bytes) {
     std::vector<std::uint32_t> stamps(bytes.size() / kSector);
     for (std::size_t i = 0; i < stamps.size(); ++i) {
         const auto* at = bytes.data() + i * kSector;
         std::memcpy(&stamps[i], at, sizeof stamps[i]);
-        if (std::memcmp(at, at + sizeof stamps[i], kSector - sizeof stamps[i]) != 0)
-            return std::nullopt;
+        REQUIRE(std::memcmp(at, at + sizeof stamps[i], kSector - sizeof stamps[i]) == 0);
     }
     return stamps;
 }
@@ -68,7 +67,7 @@ public:
         disk_ = SimDisk::with(fresh.files());
         node_ = rig_.open(*disk_).value();
         most_ = bytes.size() / kSector * 3 / 2;
-        now_.disk = {bytes.size() / kSector, stamps_of(bytes).value()};
+        now_.disk = {bytes.size() / kSector, stamps_of(bytes)};
         now_.disk.stamps.resize(most_);
         note(now_, true);
     }
@@ -189,7 +188,7 @@ private:
         if (done)
             done = rig_.wait(node_->read(at.offset, IoBuffer{bytes}));
         if (done) {
-            const auto stamps = stamps_of(bytes).value();
+            const auto stamps = stamps_of(bytes);
             for (std::size_t i = 0; i < at.count; ++i)
                 after.disk.stamps[at.first + i] = stamps[i];
             for (std::size_t i = at.first; i < at.first + at.count; ++i)
@@ -326,7 +325,7 @@ public:
         require_sound(rig_, node);
         auto bytes = read(node);
         check_disk(bytes);
-        check_bitmaps(node, stamps_of(bytes).value());
+        check_bitmaps(node, stamps_of(bytes));
         go_on(node, bytes, random);
         REQUIRE(rig_.wait(node.close()));
         return bytes;
@@ -346,9 +345,8 @@ private:
         const auto size_fits = [&](const Shown* one) { return one->disk.sectors == sectors; };
         REQUIRE(std::ranges::any_of(possible_, size_fits));
         const auto stamps = stamps_of(bytes);
-        REQUIRE(stamps.has_value());
         for (std::size_t i = 0; i < sectors; ++i) {
-            const auto stamp = (*stamps)[i];
+            const auto stamp = stamps[i];
             const auto fits = [&](const Shown* one) { return one->disk.stamps[i] == stamp; };
             if (std::ranges::any_of(possible_, fits))
                 continue;
@@ -385,7 +383,7 @@ private:
             return;
         const auto node = open_to_read();
         REQUIRE(rig_.wait(node->view_snapshot(name)));
-        auto stamps = stamps_of(read(*node)).value();
+        auto stamps = stamps_of(read(*node));
         REQUIRE(stamps.size() == picture.sectors);
         stamps.resize(picture.stamps.size());
         REQUIRE(stamps == picture.stamps);

@@ -82,8 +82,8 @@ int run_command(std::string_view program, const Command& command,
         const auto parent = go_to_background();
         if (!parent)
             return complain(name, parent.error(), command.error_code);
-        if (*parent)
-            return **parent;
+        if (const auto& status = *parent; status.has_value())
+            return *status;
     }
     end_cleanly_on_signals(name);
     const auto loop = base::EventLoop::create();

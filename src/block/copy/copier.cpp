@@ -166,11 +166,12 @@ Task<void> Copier::place(Batch& batch) {
     const int to = plain_descriptor(target_.file());
     for (const auto& chunk : batch.chunks) {
         DOPPEL_AWAIT(places, target_.place(chunk.offset, chunk.length));
+        const auto host = chunk.extent.host.value_or(0); // there is one: it is `plain`
         std::uint64_t done_bytes = 0;
         for (const auto& place : places) {
             const auto part = std::min(place.length, chunk.length - done_bytes);
-            batch.moves.push_back({plain_descriptor(chunk.extent.place), to,
-                                   *chunk.extent.host + done_bytes, place.host, part});
+            batch.moves.push_back(
+                {plain_descriptor(chunk.extent.place), to, host + done_bytes, place.host, part});
             done_bytes += part;
         }
     }

@@ -30,7 +30,7 @@ std::uint64_t ReferenceCounts::get(std::uint64_t cluster) const {
 Checker::Checker(Qcow2Node& node)
     : node_{node}, references_{node.geometry_.clusters_for(node.file_->size())} {}
 
-void Checker::find(bool corruption, std::string text) {
+void Checker::find(bool corruption, const std::string& text) {
     ++(corruption ? result_.corruptions : result_.leaks);
     if (result_.findings.size() < CheckResult::kMaxFindings)
         result_.findings.push_back((corruption ? "ERROR " : "Leaked ") + text);

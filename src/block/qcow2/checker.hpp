@@ -39,7 +39,7 @@ public:
     Task<void> change_width(unsigned order);
 
 private:
-    void find(bool corruption, std::string text);
+    void find(bool corruption, const std::string& text);
     bool count(const char* what, std::uint64_t offset, std::uint64_t bytes,
                std::uint64_t times = 1);
     Task<void> count_all();

@@ -51,7 +51,7 @@ public:
     static constexpr std::size_t kMaxBlocks = kTableSize / 2;
     static constexpr std::size_t kArenas = 8;
     /// More than any block has.
-    static constexpr std::size_t kBlockBytes = 64 * 1024, kBlockSignals = 1024;
+    static constexpr std::size_t kBlockBytes = std::size_t{64} << 10, kBlockSignals = 1024;
 
     /// Errors: OutOfMemory.
     static base::Result<std::unique_ptr<CodeCache>> create(std::size_t code_bytes);

@@ -222,7 +222,7 @@ public:
         rr(true, 0x69, to, from);
         u32(static_cast<std::uint32_t>(value));
     }
-    void not_(HostReg reg) { rr(true, 0xf7, kRdx, reg); } // F7 /2
+    void complement(HostReg reg) { rr(true, 0xf7, kRdx, reg); } // F7 /2
     void test_imm32(HostReg reg, std::uint32_t value) {   // of the low 32 bits
         rr(false, 0xf7, kRax, reg);
         u32(value);

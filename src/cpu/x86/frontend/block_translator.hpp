@@ -64,15 +64,15 @@ public:
     /// Lists that keep their memory from one translation to the next.
     class Workspace {
         friend BlockTranslator;
-        std::vector<Cold> cold;
-        std::vector<Maker> makers;
-        std::vector<translator::SignalSite> signals;
+        std::vector<Cold> cold_;
+        std::vector<Maker> makers_;
+        std::vector<translator::SignalSite> signals_;
     };
 
     BlockTranslator(translator::Assembler& to, const Stubs& stubs, const BlockScan& scan,
                     Workspace& space)
-        : a_{to}, stubs_{stubs}, scan_{scan}, cold_{space.cold}, signals_{space.signals},
-          makers_{space.makers}, counting_{(scan.mode & mode::kCount) != 0},
+        : a_{to}, stubs_{stubs}, scan_{scan}, cold_{space.cold_}, signals_{space.signals_},
+          makers_{space.makers_}, counting_{(scan.mode & mode::kCount) != 0},
           code32_{(scan.mode & mode::kCode32) != 0}, fixed_{(scan.mode & mode::kFixed) != 0},
           word_{word_bytes(scan.mode)}, next_far_link_{scan.far_link} {}
 

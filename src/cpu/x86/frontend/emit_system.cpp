@@ -216,7 +216,7 @@ void BlockTranslator::emit_syscall(const ScannedInstruction& at) {
     interpret_if(Condition::Equal, at);
     emit_flags_image();
     a_.load(kScratch1, state_at(offsetof(CpuState, fmask)));
-    a_.not_(kScratch1);
+    a_.complement(kScratch1);
     a_.alu(Alu::And, kScratch1, kScratch0);
     a_.test_imm32(kScratch1, static_cast<std::uint32_t>(kAc | kTf));
     interpret_if(Condition::NotEqual, at);

@@ -90,7 +90,7 @@ void check_two_places(TestMachine::Kind kind, unsigned cpl) {
     }
     for (std::uint64_t i = 0; i < 0xe00; ++i)
         (void)kernel.machine.memory().store(memory::Gpa{kDataAt + i * 8}, i * 0x0101'0000'0001);
-    for (unsigned round = 0; round < 3; ++round) {
+    for (std::uint64_t round = 0; round < 3; ++round) {
         for (const std::uint64_t away : {std::uint64_t{0}, kAway}) {
             const CpuState& state = kernel.run(kCodeAt + away);
             const std::uint64_t first = away == 0 ? 0 : 0x5000 / 8;
@@ -118,7 +118,7 @@ void check_device(TestMachine::Kind kind) {
     add(code, kCodeAt, {0x89, 0x05, 0, 0, 0, 0}, kDeviceAt);       // mov [..], eax
     code.push_back(0xf4);
     kernel.machine.write(kCodeAt, code);
-    for (unsigned round = 0; round < 3; ++round) {
+    for (std::uint64_t round = 0; round < 3; ++round) {
         const CpuState& state = kernel.run(kCodeAt);
         CHECK(state.gpr[Rax] == 0x0102'0304'0506'0709 + 3 * round);
         CHECK(state.gpr[R12] == 0x0102'0304'0506'070a + 3 * round);

@@ -80,7 +80,7 @@ public:
         if (kind == Kind::Interpreter) {
             vcpu_ = std::move(*InterpreterVcpu::create(wiring, 1));
         } else {
-            shared_ = std::move(*TranslatorMachine::create(*memory_, options));
+            shared_ = std::move(*TranslatorMachine::create(*memory_, std::move(options)));
             vcpu_ = std::move(*TranslatorVcpu::create(*shared_, wiring, 1));
         }
         map_identity();

@@ -33,9 +33,9 @@ public:
     /// One instruction of a kind that is translated; no branches except short forward ones.
     std::vector<std::uint8_t> instruction(const FeatureSet& features) {
         for (;;) {
-            std::vector<std::uint8_t> bytes;
-            for (unsigned i = 0; i < 15; ++i)
-                bytes.push_back(static_cast<std::uint8_t>(random_()));
+            std::vector<std::uint8_t> bytes(15);
+            for (auto& byte : bytes)
+                byte = static_cast<std::uint8_t>(random_());
             shape(bytes);
             Instruction in;
             if (decode(bytes, code_size(mode()), in) != DecodeStatus::Ok)
