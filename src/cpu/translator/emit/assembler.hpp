@@ -223,7 +223,7 @@ public:
         u32(static_cast<std::uint32_t>(value));
     }
     void complement(HostReg reg) { rr(true, 0xf7, kRdx, reg); } // F7 /2
-    void test_imm32(HostReg reg, std::uint32_t value) {   // of the low 32 bits
+    void test_imm32(HostReg reg, std::uint32_t value) {         // of the low 32 bits
         rr(false, 0xf7, kRax, reg);
         u32(value);
     }

@@ -53,30 +53,8 @@ void BlockTranslator::translate(NewBlock& out) {
     lending_ = scan_.lending_count != 0;
     if (lending_)
         emit_lend(false);
-    for (std::size_t i = 0; i < scan_.count && !ended_; ++i) {
-        const ScannedInstruction& at = scan_.list[i];
-        const std::size_t colds = cold_.size();
-        const bool lent = lending_ && i < scan_.lending_end;
-        if (i == scan_.lending_end)
-            end_lending();
-        if (rsp_owed_ != 0 && !rsp_can_wait(i))
-            pay_rsp();
-        settle_slots(at);
-        if (!names_scratch0(at))
-            leave_scratch0();
-        const bool names1 = names_scratch1(at);
-        if (!names1)
-            stack_in_scratch1_ = false;
-        keep_flags_across(at);
-        emit_instruction(at);
-        for (std::size_t k = colds; k < cold_.size(); ++k)
-            cold_[k].lent = lent;
-        if (!names1)
-            stack_in_scratch1_ = false;
-        if (dying_)
-            recipe_ = {};
-        dying_ = false;
-    }
+    for (std::size_t i = 0; i < scan_.count && !ended_; ++i)
+        translate_one(i);
     release_slots();
     pay_rsp();
     if (!ended_)
@@ -97,6 +75,31 @@ void BlockTranslator::translate(NewBlock& out) {
         out.guest_bytes - (interprets ? scan_.list[scan_.count - 1].in.length : 0));
     out.instructions = counted_;
     out.signal_sites = signals_;
+}
+
+void BlockTranslator::translate_one(std::size_t index) {
+    const ScannedInstruction& at = scan_.list[index];
+    const std::size_t colds = cold_.size();
+    const bool lent = lending_ && index < scan_.lending_end;
+    if (index == scan_.lending_end)
+        end_lending();
+    if (rsp_owed_ != 0 && !rsp_can_wait(index))
+        pay_rsp();
+    settle_slots(at);
+    if (!names_scratch0(at))
+        leave_scratch0();
+    const bool names1 = names_scratch1(at);
+    if (!names1)
+        stack_in_scratch1_ = false;
+    keep_flags_across(at);
+    emit_instruction(at);
+    for (std::size_t i = colds; i < cold_.size(); ++i)
+        cold_[i].lent = lent;
+    if (!names1)
+        stack_in_scratch1_ = false;
+    if (dying_)
+        recipe_ = {};
+    dying_ = false;
 }
 
 /// Where jumps arrive as the body wants them, usually, stands directly before it.
@@ -248,44 +251,47 @@ void BlockTranslator::emit_counted_branch(const Cold& cold) {
 }
 
 void BlockTranslator::emit_cold() {
-    for (std::size_t i = 0; i < cold_.size(); ++i) {
+    for (std::size_t i = 0; i < cold_.size(); ++i) { // it grows meanwhile
         Cold cold = cold_[i];
+        const bool branches = cold.far || cold.counted_branch;
         std::uint8_t* const check = cold.relative_to;
         if (cold.lent && !cold.far && (cold.why == Exit::Miss || cold.why == Exit::StackMiss))
             emit_lend_again(cold);
         a_.bind(cold.place);
-        if (cold.lent && !cold.far && !cold.counted_branch && cold.why == Exit::Link) {
+        if (cold.lent && !branches && cold.why == Exit::Link) {
             emit_lent_link(cold);
             continue;
         }
-        if (cold.lent && (cold.far || cold.counted_branch))
+        if (cold.lent && branches)
             emit_lend(false);
-        if (cold.counted_branch) {
+        if (cold.counted_branch)
             emit_counted_branch(cold);
-            continue;
-        }
-        if (cold.far) {
+        else if (cold.far)
             emit_far_cold(cold);
-            continue;
-        }
-        if (cold.why == Exit::StackMiss)
-            emit_stack_refill(cold, check);
-        if (cold.group) {
-            a_.test_imm(kScratch0, -4096);
-            emit_crossing(cold);
-        }
-        if (cold.why == Exit::Miss && (cold.site.bits & Site::kKnown) != 0)
-            a_.mov_imm(kScratch0, static_cast<std::uint64_t>(cold.target));
-        if (cold.recipe)
-            emit_recipe(cold.recipe);
-        if (cold.lent)
-            emit_lend(cold.why == Exit::Miss);
-        Site site = cold.site;
-        if (cold.relative_to != nullptr)
-            site.set_distance(a_.here() + Stubs::exit_bytes(cold.why) - cold.relative_to);
-        emit_leave(cold.why, stubs_.exit(cold.why, cold.recipe ? FlagPlace::Register : cold.flags),
-                   site, cold.left);
+        else
+            emit_cold_exit(cold, check);
     }
+}
+
+/// What a miss needs is brought into place, then C++ sees to it.
+void BlockTranslator::emit_cold_exit(const Cold& cold, const std::uint8_t* check) {
+    if (cold.why == Exit::StackMiss)
+        emit_stack_refill(cold, check);
+    if (cold.group) {
+        a_.test_imm(kScratch0, -4096);
+        emit_crossing(cold);
+    }
+    if (cold.why == Exit::Miss && (cold.site.bits & Site::kKnown) != 0)
+        a_.mov_imm(kScratch0, static_cast<std::uint64_t>(cold.target));
+    if (cold.recipe)
+        emit_recipe(cold.recipe);
+    if (cold.lent)
+        emit_lend(cold.why == Exit::Miss);
+    Site site = cold.site;
+    if (cold.relative_to != nullptr)
+        site.set_distance(a_.here() + Stubs::exit_bytes(cold.why) - cold.relative_to);
+    emit_leave(cold.why, stubs_.exit(cold.why, cold.recipe ? FlagPlace::Register : cold.flags),
+               site, cold.left);
 }
 
 /// The stack has moved to another page, which is mostly in the TLB. See is_stack_page32().

@@ -90,6 +90,7 @@ private:
     static constexpr HostReg kNoReg = translator::kNoReg;
 
     // --- entries.cpp ---
+    void translate_one(std::size_t index);
     void emit_entries(translator::NewBlock& out);
     void emit_far_entry(translator::NewBlock& out);
     void emit_slot_entries(translator::NewBlock& out);
@@ -98,6 +99,7 @@ private:
     void emit_dead_entries(translator::NewBlock& out);
     void emit_counting_entries(translator::NewBlock& out);
     void emit_cold();
+    void emit_cold_exit(const Cold& cold, const std::uint8_t* check);
     void emit_leave(Exit why, const std::uint8_t* stub, const Site& site, std::uint8_t left);
 
     // --- emit_lend.cpp ---
@@ -144,6 +146,7 @@ private:
         return write ? DOPPEL_TLB(wtag) : DOPPEL_TLB(rtag);
     }
     static constexpr Mem tlb_entry(std::int32_t array) { return {kTlb, kScratch1, 8, array}; }
+    void emit_lookup(const ScannedInstruction& at, const Mem* simple, bool write);
     Mem checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size, bool write,
                 bool single);
     Mem checked_known(const ScannedInstruction& at, std::uint64_t linear, std::uint32_t size,

@@ -233,13 +233,8 @@ void BlockTranslator::compare_limit(std::uint32_t bytes) {
                {kTlb, kNoReg, 1, DOPPEL_TLB(limits) + static_cast<std::int32_t>(known * 8)});
 }
 
-/// A locked operand that is not aligned may lie in two cache lines: rotating the offset in the page
-/// brings the low bits to the top, so that one compare sees them with everything else.
-Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size,
-                             bool write, bool single) {
-    if (std::uint64_t linear = 0; simple == nullptr && known_operand(at, size, linear))
-        return checked_known(at, linear, size, write, single);
-    std::uint8_t* const start = a_.here();
+/// Scratch 0: the offset in the page, if the page is the tag's; scratch 1: the index.
+void BlockTranslator::emit_lookup(const ScannedInstruction& at, const Mem* simple, bool write) {
     if (simple != nullptr && simple->displacement == 0) {
         emit_index(simple->base);
         if (write)
@@ -247,19 +242,29 @@ Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, st
         else
             a_.load(kScratch0, tlb_entry(DOPPEL_TLB(rtag)));
         a_.alu(Alu::Xor, kScratch0, simple->base);
-    } else {
-        if (simple != nullptr)
-            a_.lea(kScratch0, *simple);
-        else
-            compute_address(at);
-        if (at.treatment == Treatment::BitString)
-            add_bit_offset(at);
-        if (simple != nullptr || at.treatment == Treatment::BitString)
-            emit_index(kScratch0);
-        else
-            emit_operand_index(at, 0);
-        compare_tag(write);
+        return;
     }
+    if (simple != nullptr)
+        a_.lea(kScratch0, *simple);
+    else
+        compute_address(at);
+    if (at.treatment == Treatment::BitString)
+        add_bit_offset(at);
+    if (simple != nullptr || at.treatment == Treatment::BitString)
+        emit_index(kScratch0);
+    else
+        emit_operand_index(at, 0);
+    compare_tag(write);
+}
+
+/// A locked operand that is not aligned may lie in two cache lines: rotating the offset in the page
+/// brings the low bits to the top, so that one compare sees them with everything else.
+Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size,
+                             bool write, bool single) {
+    if (std::uint64_t linear = 0; simple == nullptr && known_operand(at, size, linear))
+        return checked_known(at, linear, size, write, single);
+    std::uint8_t* const start = a_.here();
+    emit_lookup(at, simple, write);
     const unsigned turn = is_locked(at.in) ? static_cast<unsigned>(std::countr_zero(size)) : 0;
     if (turn != 0) {
         a_.rorx(kScratch0, kScratch0, static_cast<std::uint8_t>(turn));

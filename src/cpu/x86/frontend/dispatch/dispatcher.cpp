@@ -388,34 +388,35 @@ Dispatcher::Result Dispatcher::run() {
                 break;
             continue;
         }
-        bool fault = false;
-        const std::uint8_t* entry = find_entry(variant_, fault);
-        variant_ = 0;
-        if (entry == nullptr) {
-            const bool go_on = fault ? deliver(result) : step_slowly(result);
-            if (!go_on)
-                break;
-            continue;
-        }
-        if (observer_ != nullptr) {
-            vectors_.store();
-            observer_->before(found_->instructions);
-            observed_ = true;
-            observed_from_ = executed_;
-        }
-        bool leave = false;
-        while (serve(enter(entry), result, leave))
-            entry = reinterpret_cast<const std::uint8_t*>(frame_.header.resume);
-        if (observed_) {
-            vectors_.store();
-            observed_ = false;
-            observer_->after(executed_ - observed_from_);
-        }
-        if (leave)
+        if (!run_translated(result))
             break;
     }
     vectors_.store();
     return result;
+}
+
+/// From the block at RIP on, until C++ has to look around. False: run() ends with `result`.
+bool Dispatcher::run_translated(Result& result) {
+    bool fault = false;
+    const std::uint8_t* entry = find_entry(variant_, fault);
+    variant_ = 0;
+    if (entry == nullptr)
+        return fault ? deliver(result) : step_slowly(result);
+    if (observer_ != nullptr) {
+        vectors_.store();
+        observer_->before(found_->instructions);
+        observed_ = true;
+        observed_from_ = executed_;
+    }
+    bool leave = false;
+    while (serve(enter(entry), result, leave))
+        entry = reinterpret_cast<const std::uint8_t*>(frame_.header.resume);
+    if (observed_) {
+        vectors_.store();
+        observed_ = false;
+        observer_->after(executed_ - observed_from_);
+    }
+    return !leave;
 }
 
 void Dispatcher::count(VcpuStats& stats) const {

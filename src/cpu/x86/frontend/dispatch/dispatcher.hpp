@@ -153,6 +153,7 @@ private:
     CodeSize code_size() const { return code32_ ? CodeSize::Bits32 : CodeSize::Bits64; }
     /// The last byte of an access or instruction can be there.
     bool addressable(std::uint64_t linear, std::uint64_t bytes) const;
+    bool run_translated(Result& result);
     bool step_slowly(Result& result);
     bool interpret(Result& result);
     bool deliver(Result& result);
