@@ -16,8 +16,6 @@ namespace doppel::block {
 
 namespace {
 
-constexpr std::uint64_t kWindow = 8 * kHugePage;
-
 /// The kernel makes a huge page of what has at least one page, and within the file's end.
 bool begin_pages(int fd, std::uint64_t begin, std::uint64_t end) {
     constexpr std::byte kAny{};
@@ -39,7 +37,9 @@ bool read_exactly(int fd, std::byte* into, std::uint64_t length, std::uint64_t o
     return true;
 }
 
-bool move_by_window(std::span<const Move> moves, std::uint64_t begin, std::uint64_t end) {
+} // namespace
+
+bool move_by_huge_pages(std::span<const Move> moves, std::uint64_t begin, std::uint64_t end) {
     const int to = moves.front().to;
     if (!begin_pages(to, begin, end))
         return false;
@@ -55,19 +55,9 @@ bool move_by_window(std::span<const Move> moves, std::uint64_t begin, std::uint6
     });
 }
 
-} // namespace
-
 bool lives_in_memory(int fd) {
     struct statfs system{};
     return ::fstatfs(fd, &system) == 0 && system.f_type == TMPFS_MAGIC;
-}
-
-std::uint64_t move_by_huge_pages(std::span<const Move> moves, std::uint64_t begin,
-                                 std::uint64_t end) {
-    for (auto at = begin; at < end; at += kWindow)
-        if (!move_by_window(moves, at, std::min(at + kWindow, end)))
-            return at;
-    return end;
 }
 
 } // namespace doppel::block

@@ -15,11 +15,9 @@ namespace doppel::block {
 bool lives_in_memory(int fd);
 
 /// Writes [begin, end) of the target, both boundaries of huge pages, replacing whatever is there.
-/// The moves cover it without a gap. Yields where it came to an end: the rest must be written in
-/// another way, as the kernel has no such pages for us, the file no more room, or the source cannot
-/// be read. The memory is touched by the kernel alone: whatever happens to the file, no signal
-/// comes.
-std::uint64_t move_by_huge_pages(std::span<const Move> moves, std::uint64_t begin,
-                                 std::uint64_t end);
+/// The moves cover it without a gap. False: all of it must be written in another way, as the kernel
+/// has no such pages for us, the file no more room, or the source cannot be read. The memory is
+/// touched by the kernel alone: whatever happens to the file, no signal comes.
+bool move_by_huge_pages(std::span<const Move> moves, std::uint64_t begin, std::uint64_t end);
 
 } // namespace doppel::block

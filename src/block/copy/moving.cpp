@@ -24,6 +24,7 @@ namespace {
 
 constexpr std::uint64_t kShareAlignment = 4096;
 constexpr std::size_t kCopyBytes = 1u << 20;
+constexpr std::uint64_t kHugeStep = 8 * kHugePage;
 
 bool share(const Move& move) {
     if (((move.from_offset | move.to_offset | move.length) & (kShareAlignment - 1)) != 0)
@@ -93,11 +94,16 @@ Move fill_huge_pages(std::span<const Move> run, Ways& ways) {
     const auto end = base::align_down(all.to_end(), kHugePage);
     if (!ways.huge_pages || begin >= end)
         return all.within(all.to_offset, all.to_offset);
-    const auto start = cpu_seconds();
-    const auto reached = move_by_huge_pages(run, begin, end);
-    const auto cost = (cpu_seconds() - start) / static_cast<double>(end - begin);
-    ways.huge_pages = reached == end && cost <= ways.plain_cost;
-    return all.within(begin, reached);
+    auto at = begin;
+    while (ways.huge_pages && at < end) { // a few at a time: they may turn out dear at any moment
+        const auto next = std::min(at + kHugeStep, end);
+        const auto start = cpu_seconds();
+        const bool made = move_by_huge_pages(run, at, next);
+        const auto cost = (cpu_seconds() - start) / static_cast<double>(next - at);
+        ways.huge_pages = made && cost <= ways.plain_cost;
+        at = made ? next : at;
+    }
+    return all.within(begin, at);
 }
 
 /// By huge pages what they take. Yields what is left to move.
