@@ -63,7 +63,19 @@ Task<std::unique_ptr<VpcNode>> VpcNode::open(OpenRequest request, Footer footer,
     node->footer_lost_ = footer_lost;
     if (node->footer_.type == Type::Differencing)
         DOPPEL_AWAIT_VOID(node->open_parent(*request.opener));
+    if (!footer_lost && !node->read_only())
+        DOPPEL_AWAIT_VOID(node->renew_copy());
     co_return node;
+}
+
+/// A change may have been cut off between the footers: QEMU goes by the copy, and would not see
+/// what is written from now on.
+Task<void> VpcNode::renew_copy() {
+    std::vector<std::byte> copy(kFooterBytes);
+    DOPPEL_AWAIT_VOID(file_->read(0, IoBuffer{copy}));
+    if (!std::ranges::equal(copy, footer_.bytes))
+        DOPPEL_AWAIT_VOID(file_->write(0, IoBuffer::of(footer_.bytes), Durability::Durable));
+    co_return {};
 }
 
 /// Its relative path if there is one, else the file name of the path it had.

@@ -31,6 +31,7 @@ private:
     VpcNode(OpenRequest& request, Footer footer, Header header);
 
     // vpc_node.cpp
+    Task<void> renew_copy();
     Task<void> open_parent(ImageOpener& opener);
     Task<ClusterRun> find(std::uint64_t index, std::uint64_t most) override;
     Task<SectorRun> find_sectors(std::uint64_t index, std::uint64_t host, std::uint64_t first,

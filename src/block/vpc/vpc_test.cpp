@@ -102,6 +102,14 @@ TEST_CASE("vpc: the copy of the footer stands in for it, and a check puts it bac
     CHECK(image.bytes[0] == std::byte{5});
 }
 
+TEST_CASE("vpc: whoever opens for writing brings the copy of the footer up to date") {
+    Image image;
+    image.bytes[24] ^= std::byte{1}; // its time
+    auto node = image.open().value();
+    const auto& bytes = image.disk->bytes();
+    CHECK(std::ranges::equal(std::span{bytes}.first(512), std::span{bytes}.last(512)));
+}
+
 TEST_CASE("vpc: what a check finds, and what is refused") {
     SUBCASE("a block past the end") {
         Image image;
