@@ -8,6 +8,7 @@
 #include <span>
 
 #include "base/unique_fd.hpp"
+#include "block/aligned_memory.hpp"
 #include "block/copy/move.hpp"
 #include "block/copy/window.hpp"
 
@@ -21,22 +22,18 @@ public:
     /// before its end can be made; while this lives, no huge ones.
     explicit FreshPages(std::span<const Move> moves);
 
-    /// Makes the first whole pages of a part of the moves, and says which: up to a hole of the
-    /// source, which the kernel would fill. None: nothing else of the part can be made, either.
-    /// Whatever happens to the files, no signal comes.
+    /// Makes the first whole pages of a part of the moves, and says which. None: nothing of the
+    /// part can be made. Whatever happens to the files, no signal comes.
     Move fill(const Move& part);
 
     /// The kernel makes no pages for us here, or the file has more than a few of them already.
     bool refused() const { return refused_; }
 
 private:
-    void map_source(std::span<const Move> moves);
-    Move first_there(const Move& pages) const;
     bool make(const Move& pages);
-    bool write(const Move& page);
 
     std::optional<Window> target_;
-    std::optional<Window> source_;
+    AlignedMemory bytes_; // on their way
     base::UniqueFd kernel_;
     std::size_t existing_ = 0; // pages that were there
     bool refused_ = false;
