@@ -10,9 +10,9 @@ namespace doppel::block::nbd {
 
 namespace {
 
-constexpr std::size_t kMaxRequests = 256;         // of one client under way
-constexpr std::size_t kMaxBytes = 64u << 20;      // of their payloads
-constexpr std::size_t kMaxQueued = 32u << 20;     // of answers that wait for the client
+constexpr std::size_t kMaxRequests = 256;    // of one client under way
+constexpr std::size_t kMaxBytes = 8u << 20;  // of their payloads: they stay in the host's cache
+constexpr std::size_t kMaxQueued = 2u << 20; // of answers that wait for the client: likewise
 constexpr std::uint32_t kMaxSkipped = 128u << 20; // payload of a WRITE that is refused
 
 WireError wire_error(const Error& error) {
