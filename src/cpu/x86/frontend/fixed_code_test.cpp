@@ -80,7 +80,9 @@ void check_two_places(TestMachine::Kind kind, unsigned cpl) {
     add(code, kCodeAt, {0x4c, 0x8d, 0x35, 0, 0, 0, 0}, kDataAt);           // lea r14
     add(code, kCodeAt, {0x8d, 0x15, 0, 0, 0, 0}, kDataAt);                 // lea edx
     add(code, kCodeAt, {0xf0, 0x48, 0x0f, 0xc1, 0x35, 0, 0, 0, 0}, kDataAt + 32); // lock xadd rsi
-    add(code, kCodeAt, {0xe8, 0, 0, 0, 0}, kCodeAt + 0x1000);                     // call
+    add(code, kCodeAt, {0x4c, 0x8b, 0x0d, 0, 0, 0, 0}, kDataAt + 0xff8);  // a group in two pages:
+    add(code, kCodeAt, {0x4c, 0x8b, 0x15, 0, 0, 0, 0}, kDataAt + 0x1010); // mov r9, r10
+    add(code, kCodeAt, {0xe8, 0, 0, 0, 0}, kCodeAt + 0x1000);             // call
     kernel.machine.write(kCodeAt, code);
     const Bytes end = cpl == 0 ? Bytes{0x5f, 0xf4} : Bytes{0x5f, 0x49, 0x89, 0xc8, 0x0f, 0x05};
     kernel.machine.write(kCodeAt + 0x1000, end); // pop rdi; hlt, or: mov r8, rcx; syscall
@@ -100,6 +102,8 @@ void check_two_places(TestMachine::Kind kind, unsigned cpl) {
             CHECK(state.gpr[R14] == kDataAt + away);
             CHECK(state.gpr[Rdx] == kDataAt + away);
             CHECK(state.gpr[Rsi] == (first + 4) * 0x0101'0000'0001);
+            CHECK(state.gpr[R9] == (first + 0x1ff) * 0x0101'0000'0001);
+            CHECK(state.gpr[R10] == (first + 0x202) * 0x0101'0000'0001);
             CHECK(state.gpr[Rdi] == kCodeAt + away + code.size());
             CHECK(state.gpr[cpl == 0 ? Rcx : R8] == (((first + 0x1ff) * 0x0101'0000'0001) >> 32 |
                                                      ((first + 0x200) * 0x0101'0000'0001) << 32));
