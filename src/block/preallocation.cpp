@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include <fmt/core.h>
+
 #include "block/file/file_node.hpp"
 
 namespace doppel::block {
@@ -21,6 +23,22 @@ Task<void> write_zero_bytes(Node& file, std::uint64_t offset, std::uint64_t leng
 }
 
 } // namespace
+
+Result<Preallocation> parse_reservation(std::string_view word, std::string_view format,
+                                        bool has_all_bytes) {
+    if (word == "off")
+        return Preallocation::Off;
+    if (word != "falloc" && word != "full")
+        return base::fail(Errc::InvalidArgument,
+                          fmt::format("preallocation '{}' is unknown for {}", word, format),
+                          "Use off, falloc or full.");
+    if (!has_all_bytes)
+        return base::fail(
+            Errc::InvalidArgument,
+            fmt::format("preallocation={} is for {} images that do not grow", word, format),
+            "Choose another subformat.");
+    return word == "full" ? Preallocation::Full : Preallocation::Falloc;
+}
 
 Task<void> take_space(Node& file, std::uint64_t offset, std::uint64_t length, Preallocation how) {
     if (length == 0)

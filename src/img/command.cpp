@@ -9,6 +9,7 @@
 
 #include "block/image/formats.hpp"
 #include "img/background.hpp"
+#include "img/images.hpp"
 #include "img/signals.hpp"
 
 namespace doppel::img {
@@ -52,14 +53,17 @@ void print_help(std::string_view program, const Command& command) {
     }
     if (command.name != "create")
         return;
-    for (const auto* format : block::formats()) {
-        if (format->options.empty())
-            continue;
-        fmt::print("\nOptions of {} (-o NAME=VALUE):\n", format->name);
-        for (const auto& option : format->options)
+    const auto list = [](std::string_view what, std::span<const block::OptionSpec> options) {
+        if (options.empty())
+            return;
+        fmt::print("\nOptions of {} (-o NAME=VALUE):\n", what);
+        for (const auto& option : options)
             fmt::print("  {:<18} {}{}\n", option.name, option.help,
                        option.standard.empty() ? "" : fmt::format(" [{}]", option.standard));
-    }
+    };
+    for (const auto* format : block::formats())
+        list(format->name, format->options);
+    list("any new file", file_options());
 }
 
 int run_command(std::string_view program, const Command& command,

@@ -100,8 +100,7 @@ Result<Plan> plan_of(Session& session, block::OptionValues options) {
                               "Add -F FORMAT.");
         plan.options["backing_fmt"] = arguments.get("F");
     }
-    DOPPEL_TRY_VOID(
-        block::OptionReader(plan.format->options, plan.options).check_names(plan.format->name));
+    DOPPEL_TRY_VOID(check_options(*plan.format, plan.options));
     plan.copy.compress = arguments.has("c");
     plan.copy.effort =
         arguments.has("best") ? block::codec::Effort::Best : block::codec::Effort::Fast;
@@ -209,7 +208,19 @@ Result<void> fill(Session& session, Source& from, const ImageName& name,
     return close_image(session, *target.node);
 }
 
+/// It is the source's: another one is said to be wrong rather than ignored.
+Result<void> check_size(block::OptionValues& options, std::uint64_t source_bytes) {
+    const auto given = options.extract("size");
+    if (given.empty() || DOPPEL_TRY(block::parse_size(given.mapped())) == source_bytes)
+        return {};
+    return base::fail(Errc::InvalidArgument,
+                      fmt::format("-o size={}: the new image is as large as its source, {} bytes",
+                                  given.mapped(), source_bytes),
+                      "Resize it afterwards.");
+}
+
 Result<void> convert_to_new(Session& session, Source& source, const std::string& path, Plan& plan) {
+    DOPPEL_TRY_VOID(check_size(plan.options, source.node().size()));
     auto file = DOPPEL_TRY(NewFile::prepare(session, path));
     DOPPEL_TRY_VOID(create_image(session, *plan.format, file, source.node().size(), plan.options));
     // A backing file decides what the target shows before it is written.
@@ -240,7 +251,8 @@ Result<int> run(Session& session) {
     const auto& arguments = session.arguments;
     auto options = DOPPEL_TRY(parse_options(arguments.all("o")));
     if (wants_list(options))
-        return list_options(DOPPEL_TRY(block::find_format(arguments.get("O", "raw")))->options);
+        return list_options(
+            creation_options(*DOPPEL_TRY(block::find_format(arguments.get("O", "raw")))));
     constexpr std::size_t kMostSources = 1000;
     DOPPEL_TRY_VOID(arguments.expect(2, kMostSources + 1, "SOURCE… TARGET"));
     DOPPEL_TRY_VOID(check_flags(arguments));

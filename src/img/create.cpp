@@ -64,13 +64,13 @@ Result<int> run(Session& session) {
     const auto* format = DOPPEL_TRY(block::find_format(arguments.get("f", "raw")));
     auto options = DOPPEL_TRY(parse_options(arguments.all("o")));
     if (wants_list(options))
-        return list_options(format->options);
+        return list_options(creation_options(*format));
     DOPPEL_TRY_VOID(arguments.expect(1, 2, "FILE [SIZE]"));
     if (arguments.has("b"))
         options["backing_file"] = arguments.get("b");
     if (arguments.has("F"))
         options["backing_fmt"] = arguments.get("F");
-    DOPPEL_TRY_VOID(block::OptionReader(format->options, options).check_names(format->name));
+    DOPPEL_TRY_VOID(check_options(*format, options));
     const auto& path = arguments.positional()[0];
     const auto size = DOPPEL_TRY(wanted_size(session, options, path));
     options.erase("size");

@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <limits>
 
 #include <fmt/core.h>
 
@@ -105,7 +106,8 @@ namespace {
 
 class Opener final : public block::ImageOpener {
 public:
-    Opener(Session& session, NewFile& file) : session_{session}, file_{file} {}
+    Opener(Session& session, NewFile& file, const block::FileHints& hints)
+        : session_{session}, file_{file}, hints_{hints} {}
     block::Task<std::unique_ptr<block::Node>>
     open_backing(std::string written, std::string, std::string, block::ImageOptions) override {
         return block::ready<std::unique_ptr<block::Node>>(
@@ -120,31 +122,79 @@ public:
             {block::Access::ReadWrite, block::CacheMode::Unsafe, block::Sharing::Locked});
     }
     Result<std::unique_ptr<block::Node>> create_part(const std::string& name) override {
-        return file_.create_part(session_, name);
+        return file_.create_part(session_, name, hints_);
     }
 
 private:
     Session& session_;
     NewFile& file_;
+    block::FileHints hints_;
 };
+
+constexpr std::array kFileOptions{
+    block::OptionSpec{"extent_size_hint", block::OptionKind::Size, "0",
+                      "XFS: allocate the file in pieces of this size"},
+    block::OptionSpec{"nocow", block::OptionKind::Switch, "off",
+                      "btrfs: write the file in place, without copy-on-write"},
+};
+
+constexpr block::OptionSpec kSize{"size", block::OptionKind::Size, "", "size of the virtual disk"};
+
+/// Of those options, which `options` loses.
+Result<block::FileHints> take_hints(block::OptionValues& options, const NewFile& target) {
+    const block::OptionReader reader{kFileOptions, options};
+    const block::FileHints hints{DOPPEL_TRY(reader.flag("nocow")),
+                                 DOPPEL_TRY(reader.size("extent_size_hint"))};
+    if (hints.extent_bytes > std::numeric_limits<std::uint32_t>::max())
+        return base::fail(Errc::OutOfRange,
+                          fmt::format("option extent_size_hint is {}, at most 4G - 1 is allowed",
+                                      hints.extent_bytes));
+    for (const auto& option : kFileOptions)
+        if (const auto found = options.find(std::string{option.name}); found != options.end()) {
+            if (target.is_device())
+                return base::fail(Errc::InvalidArgument,
+                                  fmt::format("option {} is for new files, '{}' is none",
+                                              option.name, target.final_name()));
+            options.erase(found);
+        }
+    return hints;
+}
 
 } // namespace
 
+std::span<const block::OptionSpec> file_options() { return kFileOptions; }
+
+std::vector<block::OptionSpec> creation_options(const block::Format& format) {
+    std::vector<block::OptionSpec> all{format.options.begin(), format.options.end()};
+    all.insert(all.end(), kFileOptions.begin(), kFileOptions.end());
+    if (std::ranges::find(all, kSize.name, &block::OptionSpec::name) == all.end())
+        all.push_back(kSize);
+    std::ranges::sort(all, {}, &block::OptionSpec::name);
+    return all;
+}
+
+Result<void> check_options(const block::Format& format, const block::OptionValues& options) {
+    const auto all = creation_options(format);
+    return block::OptionReader(all, options).check_names(format.name);
+}
+
 Result<void> create_image(Session& session, const block::Format& format, NewFile& target,
-                          std::uint64_t size_bytes, const block::OptionValues& options) {
+                          std::uint64_t size_bytes, block::OptionValues options) {
     const auto& path = target.path();
     if (format.create == nullptr)
         return base::fail(Errc::Unsupported,
                           fmt::format("format {} can be read, not created", format.name));
+    const auto hints = DOPPEL_TRY(take_hints(options, target));
     std::unique_ptr<block::Node> file;
     if (block::is_network_name(path)) // what is there is written over
         file = DOPPEL_TRY(session.context.wait(block::open_protocol(
             session.context, path, {block::Access::ReadWrite, {}, block::Sharing::Locked})));
     else
-        file = DOPPEL_TRY(block::FileNode::create(session.context, path, block::CacheMode::Unsafe));
-    Opener opener{session, target};
+        file = DOPPEL_TRY(
+            block::FileNode::create(session.context, path, block::CacheMode::Unsafe, hints));
+    Opener opener{session, target, hints};
     return session.context.wait(
-        format.create({&session.context, std::move(file), size_bytes, options, &opener,
+        format.create({&session.context, std::move(file), size_bytes, std::move(options), &opener,
                        target.final_name(), &session.objects}));
 }
 
@@ -184,8 +234,8 @@ Result<NewFile> NewFile::prepare(Session& session, const std::string& path) {
     return NewFile{temporary, real};
 }
 
-Result<std::unique_ptr<block::Node>> NewFile::create_part(Session& session,
-                                                          const std::string& name) {
+Result<std::unique_ptr<block::Node>> NewFile::create_part(Session& session, const std::string& name,
+                                                          const block::FileHints& hints) {
     if (is_device())
         return base::fail(Errc::Unsupported,
                           fmt::format("'{}' cannot hold an image of several files", final_));
@@ -199,8 +249,8 @@ Result<std::unique_ptr<block::Node>> NewFile::create_part(Session& session,
     }
     remove_on_signal(path + part_suffix());
     parts_.push_back(path);
-    return DOPPEL_TRY(
-        block::FileNode::create(session.context, path + part_suffix(), block::CacheMode::Unsafe));
+    return DOPPEL_TRY(block::FileNode::create(session.context, path + part_suffix(),
+                                              block::CacheMode::Unsafe, hints));
 }
 
 std::string NewFile::part_path(const std::string& path) const {

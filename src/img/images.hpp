@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "block/image/open_image.hpp"
 #include "img/command.hpp"
@@ -52,7 +53,8 @@ public:
     /// What its parts have behind their names until then.
     std::string part_suffix() const { return temporary_.substr(final_.size()); }
     /// A new, empty part in the same folder. Error: somebody uses the one that is to be replaced.
-    Result<std::unique_ptr<block::Node>> create_part(Session& session, const std::string& name);
+    Result<std::unique_ptr<block::Node>> create_part(Session& session, const std::string& name,
+                                                     const block::FileHints& hints);
     /// Where the part with this final name is now.
     std::string part_path(const std::string& path) const;
     /// The file is complete. Parts get their names before the file that names them, and an old one
@@ -66,9 +68,16 @@ private:
     std::vector<std::string> parts_; // final names
 };
 
+/// What -o may say of a new image: the format's options and those that any new file has.
+std::vector<block::OptionSpec> creation_options(const block::Format& format);
+/// Error: -o names another one.
+Result<void> check_options(const block::Format& format, const block::OptionValues& options);
+/// Those that any new file has.
+std::span<const block::OptionSpec> file_options();
+
 /// Creates an image in the file that was prepared for it. Error also: the place cannot be written.
 Result<void> create_image(Session& session, const block::Format& format, NewFile& file,
-                          std::uint64_t size_bytes, const block::OptionValues& options);
+                          std::uint64_t size_bytes, block::OptionValues options);
 
 /// -r: bytes per second; 0 when not given.
 Result<std::uint64_t> parse_rate(const Arguments& arguments);

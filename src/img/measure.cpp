@@ -75,8 +75,11 @@ Result<int> run(Session& session) {
         return base::fail(
             Errc::Unsupported,
             fmt::format("the size of {} images cannot be told beforehand", format->name));
-    const auto options = DOPPEL_TRY(parse_options(arguments.all("o")));
-    DOPPEL_TRY_VOID(block::OptionReader(format->options, options).check_names(format->name));
+    auto options = DOPPEL_TRY(parse_options(arguments.all("o")));
+    DOPPEL_TRY_VOID(check_options(*format, options));
+    for (const auto& option : file_options()) // they take no space
+        options.erase(std::string{option.name});
+    options.erase("size"); // --size says it, or the source
     const auto need = DOPPEL_TRY(measure(session, *format, options));
     if (arguments.get("output", "human") == "json") {
         Json json;

@@ -51,6 +51,48 @@ class Flags(unittest.TestCase):
                     known = re.search(rf"^ +(-\w, )?{flag}[ ,]", text, re.MULTILINE)
                     self.assertTrue(known or re.search(rf"^ +-\w, {flag}", text, re.MULTILINE))
 
+    def test_every_creation_option_is_known(self):
+        for form in ("raw", "qcow2", "vdi", "vhdx", "vpc", "vmdk", "luks"):
+            wanted, known = (set(re.findall(r"^  ([a-z0-9_.-]+)=", text, re.MULTILINE))
+                             for text in (theirs("create", "-f", form, "-o", "help", self.out),
+                                          ours("create", "-f", form, "-o", "help")))
+            with self.subTest(form=form):
+                self.assertEqual(wanted - known - {"encryption"}, set())  # the old AES
+            if form != "luks":  # which wants a secret
+                ours("create", "-f", form, "-o", "nocow=on,extent_size_hint=1M,size=3M", self.out)
+                self.assertEqual(self.size_of(self.out, form), 3 * MIB)
+
+    def test_preallocation_takes_the_space(self):
+        for form, fixed, part in (("raw", "", self.out), ("vpc", "subformat=fixed,", self.out),
+                                  ("vhdx", "subformat=fixed,", self.out),
+                                  ("vmdk", "subformat=monolithicFlat,", self.folder / "out-flat")):
+            for how in ("off", "falloc", "full"):
+                with self.subTest(form=form, how=how):
+                    ours("create", "-q", "-f", form, "-o", f"{fixed}preallocation={how}", self.out,
+                         "16M")
+                    self.assertEqual(os.stat(part).st_blocks * 512 >= 16 * MIB, how != "off")
+                    self.assertEqual(self.size_of(self.out, form), 16 * MIB)
+                    theirs("convert", "-f", form, "-O", "raw", self.out, self.folder / "read")
+                    self.assertEqual((self.folder / "read").read_bytes(), bytes(16 * MIB))
+        text = ours("create", "-f", "vpc", "-o", "preallocation=full", self.out, "1M", code=1)
+        self.assertIn("is for vpc images that do not grow", text)
+
+    def size_of(self, image, form):
+        return json.loads(theirs("info", "--output=json", "-f", form, image))["virtual-size"]
+
+    def test_options_of_files_are_for_new_files(self):
+        self.assertIn("'maybe', allowed are on and off",
+                      ours("create", "-o", "nocow=maybe", self.out, "1M", code=1))
+        self.assertFalse(self.out.exists())
+        text = ours("create", "-o", "nocow=on", "nbd+unix:///?socket=none", "1M", code=1)
+        self.assertIn("option nocow is for new files", text)
+
+    def test_convert_keeps_the_size(self):
+        self.assertIn("as large as its source, 5242880 bytes",
+                      ours("convert", "-O", "qcow2", "-o", "size=9M", self.top, self.out, code=1))
+        self.assertFalse(self.out.exists())
+        ours("convert", "-q", "-O", "qcow2", "-o", "size=5M", self.top, self.out)
+
     def test_several_sources_are_one_disk(self):
         odd = self.folder / "odd.raw"
         odd.write_bytes(b"x" * 700)

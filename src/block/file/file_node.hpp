@@ -36,6 +36,12 @@ struct FileOptions {
     Sharing sharing = Sharing::Locked;
 };
 
+/// What a file system that knows of it does with a new file; others go without.
+struct FileHints {
+    bool no_copy_on_write = false;  // chattr +C, btrfs
+    std::uint64_t extent_bytes = 0; // allocate in pieces of this size, XFS; 0: as it likes
+};
+
 class FileNode final : public Node {
 public:
     /// Errors name the path: it is missing, a directory or another kind of file that holds no
@@ -44,7 +50,8 @@ public:
                                                   const FileOptions& options);
     /// A new, empty file; an old one is emptied, but not while somebody uses it.
     static Result<std::unique_ptr<FileNode>> create(IoContext& context, const std::string& path,
-                                                    CacheMode cache = CacheMode::WriteBack);
+                                                    CacheMode cache = CacheMode::WriteBack,
+                                                    const FileHints& hints = {});
 
     std::string driver() const override { return is_device_ ? "host_device" : "file"; }
     std::string name() const override { return path_; }

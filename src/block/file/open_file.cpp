@@ -46,6 +46,22 @@ std::unexpected<Error> explain_open(int error, const std::string& path,
     return base::fail_errno(error, text);
 }
 
+/// Only an empty file takes them. They are for speed: where there is no such thing, nothing is
+/// lost.
+void give_hints(int fd, const FileHints& hints) {
+    int flags = 0;
+    if (hints.no_copy_on_write && ::ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
+        flags |= FS_NOCOW_FL;
+        static_cast<void>(::ioctl(fd, FS_IOC_SETFLAGS, &flags));
+    }
+    fsxattr extra{};
+    if (hints.extent_bytes != 0 && ::ioctl(fd, FS_IOC_FSGETXATTR, &extra) == 0) {
+        extra.fsx_xflags |= FS_XFLAG_EXTSIZE;
+        extra.fsx_extsize = static_cast<std::uint32_t>(hints.extent_bytes);
+        static_cast<void>(::ioctl(fd, FS_IOC_FSSETXATTR, &extra));
+    }
+}
+
 /// The smallest unit in which an O_DIRECT descriptor can be read: tried, as every file system has
 /// its own rule.
 std::uint32_t probe_alignment(int fd) {
@@ -103,7 +119,7 @@ Result<std::unique_ptr<FileNode>> FileNode::open(IoContext& context, const std::
 }
 
 Result<std::unique_ptr<FileNode>> FileNode::create(IoContext& context, const std::string& path,
-                                                   CacheMode cache) {
+                                                   CacheMode cache, const FileHints& hints) {
     const FileOptions options{Access::ReadWrite, cache, Sharing::Locked};
     base::UniqueFd fd{::open(path.c_str(), open_flags(options) | O_CREAT, 0644)};
     if (!fd)
@@ -113,8 +129,10 @@ Result<std::unique_ptr<FileNode>> FileNode::create(IoContext& context, const std
     DOPPEL_TRY_VOID(lock_image(node->fd_.get(), path, Access::ReadWrite));
     if (!node->is_device_ && ::ftruncate(node->fd_.get(), 0) != 0)
         return base::fail_errno(errno, fmt::format("empty '{}'", path));
-    if (!node->is_device_)
+    if (!node->is_device_) {
         node->size_ = 0;
+        give_hints(node->fd_.get(), hints);
+    }
     return node;
 }
 

@@ -27,14 +27,8 @@ Task<std::unique_ptr<ImageNode>> open(OpenRequest request) {
 Task<void> create(CreateRequest request) {
     const auto mode = request.options.find("preallocation");
     const std::string wanted = mode == request.options.end() ? "off" : mode->second;
+    DOPPEL_CO_TRY(how, parse_reservation(wanted, "raw", true));
     auto& file = *request.file;
-    if (wanted != "off" && wanted != "falloc" && wanted != "full")
-        co_return base::fail(Errc::InvalidArgument,
-                             fmt::format("preallocation '{}' is unknown for raw", wanted),
-                             "Use off, falloc or full.");
-    const auto how = wanted == "full"     ? Preallocation::Full
-                     : wanted == "falloc" ? Preallocation::Falloc
-                                          : Preallocation::Off;
     DOPPEL_AWAIT_VOID(take_space(file, 0, request.size_bytes, how));
     DOPPEL_AWAIT_VOID(file.resize(request.size_bytes));
     co_return {};

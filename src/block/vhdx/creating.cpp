@@ -26,6 +26,8 @@ constexpr std::array kOptions{
     OptionSpec{"block_state_zero", OptionKind::Switch, "off",
                "blocks that are not there are marked as zero"},
     OptionSpec{"log_size", OptionKind::Size, "1M", "of the log, whole MiB"},
+    OptionSpec{"preallocation", OptionKind::Text, "off",
+               "of a fixed image: off (a hole), falloc (space reserved) or full (zeroes written)"},
     OptionSpec{"size", OptionKind::Size, "", "size of the virtual disk"},
     OptionSpec{"subformat", OptionKind::Text, "dynamic",
                "dynamic, or fixed: every block has its place from the beginning"},
@@ -57,6 +59,7 @@ struct Plan {
     Metadata metadata;
     std::uint64_t log_bytes = kMib;
     bool zero_state = false;
+    Preallocation space = Preallocation::Off;
 };
 
 Result<Plan> plan_of(const OptionReader& options, std::uint64_t size_bytes) {
@@ -82,6 +85,8 @@ Result<Plan> plan_of(const OptionReader& options, std::uint64_t size_bytes) {
         return wrong(fmt::format("subformat '{}' is unknown for vhdx", subformat),
                      "Use dynamic or fixed.");
     metadata.leave_allocated = subformat == "fixed";
+    plan.space = DOPPEL_TRY(
+        parse_reservation(options.text("preallocation"), "vhdx", metadata.leave_allocated));
     plan.zero_state = DOPPEL_TRY(options.flag("block_state_zero"));
     if (metadata.has_parent && (metadata.leave_allocated || plan.zero_state))
         return wrong("a fixed image, or blocks marked as zero, would hide the backing file");
@@ -170,6 +175,8 @@ Task<void> create(CreateRequest request) {
     DOPPEL_AWAIT_VOID(
         file.write(regions.metadata.offset, IoBuffer::of(region), Durability::Cached));
     DOPPEL_AWAIT(end, write_entries(file, plan, regions.table));
+    const auto data = regions.table.offset + regions.table.bytes;
+    DOPPEL_AWAIT_VOID(take_space(file, data, end - data, plan.space));
     DOPPEL_AWAIT_VOID(file.resize(end));
     DOPPEL_AWAIT_VOID(write_heads(file, plan, regions));
     co_return {};

@@ -25,6 +25,8 @@ constexpr std::array kOptions{
     OptionSpec{"backing_fmt", OptionKind::Text, "", "its format: vmdk"},
     OptionSpec{"compat6", OptionKind::Switch, "off", "the same as hwversion=6"},
     OptionSpec{"hwversion", OptionKind::Text, "4", "version of the virtual hardware"},
+    OptionSpec{"preallocation", OptionKind::Text, "off",
+               "of a flat image: off (a hole), falloc (space reserved) or full (zeroes written)"},
     OptionSpec{"size", OptionKind::Size, "", "size of the virtual disk"},
     OptionSpec{"subformat", OptionKind::Text, "monolithicSparse",
                "monolithicSparse, monolithicFlat, twoGbMaxExtentSparse, twoGbMaxExtentFlat, or "
@@ -61,6 +63,7 @@ struct Plan {
     std::uint32_t parent_cid = kNoParent;
     std::uint64_t size_bytes = 0;
     bool zero_grains = false;
+    Preallocation space = Preallocation::Off;
 
     bool flat() const { return subformat.ends_with("Flat"); }
     bool split() const { return subformat.starts_with("twoGb"); }
@@ -79,6 +82,7 @@ Result<Plan> plan_of(const OptionReader& options, std::uint64_t size_bytes) {
         return wrong(fmt::format("subformat '{}' is unknown for vmdk", plan.subformat),
                      "Use monolithicSparse, monolithicFlat, twoGbMaxExtentSparse, "
                      "twoGbMaxExtentFlat or streamOptimized.");
+    plan.space = DOPPEL_TRY(parse_reservation(options.text("preallocation"), "vmdk", plan.flat()));
     plan.adapter = options.text("adapter_type");
     constexpr std::array<std::string_view, 4> kAdapters{"ide", "buslogic", "lsilogic", "legacyESX"};
     if (std::ranges::find(kAdapters, plan.adapter) == kAdapters.end())
@@ -221,6 +225,7 @@ Task<void> create_parts(Node& file, const Plan& plan, std::string name, ImageOpe
         const auto part = part_name(plan, name, lines.size() + 1);
         DOPPEL_CO_TRY(extent, opener.create_part(part));
         if (plan.flat()) {
+            DOPPEL_AWAIT_VOID(take_space(*extent, 0, size, plan.space));
             DOPPEL_AWAIT_VOID(extent->resize(size));
         } else {
             DOPPEL_CO_TRY(header, sparse_header(plan, size));

@@ -22,6 +22,8 @@ constexpr std::array kOptions{
     OptionSpec{"block_size", OptionKind::Size, "2M", "unit of allocation, 4k to 256M"},
     OptionSpec{"force_size", OptionKind::Switch, "on",
                "off: round the size up to cylinders, heads and sectors, as Virtual PC wants"},
+    OptionSpec{"preallocation", OptionKind::Text, "off",
+               "of a fixed image: off (a hole), falloc (space reserved) or full (zeroes written)"},
     OptionSpec{"size", OptionKind::Size, "", "size of the virtual disk"},
     OptionSpec{"subformat", OptionKind::Text, "dynamic", "dynamic, or fixed: all bytes in a row"},
 };
@@ -56,6 +58,7 @@ struct Plan {
     Header header;
     std::uint64_t size_bytes = 0;
     bool exact = true;
+    Preallocation space = Preallocation::Off;
     std::string parent;
 };
 
@@ -70,6 +73,8 @@ Result<Plan> plan_of(const OptionReader& options, std::uint64_t size_bytes) {
     if (subformat != "dynamic" && subformat != "fixed")
         return wrong(fmt::format("subformat '{}' is unknown for vpc", subformat),
                      "Use dynamic or fixed.");
+    plan.space =
+        DOPPEL_TRY(parse_reservation(options.text("preallocation"), "vpc", subformat == "fixed"));
     plan.parent = options.text("backing_file");
     const auto format = options.text("backing_fmt");
     if (!plan.parent.empty() && !format.empty() && format != "vpc")
@@ -128,11 +133,12 @@ Task<void> create(CreateRequest request) {
         plan.header.parent_name = plan.parent;
     }
     const auto footer = new_footer(plan.type, plan.size_bytes, plan.exact);
-    if (plan.type == Type::Fixed)
-        DOPPEL_AWAIT_VOID(
-            file.write(plan.size_bytes, IoBuffer::of(footer.bytes), Durability::Cached));
-    else
+    if (plan.type != Type::Fixed) {
         DOPPEL_AWAIT_VOID(write_dynamic(file, std::move(plan), footer));
+        co_return {};
+    }
+    DOPPEL_AWAIT_VOID(take_space(file, 0, plan.size_bytes, plan.space));
+    DOPPEL_AWAIT_VOID(file.write(plan.size_bytes, IoBuffer::of(footer.bytes), Durability::Cached));
     co_return {};
 }
 
