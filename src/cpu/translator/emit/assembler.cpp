@@ -13,10 +13,6 @@ namespace {
 constexpr std::uint64_t kNops[8] = {0,        0x90,     0x9066,     0x1f0f,
                                     0x401f0f, 0x441f0f, 0x441f0f66, 0x801f0f};
 
-/// Says nothing in 64-bit code, before any instruction; Intel SDM (June 2025) Vol. 2, 2.1.1.
-constexpr std::uint8_t kDsPrefix = 0x3e;
-constexpr std::size_t kMaxInstructionBytes = 15;
-
 } // namespace
 
 void Assembler::align(std::size_t bytes) {
@@ -44,10 +40,7 @@ void Assembler::align_link_before(std::size_t instruction, std::size_t before) {
         return align_link(before);
     std::uint8_t* const begin = at_ - instruction;
     std::memmove(begin + padding, begin, instruction);
-    if (instruction != 0 && instruction + padding <= kMaxInstructionBytes)
-        std::memset(begin, kDsPrefix, padding);
-    else
-        std::memcpy(begin, &kNops[padding], padding);
+    std::memcpy(begin, &kNops[padding], padding);
     at_ += padding;
 }
 

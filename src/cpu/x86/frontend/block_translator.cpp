@@ -277,12 +277,11 @@ void BlockTranslator::emit_cold() {
 void BlockTranslator::emit_cold_exit(const Cold& cold, const std::uint8_t* check) {
     if (cold.why == Exit::StackMiss)
         emit_stack_refill(cold, check);
-    const bool known = cold.why == Exit::Miss && (cold.site.bits & Site::kKnown) != 0;
-    if (cold.group && !known) {
+    if (cold.group) {
         a_.test_imm(kScratch0, -4096);
         emit_crossing(cold);
     }
-    if (known)
+    if (cold.why == Exit::Miss && (cold.site.bits & Site::kKnown) != 0)
         a_.mov_imm(kScratch0, static_cast<std::uint64_t>(cold.target));
     if (cold.recipe)
         emit_recipe(cold.recipe);

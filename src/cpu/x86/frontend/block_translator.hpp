@@ -114,8 +114,6 @@ private:
     static std::uint16_t registers_of(const Recipe& recipe);
     bool operand_pays(std::size_t index) const;
     bool keep_operand(const ScannedInstruction& at);
-    bool keeps_memory_operand(const ScannedInstruction& at) const;
-    void store_kept_result(const Instruction& in, const Mem& to);
     void keep_memory_operand(const ScannedInstruction& at, Rewrite& with);
     void keep_shifted(const ScannedInstruction& at);
     void emit_test_result(const Recipe& recipe);
@@ -146,10 +144,6 @@ private:
     void compare_limit(std::uint32_t bytes);
     static std::int32_t tag_offset(bool write) {
         return write ? DOPPEL_TLB(wtag) : DOPPEL_TLB(rtag);
-    }
-    static constexpr Mem known_entry(std::int32_t array, std::uint64_t linear) {
-        const auto entry = static_cast<std::int32_t>(translator::TlbInstance::index(linear) * 8);
-        return {kTlb, kNoReg, 1, array + entry};
     }
     static constexpr Mem tlb_entry(std::int32_t array) { return {kTlb, kScratch1, 8, array}; }
     void emit_lookup(const ScannedInstruction& at, const Mem* simple, bool write);
@@ -194,8 +188,6 @@ private:
     Mem group_access(const ScannedInstruction& at, bool write);
     void leave_scratch0();
     void check_base_group(const ScannedInstruction& at, bool write, bool writable);
-    bool known_group(const ScannedInstruction& at, std::uint64_t& linear) const;
-    void compare_known_page(std::uint64_t linear, bool write);
 
     // --- emit_loop.cpp ---
     void emit_loop_start();
@@ -347,7 +339,6 @@ private:
     struct GroupState {
         bool found = false, in_frame = false, writable = false;
         std::uint8_t done = 0;
-        std::int32_t in_page = 0; // the host address is that of the page, the range begins here
     };
     std::array<GroupState, BlockScan::kMaxBases> group_states_{};
     std::uint8_t in_scratch0_ = ScannedInstruction::kNoGroup; // whose host address is there, too

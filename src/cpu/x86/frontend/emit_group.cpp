@@ -19,16 +19,7 @@ Mem BlockTranslator::group_access(const ScannedInstruction& at, bool write) {
     }
     in_scratch0_ = at.base_group;
     ++state.done;
-    return {kScratch0, kNoReg, 1, at.base_offset - group.low + state.in_page};
-}
-
-/// Its range is relative to rip and in one page, `linear` where it begins.
-bool BlockTranslator::known_group(const ScannedInstruction& at, std::uint64_t& linear) const {
-    const BaseGroup& group = scan_.bases.at(at.base_group);
-    if (at.in.memory_base != kRip || at.in.memory_segment >= Fs || !is_known(group.low))
-        return false;
-    linear = linear_of(group.low);
-    return (linear & 0xfff) + static_cast<std::uint64_t>(group.high - group.low) <= 4096;
+    return {kScratch0, kNoReg, 1, at.base_offset - group.low};
 }
 
 /// Scratch 0 is about to be written: a group's host address that is wanted again goes to the frame.
@@ -49,37 +40,26 @@ void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write,
     GroupState& state = group_states_.at(at.base_group);
     clobber_in_check();
     std::uint8_t* const start = a_.here();
-    std::uint64_t linear = 0;
-    const bool known = known_group(at, linear);
-    if (known) {
-        compare_known_page(linear, writable);
-    } else {
-        compute_address(at, group.low - at.base_offset);
-        emit_operand_index(at, group.low - at.base_offset);
-        compare_tag(writable);
-        compare_limit(static_cast<std::uint32_t>(group.high - group.low));
-    }
+    compute_address(at, group.low - at.base_offset);
+    emit_operand_index(at, group.low - at.base_offset);
+    compare_tag(writable);
+    compare_limit(static_cast<std::uint32_t>(group.high - group.low));
     Cold miss;
-    miss.place = a_.jump_if_later(known ? Condition::NotEqual : Condition::Above);
+    miss.place = a_.jump_if_later(Condition::Above);
     miss.at = &at;
     miss.group = true;
     miss.relative_to = start;
     miss.site = {.page_offset = at.page_offset,
                  .extra = static_cast<std::uint16_t>(group.high - group.low),
                  .bits = static_cast<std::uint8_t>(Site::kGroup | (writable ? Site::kWrite : 0) |
-                                                   (writable && !write ? Site::kEarly : 0) |
-                                                   (known ? Site::kKnown : 0)),
+                                                   (writable && !write ? Site::kEarly : 0)),
                  .length = at.in.length};
-    miss.target = static_cast<std::int64_t>(linear);
     miss.left = left_before(at);
     miss.recipe = lost_recipe();
     miss.flags = lost_place();
     cold_.push_back(miss);
     if (state.found) {
         a_.load(kScratch0, group_host(at.base_group));
-    } else if (known) {
-        state.in_page = static_cast<std::int32_t>(linear & 0xfff);
-        a_.load(kScratch0, known_entry(DOPPEL_TLB(page_host), linear));
     } else {
         a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(page_host)));
     }

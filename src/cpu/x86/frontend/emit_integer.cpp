@@ -89,8 +89,7 @@ void BlockTranslator::emit_generic(const ScannedInstruction& at) {
     } else {
         const bool slots = slot_operands(in) != 0;
         const bool grouped = at.base_group != ScannedInstruction::kNoGroup;
-        const bool keeps = in.writes_memory() && keeps_memory_operand(at);
-        const bool single = slots || needs_flags(in) || grouped || keeps;
+        const bool single = slots || needs_flags(in) || grouped;
         if (slots && !assign_slots(at, single, with)) {
             emit_interpret(at);
             return;
@@ -98,11 +97,8 @@ void BlockTranslator::emit_generic(const ScannedInstruction& at) {
         with.mem = access(at, in.memory_size, in.writes_memory(), single);
         if (needs_flags(in))
             restore_flags();
-        if (in.writes_memory() ? keeps : keeps_memory_operand(at))
-            keep_memory_operand(at, with);
+        keep_memory_operand(at, with);
         emit_slots_and_memory(at, with);
-        if (keeps)
-            store_kept_result(in, with.mem);
     }
     if (in.type == InstructionClass::X87)
         note_x87(at);

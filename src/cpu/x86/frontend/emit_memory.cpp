@@ -204,20 +204,17 @@ void BlockTranslator::push_miss(Cold& miss, const ScannedInstruction& at) {
     cold_.push_back(miss);
 }
 
-void BlockTranslator::compare_known_page(std::uint64_t linear, bool write) {
-    a_.alu_mem_imm32(Alu::Cmp, known_entry(tag_offset(write), linear),
-                     static_cast<std::int32_t>(linear & ~std::uint64_t{0xfff}));
-}
-
 /// Its page, its place in the TLB and whether it lies in two pages are known now.
 Mem BlockTranslator::checked_known(const ScannedInstruction& at, std::uint64_t linear,
                                    std::uint32_t size, bool write, bool single) {
+    const auto entry = static_cast<std::int32_t>(TlbInstance::index(linear) * 8);
     std::uint8_t* const start = a_.here();
-    compare_known_page(linear, write);
+    a_.alu_mem_imm32(Alu::Cmp, {kTlb, kNoReg, 1, tag_offset(write) + entry},
+                     static_cast<std::int32_t>(linear & ~std::uint64_t{0xfff}));
     Cold miss;
     miss.place = a_.jump_if_later(Condition::NotEqual);
     const HostReg page = single ? kScratch0 : kScratch1;
-    a_.load(page, known_entry(DOPPEL_TLB(page_host), linear));
+    a_.load(page, {kTlb, kNoReg, 1, DOPPEL_TLB(page_host) + entry});
     miss.relative_to = start;
     miss.site = miss_site(at, size, write, single, start);
     miss.site.bits |= Site::kKnown;

@@ -6,8 +6,6 @@
 
 #include <bit>
 
-#include "cpu/x86/frontend/classify.hpp"
-
 namespace doppel::cpu::x86::frontend {
 
 using namespace translator;
@@ -89,18 +87,19 @@ BlockTranslator::Recipe::How BlockTranslator::recipe_with_operand(const Instruct
     case Op::Cmp:
     case Op::Test: return How::Again;
     case Op::Add:
-    case Op::Sub: return in.writes_memory() ? How::OnCopy : How::Undo;
+    case Op::Sub: return How::Undo;
     default: return How::OnCopy;
     }
 }
 
 /// Guest registers that must stay as they are.
 std::uint16_t BlockTranslator::registers_of(const Recipe& recipe) {
+    if (recipe.how == Recipe::How::OnCopy)
+        return 0;
     const Instruction& in = recipe.maker->in;
     std::uint16_t set = 0;
-    const std::size_t first = recipe.how == Recipe::How::OnCopy ? 1 : 0;
     const std::size_t count = recipe.how == Recipe::How::Result ? 1 : 2;
-    for (std::size_t i = first; i < count; ++i)
+    for (std::size_t i = 0; i < count; ++i)
         if (in.operands[i].kind == OperandKind::Gpr && in.operands[i].reg != recipe.kept)
             set = static_cast<std::uint16_t>(set | 1u << in.operands[i].reg);
     return set;
@@ -153,21 +152,16 @@ bool BlockTranslator::keep_operand(const ScannedInstruction& at) {
     return true;
 }
 
-/// Of CMP, TEST, ADD, SUB the frame should keep the operand in memory. One that writes it
-/// becomes load, operation, store: what the flags are computed from is what was changed.
-bool BlockTranslator::keeps_memory_operand(const ScannedInstruction& at) const {
+/// CMP, TEST, ADD, SUB with an operand in memory: that goes to the frame, and `with` becomes the
+/// form with a register.
+void BlockTranslator::keep_memory_operand(const ScannedInstruction& at, Rewrite& with) {
     const Instruction& in = at.in;
     const bool known =
         in.op == Op::Cmp || in.op == Op::Test || in.op == Op::Add || in.op == Op::Sub;
-    return known && scan_.tuning.flag_operands && scan_.tuning.flags &&
-           in.map == OpcodeMap::Primary && slot_operands(in) == 0 && !has_high_byte(in) &&
-           !is_locked(in) && !(at.stack && in.writes_memory()) &&
-           at.loop_access.group == LoopAccess::kNone && operand_pays(at.index + 1u);
-}
-
-/// The operand goes to the frame, and `with` becomes the form with a register.
-void BlockTranslator::keep_memory_operand(const ScannedInstruction& at, Rewrite& with) {
-    const Instruction& in = at.in;
+    if (!known || !scan_.tuning.flag_operands || !scan_.tuning.flags || in.writes_memory() ||
+        in.map != OpcodeMap::Primary || slot_operands(in) != 0 || has_high_byte(in) ||
+        at.loop_access.group != LoopAccess::kNone || !operand_pays(at.index + 1u))
+        return;
     const HostReg to = at.stack ? kScratch0 : kScratch1;
     take(to);
     if (in.memory_size == 8)
@@ -179,13 +173,6 @@ void BlockTranslator::keep_memory_operand(const ScannedInstruction& at, Rewrite&
     a_.store(kOperand, to);
     with.mem_is_register = to;
     operand_kept_ = true;
-}
-
-/// The result of such an instruction, from scratch 1.
-void BlockTranslator::store_kept_result(const Instruction& in, const Mem& to) {
-    if (in.memory_size == 2)
-        a_.byte(0x66);
-    a_.rm(in.memory_size == 8, in.memory_size == 1 ? 0x88 : 0x89, kScratch1, to);
 }
 
 /// A shift of a register.
@@ -236,10 +223,7 @@ void BlockTranslator::emit_recipe(const Recipe& recipe) {
         const Mem kept = frame_at(offsetof(Frame, flag_scratch));
         a_.store(kept, kScratch0);
         a_.load(kScratch0, kOperand);
-        if (in.has_memory())
-            with.mem_is_register = kScratch0;
-        else
-            with.gpr[in.operands[0].reg] = kScratch0;
+        with.gpr[in.operands[0].reg] = kScratch0;
         emit_rewritten(a_, in, bytes, with);
         a_.load(kScratch0, kept);
         return;

@@ -192,9 +192,7 @@ bool Dispatcher::serve_group_miss(const Site& at, Result& result, bool& leave) {
     const bool write = (at.bits & Site::kWrite) != 0;
     const TlbInstance& tlb = *tlbs_.current();
     const std::uint64_t* const tags = write ? tlb.wtag.data() : tlb.rtag.data();
-    const bool known = (at.bits & Site::kKnown) != 0;
-    const std::uint64_t low =
-        known ? frame_.header.exit_r13 : frame_.header.exit_r13 ^ tags[frame_.header.exit_r14];
+    const std::uint64_t low = frame_.header.exit_r13 ^ tags[frame_.header.exit_r14];
     cx_.state.rip = site_rip(at);
     if (is_canonical(low) && (low & kPageOffset) + at.extra <= 4096) {
         std::byte* host = nullptr;
