@@ -42,7 +42,7 @@ __doppel_run -l restore-clock -x -a 'catch-up continue' -d 'Time of the restored
 __doppel_run -l no-reboot -d 'End when the guest reboots'
 __doppel_run -l debug-exit -d 'Device that ends the machine with a code'
 __doppel_run -l check -d 'Compare the translator with the interpreter'
-__doppel_run -l translator -x -a 'no-stack-page no-stack-pointer no-groups no-flags no-flag-operands no-slots no-lend no-links no-branches no-shared-branches no-far-links no-huge-code no-long-blocks no-loops loop-threshold= chaos= cache= jitdump=' -d 'For work on the translator'
+__doppel_run -l translator -x -a 'no-stack-page no-stack-pointer no-groups no-flags no-flag-operands no-slots no-lend no-links no-branches no-shared-branches no-far-links no-paired-returns no-fixed-code no-huge-code no-cold-apart no-long-blocks no-loops loop-threshold= chaos= cache= jitdump=' -d 'For work on the translator'
 __doppel_run -l stats -d 'Print counters at the end'
 __doppel_run -l profile -r -F -d 'Write where CPU time went at the end'
 __doppel_run -l profile-symbols -r -F -d 'Names of guest addresses'

@@ -20,6 +20,7 @@ struct Tuning {
     bool branches = true;        // indirect and far branches find their target in a cache
     bool shared_branches = true; // and when it does not know, in a larger one of all spaces
     bool far_links = true;       // direct branches to other pages each know where theirs is
+    bool paired_returns = true;  // returns are predicted by the host's own, as its calls' are
     bool fixed_code = true;      // code near either end of addresses knows where it is
     bool huge_code = true;       // translated code lies in huge pages of the host
     bool cold_apart = true;      // exits and misses do not lie between the bodies of blocks
@@ -44,6 +45,7 @@ inline constexpr std::array kTuningNames{
     TuningName{"branches", &Tuning::branches},
     TuningName{"shared-branches", &Tuning::shared_branches},
     TuningName{"far-links", &Tuning::far_links},
+    TuningName{"paired-returns", &Tuning::paired_returns},
     TuningName{"fixed-code", &Tuning::fixed_code},
     TuningName{"huge-code", &Tuning::huge_code},
     TuningName{"cold-apart", &Tuning::cold_apart},

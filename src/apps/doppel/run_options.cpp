@@ -241,8 +241,8 @@ void add_execution_options(CLI::App& command, RunOptions& o) {
             "--translator", o.translator,
             "for work on the translator: optimizations to leave out (no-stack-page, "
             "no-stack-pointer, no-groups, no-flags, no-flag-operands, no-slots, no-lend, "
-            "no-links, no-branches, no-shared-branches, no-far-links, no-fixed-code, "
-            "no-huge-code, no-cold-apart, no-long-blocks, no-loops), "
+            "no-links, no-branches, no-shared-branches, no-far-links, no-paired-returns, "
+            "no-fixed-code, no-huge-code, no-cold-apart, no-long-blocks, no-loops), "
             "loop-threshold=JUMPS to its beginning after which a loop is translated "
             "again, chaos=SEED for disturbances that no guest may notice (slow), cache=MIB of "
             "room for translated code (128 unless given), and "

@@ -53,7 +53,8 @@ struct NewBlock {
     const std::uint8_t* made_entry = nullptr;
     std::uint16_t made_writes = 0;
     FlagsWanted flags_wanted = FlagsWanted::Either;
-    bool loop = false; // runs turns without checks
+    bool loop = false;    // runs turns without checks
+    bool landing = false; // has used CodeCache::next_landing()
     std::uint16_t guest_bytes = 0;
     std::uint16_t instructions = 0;           // those that its host code executes itself
     std::span<const SignalSite> signal_sites; // ascending host_offset; its maker's

@@ -89,6 +89,7 @@ Block& CodeCache::add_block(const NewBlock& made) {
     into.used = static_cast<std::size_t>(made.end - memory_->exec() + 7) & ~std::size_t{7};
     if (made.cold_begin != nullptr)
         into.cold_used = static_cast<std::size_t>(made.cold_end - memory_->exec());
+    into.landings += made.landing ? 1 : 0;
     made_.fetch_add(1, std::memory_order_relaxed);
     if (block.loop) {
         loops_.fetch_add(1, std::memory_order_relaxed);
@@ -171,6 +172,7 @@ std::vector<std::uint64_t> CodeCache::recycle() {
     old.used = old.begin;
     old.cold_used = old.end;
     old.blocks = old.signals = 0;
+    old.landings = 0;
     ++evictions_;
     return emptied;
 }

@@ -70,6 +70,12 @@ public:
                 return &block;
         }
     }
+    /// The jump at `place`, which may be patched meanwhile, goes to `entry`.
+    static bool leads_to(const std::uint8_t* place, const std::uint8_t* entry) {
+        const auto* const distance = reinterpret_cast<const std::uint32_t*>(place);
+        return __atomic_load_n(distance, __ATOMIC_RELAXED) ==
+               static_cast<std::uint32_t>(entry - (place + 4));
+    }
     CodeMemory& memory() const { return *memory_; }
 
     // --- one thread at a time: the caller holds mutex() ---
@@ -86,6 +92,14 @@ public:
         return free_bytes() < kBlockBytes ||
                (arena().is_split() && arena().cold_end - arena().cold_used < kBlockBytes) ||
                arena().blocks == kArenaBlocks || arena().signals + kBlockSignals > kArenaSignals;
+    }
+    /// Landings of calls have numbers, which are theirs until their arena is emptied. kNoLanding:
+    /// this arena's are all in use.
+    static constexpr std::uint32_t kArenaLandings = std::uint32_t{1} << 14;
+    static constexpr std::uint32_t kNoLanding = ~std::uint32_t{0};
+    std::uint32_t next_landing() const {
+        const auto first = static_cast<std::uint32_t>(current_) * kArenaLandings;
+        return arena().landings == kArenaLandings ? kNoLanding : first + arena().landings;
     }
     /// Before a block is written at free_begin(): see CodeMemory::use_huge_pages().
     void use_huge_pages() {
@@ -148,6 +162,7 @@ private:
         std::size_t cold_end = 0, cold_used = 0; // from `end` on
         std::size_t first_block = 0, blocks = 0; // in order of host addresses, dead ones included
         std::size_t first_signal = 0, signals = 0;
+        std::uint32_t landings = 0;
 
         bool contains(std::size_t offset) const { return offset - begin < cold_end - begin; }
         bool is_split() const { return cold_end != end; }

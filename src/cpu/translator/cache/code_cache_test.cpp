@@ -30,6 +30,7 @@ struct Rig {
         block.far_entry = exec;
         block.end = a.here();
         block.guest_bytes = 4;
+        block.landing = lands;
         const base::MutexLock lock{cache->mutex()};
         return cache->add_block(block);
     }
@@ -54,6 +55,7 @@ struct Rig {
         return function();
     }
     std::unique_ptr<CodeCache> cache;
+    bool lands = false; // the next block
 };
 
 TEST_CASE_FIXTURE(Rig, "a block is found by its key and can be executed") {
@@ -223,6 +225,29 @@ TEST_CASE_FIXTURE(SmallRig, "jumps that were in an emptied arena are not put bac
     const std::uint8_t* const now = target_of(place);
     CHECK(cache->invalidate_page(0x2000));
     CHECK(target_of(place) == now);
+}
+
+TEST_CASE_FIXTURE(Rig, "landings have numbers that are theirs until their arena is emptied") {
+    CHECK(cache->next_landing() == 0);
+    lands = true;
+    add(0x1000, 1);
+    CHECK(cache->next_landing() == 1);
+    lands = false;
+    add(0x1004, 1);
+    CHECK(cache->next_landing() == 1);
+    lands = true;
+    for (std::uint32_t i = 1; i < CodeCache::kArenaLandings; ++i)
+        add(0x2000, i);
+    CHECK(cache->next_landing() == CodeCache::kNoLanding);
+    for (std::uint32_t i = 1; i < CodeCache::kArenas; ++i) {
+        REQUIRE(cache->next_arena());
+        CHECK(cache->next_landing() == i * CodeCache::kArenaLandings);
+        add(0x3000, i);
+    }
+    cache->recycle();
+    CHECK(cache->next_landing() == 0);
+    cache->recycle();
+    CHECK(cache->next_landing() == CodeCache::kArenaLandings);
 }
 
 TEST_CASE_FIXTURE(SmallRig, "the table does not fill with what was dropped") {

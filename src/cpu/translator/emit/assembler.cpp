@@ -168,6 +168,18 @@ void Assembler::call(const std::uint8_t* target) {
     rel32(target);
 }
 
+std::uint8_t* Assembler::call_later() {
+    call(here());
+    return here() - 4;
+}
+
+void Assembler::zero_extend16(HostReg to, HostReg from) {
+    rex(false, static_cast<std::uint8_t>((to & 8) >> 1 | (from & 8) >> 3));
+    byte(0x0f);
+    byte(0xb7);
+    byte(static_cast<std::uint8_t>(0xc0 | (to & 7) << 3 | (from & 7)));
+}
+
 void Assembler::jump_if(Condition condition, const std::uint8_t* target) {
     Encoded bytes;
     bytes.add(0x0f);

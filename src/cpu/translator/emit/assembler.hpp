@@ -172,6 +172,7 @@ public:
     [[gnu::always_inline]] void load(HostReg to, const Mem& from) { rm(true, 0x8b, to, from); }
     [[gnu::always_inline]] void load32(HostReg to, const Mem& from) { rm(false, 0x8b, to, from); }
     void load16_zero_extended(HostReg to, const Mem& from) { rm0f(false, 0xb7, to, from); }
+    void zero_extend16(HostReg to, HostReg from);
     [[gnu::always_inline]] void store(const Mem& to, HostReg from) { rm(true, 0x89, from, to); }
     [[gnu::always_inline]] void store32(const Mem& to, HostReg from) { rm(false, 0x89, from, to); }
     void xchg(const Mem& with, HostReg reg) { rm(true, 0x87, reg, with); } // locks the bus
@@ -264,11 +265,13 @@ public:
     void push(HostReg reg);
     void pop(HostReg reg);
     void pop(const Mem& to);
+    void push(const Mem& from) { rm(false, 0xff, kRsi, from); } // FF /6
     void ret() { byte(0xc3); }
     void jump(const std::uint8_t* target);
     void jump(const Mem& target);
     void jump(HostReg target);
     void call(const std::uint8_t* target);
+    std::uint8_t* call_later();
     void jump_if(Condition condition, const std::uint8_t* target);
     /// Forward jumps: returns the place to hand to bind() later.
     std::uint8_t* jump_if_later(Condition condition);

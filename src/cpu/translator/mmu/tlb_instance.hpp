@@ -21,6 +21,7 @@
 ///     limits             4096 - n
 ///     branch_salt        which of TlbSet's shared branches are this instance's
 ///     far_links[f]       the same as branches, but each direct branch to another page has a number
+///     landings[l]        guest RIP + 8 * r15: returns to it may go on where the landing leads
 ///
 /// and a register (r15) that points to the instance in force. There is one instance for each
 /// (PCID, privilege view); changing view means loading r15 and nothing else. A write tag is absent
@@ -83,6 +84,13 @@ struct TlbInstance {
     static constexpr unsigned kFarLinkBits = 16;
     static constexpr std::size_t kFarLinks = std::size_t{1} << kFarLinkBits;
     std::array<BranchEntry, kFarLinks> far_links;
+    /// Likewise users only. What 0 would stand for is not a canonical address, as r15 is above
+    /// 1 << 44 wherever Linux maps memory: so any RIP may be compared with an empty one.
+    static constexpr std::size_t kLandings = std::size_t{1} << 17;
+    std::array<std::uint64_t, kLandings> landings;
+    std::uint64_t landing_bias() const {
+        return 8 * (reinterpret_cast<std::uint64_t>(this) + kControl);
+    }
 
     static constexpr std::size_t kNoLimit = ~std::size_t{0};
     /// Which of `limits` is 4096 - bytes.

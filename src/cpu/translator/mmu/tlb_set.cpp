@@ -24,6 +24,20 @@ template <std::size_t N> void clear(std::array<std::uint64_t, N>& set) {
         word = 0;
 }
 
+/// Calls `visit` with the numbers of all lots in `used`; empties that if asked to.
+template <std::size_t Lot, std::size_t N, typename Visit>
+void visit_used(std::array<std::uint64_t, N>& used, bool forget, const Visit& visit) {
+    for (std::size_t word = 0; word < N; ++word) {
+        for (std::uint64_t lots = used[word]; lots != 0; lots &= lots - 1) {
+            const std::size_t lot = word * 64 + static_cast<std::size_t>(std::countr_zero(lots));
+            for (std::size_t i = lot * Lot; i < (lot + 1) * Lot; ++i)
+                visit(i);
+        }
+        if (forget)
+            used[word] = 0;
+    }
+}
+
 // The halves of the address space do not share bits: one is full of large pages in every kernel.
 std::size_t half(std::uint64_t linear) { return linear >> 63; }
 std::size_t region_hash(std::uint64_t linear) { return (linear >> 21 & 1023) | half(linear) << 10; }
@@ -157,17 +171,27 @@ void TlbSet::drop_far_link(std::uint32_t address, std::uint64_t rip) {
         links[offset / sizeof links[0]].tag = 0;
 }
 
+void TlbSet::insert_landing(std::uint32_t number, std::uint64_t rip) {
+    if (supervisor_view())
+        return;
+    TlbInstance& tlb = *current_->tlb;
+    tlb.landings[number] = rip + tlb.landing_bias();
+    add(current_->landed, number / kFarLinkLot);
+}
+
 void TlbSet::empty_far_links(Instance& instance, std::uint64_t first, std::uint64_t length) {
-    for (std::size_t word = 0; word < instance.far_linked.size(); ++word) {
-        for (std::uint64_t lots = instance.far_linked[word]; lots != 0; lots &= lots - 1) {
-            const std::size_t lot = word * 64 + static_cast<std::size_t>(std::countr_zero(lots));
-            for (std::size_t i = lot * kFarLinkLot; i < (lot + 1) * kFarLinkLot; ++i)
-                if (instance.tlb->far_links[i].tag - first < length)
-                    instance.tlb->far_links[i].tag = 0;
-        }
-        if (length == kEverywhere)
-            instance.far_linked[word] = 0;
-    }
+    const bool all = length == kEverywhere;
+    auto& links = instance.tlb->far_links;
+    visit_used<kFarLinkLot>(instance.far_linked, all, [&](std::size_t i) {
+        if (links[i].tag - first < length)
+            links[i].tag = 0;
+    });
+    auto& landings = instance.tlb->landings;
+    const std::uint64_t biased = first + instance.tlb->landing_bias();
+    visit_used<kFarLinkLot>(instance.landed, all, [&](std::size_t i) {
+        if (landings[i] - biased < length)
+            landings[i] = 0;
+    });
 }
 
 const std::uint8_t* TlbSet::shared_branch(std::uint64_t rip) const {

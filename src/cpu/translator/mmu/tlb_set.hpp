@@ -85,6 +85,9 @@ public:
     /// Behind insert_branch(): the direct branch of this number, to the same target. For views of
     /// users; others have none.
     void insert_far_link(std::uint16_t number, const Branch& branch);
+    /// Behind insert_branch(): the landing of this number leads to the code for `rip`. For views of
+    /// users; others have none.
+    void insert_landing(std::uint32_t number, std::uint64_t rip);
     /// The one to `rip`, if its entry's address ends with these bits.
     void drop_far_link(std::uint32_t address, std::uint64_t rip);
     /// What translated code finds among the shared ones. nullptr: nothing.
@@ -105,13 +108,15 @@ public:
     std::uint64_t flushes() const { return flushes_; }
 
 private:
-    static constexpr std::size_t kFarLinkLot = 64; // far links that are emptied together
+    static constexpr std::size_t kFarLinkLot = 64; // far links, or landings, emptied together
+    template <std::size_t kSize> using Lots = std::array<std::uint64_t, kSize / kFarLinkLot / 64>;
     struct Instance {
         TlbInstance* tlb = nullptr; // null until its space is first used
         std::uint32_t touched_count = 0;
         bool branches_used = false;
         bool shares_branches = false; // under a salt of its own
-        std::array<std::uint64_t, TlbInstance::kFarLinks / kFarLinkLot / 64> far_linked{}; // lots
+        Lots<TlbInstance::kFarLinks> far_linked{};
+        Lots<TlbInstance::kLandings> landed{};
         std::array<std::uint16_t, TlbInstance::kPages> touched;
         std::array<std::uint64_t, TlbInstance::kPages / 64> in_list{};
         std::array<std::uint64_t, TlbInstance::kPages / 64> global{};
@@ -155,7 +160,7 @@ private:
     void empty(Instance& instance, bool keep_global);
     static void empty_branches(Instance& instance);
     static void empty_local_branches(Instance& instance);
-    /// Those to [first, first + length).
+    /// Those to [first, first + length), and landings.
     static void empty_far_links(Instance& instance, std::uint64_t first, std::uint64_t length);
     static void empty_entry(Instance& instance, std::size_t index);
     void flush_page_in(Instance& instance, std::uint64_t linear, bool own);

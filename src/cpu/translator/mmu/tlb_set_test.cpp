@@ -207,20 +207,31 @@ TEST_CASE_FIXTURE(Rig, "a shared branch of a user comes back into its view's own
     CHECK(tlbs->recall_branch(kAt) == nullptr); // how large its page is nobody knows here
 }
 
-TEST_CASE_FIXTURE(Rig, "a far link of a user is one view's, until its target is flushed") {
+TEST_CASE_FIXTURE(Rig, "a far link or landing is one view's, until its target is flushed") {
     const auto* const code = reinterpret_cast<const std::uint8_t*>(page());
     constexpr std::uint16_t kNumber = TlbInstance::kFarLinks - 1;
     TlbInstance& user = *tlbs->select(1, View::User);
-    const auto known = [&] { return user.far_links[kNumber].tag == kAt; };
+    constexpr std::uint32_t kLanding = TlbInstance::kLandings - 1;
+    const auto known = [&] {
+        const bool landing = user.landings[kLanding] == kAt + user.landing_bias();
+        CHECK((landing || user.landings[kLanding] == 0));
+        CHECK(landing == (user.far_links[kNumber].tag == kAt));
+        return landing;
+    };
     const auto enter = [&] {
         tlbs->select(1, View::User);
         tlbs->insert_branch({.rip = kAt, .host = code});
         tlbs->insert_far_link(kNumber, {.rip = kAt, .host = code});
+        tlbs->insert_landing(kLanding, kAt);
         CHECK(known());
         CHECK(user.far_links[kNumber].host == code);
     };
     enter();
     CHECK(user.far_links[kNumber - 1].tag == 0);
+    CHECK(user.landings[kLanding - 1] == 0);
+    TlbInstance& kernel = *tlbs->select(1, View::Kernel);
+    tlbs->insert_landing(kLanding, kAt);
+    CHECK(kernel.landings[kLanding] == 0);
     CHECK(tlbs->select(2, View::User)->far_links[kNumber].tag == 0);
     tlbs->flush_pcid(2);
     tlbs->flush_page(1, kAt + 0x10'0000);

@@ -74,6 +74,7 @@ void BlockTranslator::translate(NewBlock& out) {
     out.hot_guest_bytes = static_cast<std::uint16_t>(
         out.guest_bytes - (interprets ? scan_.list[scan_.count - 1].in.length : 0));
     out.instructions = counted_;
+    out.landing = landing_used_;
     out.signal_sites = signals_;
 }
 
@@ -268,6 +269,8 @@ void BlockTranslator::emit_cold() {
             emit_counted_branch(cold);
         else if (cold.far)
             emit_far_cold(cold);
+        else if (cold.why == Exit::Branch)
+            emit_landing_exit(cold);
         else
             emit_cold_exit(cold, check);
     }

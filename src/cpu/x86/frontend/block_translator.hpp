@@ -294,6 +294,12 @@ private:
     void load_target(const ScannedInstruction& at);
     void check_canonical_target(const ScannedInstruction& at);
     void emit_return(const ScannedInstruction& at);
+    bool pairs_returns() const;
+    void emit_landing_index(HostReg from);
+    void emit_landing_pair(const ScannedInstruction& at);
+    void emit_landing(const ScannedInstruction& at);
+    void emit_landing_exit(const Cold& cold);
+    void emit_paired_return(const ScannedInstruction& at, std::uint16_t bytes);
     void emit_push_return_address(const ScannedInstruction& at);
     void link_jump(const ScannedInstruction& at, std::int64_t target);
     void far_jump(const ScannedInstruction& at, std::int64_t target, std::uint16_t undo);
@@ -354,6 +360,7 @@ private:
     std::size_t body_bytes_ = 0; // of the guest instruction that was emitted last, ending at
     const std::uint8_t* body_end_ = nullptr;
     bool ended_ = false;
+    bool landing_used_ = false; // the number in the scan
     bool lending_ = false;
     const std::uint8_t* loop_entry_ = nullptr; // polls, flags in the register
     const std::uint8_t* turn_begin_ = nullptr;

@@ -222,6 +222,7 @@ void BlockTranslator::emit_push_return_address(const ScannedInstruction& at) {
 void BlockTranslator::emit_call(const ScannedInstruction& at) {
     emit_push_return_address(at);
     const std::int64_t target = target_of(at);
+    emit_landing_pair(at);
     if (linkable(at, target)) {
         link_jump(at, target);
         return;
@@ -271,6 +272,7 @@ void BlockTranslator::emit_indirect(const ScannedInstruction& at) {
     check_canonical_target(at);
     a_.store(DOPPEL_FRAME(spare), kScratch0);
     emit_push_return_address(at);
+    emit_landing_pair(at);
     a_.load(kScratch0, DOPPEL_FRAME(spare));
     branch_cache_jump(at, word_);
 }
@@ -281,6 +283,10 @@ void BlockTranslator::emit_return(const ScannedInstruction& at) {
     load_word(kScratch0, from);
     const bool release = at.in.operands[0].kind == OperandKind::Immediate;
     const auto bytes = static_cast<std::uint16_t>(word_ + (release ? at.in.immediate : 0));
+    if (pairs_returns()) {
+        emit_paired_return(at, bytes);
+        return;
+    }
     move_rsp(bytes);
     save_flags();
     branch_cache_jump(at, bytes);

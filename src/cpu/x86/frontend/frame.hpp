@@ -60,10 +60,11 @@ struct FrameHeader {
 
     /// Of the block's base groups: where they begin; of a loop's groups: what makes a host address.
     std::array<std::uint64_t, kNearGroups> group_host{};
-    std::uint64_t loop_limit = 0; // … and its counter when they are over
-    std::uint64_t exit_site = 0;  // offset in code memory of the Site of the exit that was taken
-    std::uint64_t spare = 0;      // of one instruction's translation
-    std::uint64_t page_va = 0;    // linear address of the page the block in execution started in
+    std::uint64_t loop_limit = 0;  // … and its counter when they are over
+    std::uint32_t exit_site = 0;   // offset in code memory of the Site of the exit that was taken
+    std::uint32_t return_site = 0; // likewise, of a paired return before it
+    std::uint64_t spare = 0;       // of one instruction's translation
+    std::uint64_t page_va = 0;     // linear address of the page the block in execution started in
     /// The frame's own address, or kAttention: leave at the next poll.
     std::atomic<std::uint64_t> attention{0};
     /// "The slot": lahf in bits 15:8, OF in bit 0. Read as 16 bits everywhere: the host cannot
@@ -112,6 +113,10 @@ struct alignas(64) Frame {
     std::array<std::uint64_t, 2> segment_guard{};
     static constexpr std::uint64_t kNotFlat = 0x4000'0000'0000'0000;
     std::uint64_t flag_scratch = 0; // of an exit that computes the flags
+    /// Where a return leads, by the guest address of its return address, bits 18:3: the landing of
+    /// the last call that pushed one there, or Stubs::landing.
+    static constexpr std::size_t kLandings = std::size_t{1} << 16;
+    std::array<const std::uint8_t*, kLandings> landings{};
 };
 static_assert(offsetof(Frame, state) == sizeof(FrameHeader));
 static_assert(offsetof(CpuState, gpr) == 0);
@@ -135,6 +140,12 @@ constexpr Mem state_at(std::size_t offset) { return at_rsp(static_cast<std::int3
 constexpr Mem frame_at(std::size_t offset) {
     return at_rsp(static_cast<std::int32_t>(offset) -
                   static_cast<std::int32_t>(sizeof(FrameHeader)));
+}
+constexpr Mem landing_at(HostReg index) {
+    Mem place = frame_at(offsetof(Frame, landings));
+    place.index = index;
+    place.scale = 8;
+    return place;
 }
 constexpr Mem group_host(std::size_t group) {
     const bool near = group < FrameHeader::kNearGroups;
@@ -207,9 +218,10 @@ constexpr bool is_stack_page32(std::uint64_t linear) {
 struct Site {
     std::uint16_t page_offset = 0; // of the guest instruction (links: of the target)
     std::uint16_t back = 0;        // bytes from there to here, the low bits (see distance()): the
-                                   // check; a link's rel32; the number of a far link
+                                   // check; a link's or a landing's rel32; the number of a far link
     std::uint16_t extra = 0;       // from the check to the access; stack check: bytes of the range;
-                                   // a branch: how the instruction moved rsp, in bytes, see kCall
+                                   // a branch: how the instruction moved rsp, in bytes, see
+                                   // kCall; a landing: its number, the low bits (see landing())
     std::uint16_t back_high = 0;
     std::uint8_t bits = 0;
     std::uint8_t length = 0; // of the guest instruction
@@ -223,8 +235,16 @@ struct Site {
         back_high = static_cast<std::uint16_t>(bytes >> 16);
     }
 
+    std::uint32_t landing() const { return extra | std::uint32_t{bits} >> 6 << 16; }
+    void set_landing(std::uint32_t number) {
+        extra = static_cast<std::uint16_t>(number);
+        bits = static_cast<std::uint8_t>(kLanding | number >> 16 << 6);
+    }
+
     static constexpr std::uint8_t kWrite = 1;
     static constexpr std::uint8_t kFarLink = 1;    // branch: a direct one, `back` is its number
+    static constexpr std::uint8_t kLanding = 2;    // branch: none, the landing of a call; the
+                                                   // return that led there is at return_site
     static constexpr std::uint8_t kVector = 2;     // the interpreter needs the vector state
     static constexpr std::uint8_t kInSlot = 4;     // link: the flags are in the slot …
     static constexpr std::uint8_t kInRegister = 8; // … and/or in the register

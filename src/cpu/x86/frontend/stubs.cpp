@@ -131,6 +131,19 @@ const std::uint8_t* emit_shared_branch(Assembler& a, const std::uint8_t* miss) {
     return start;
 }
 
+void emit_landing(Assembler& a, const Stubs& stubs) {
+    a.rorx(kScratch1, kScratch0, 12);
+    a.alu(Alu::Xor, kScratch1, kScratch0);
+    a.alu_imm(Alu::And, kScratch1, 2 * (TlbInstance::kBranches - 1), false);
+    const Mem found{kTlb, kScratch1, 8, DOPPEL_TLB(branches)};
+    a.alu(Alu::Cmp, kScratch0, found + offsetof(TlbInstance::BranchEntry, tag));
+    std::uint8_t* const other = a.short_jump_if_later(Condition::NotEqual);
+    a.jump(found + offsetof(TlbInstance::BranchEntry, host));
+    a.bind_short(other);
+    const Site site{.bits = Site::kLanding};
+    emit_exit(a, Exit::Branch, stubs.shared_branch, stubs, site, sizeof site);
+}
+
 Stubs emit_stubs(Assembler& a) {
     Stubs stubs;
     stubs.base = a.here();
@@ -163,6 +176,9 @@ Stubs emit_stubs(Assembler& a) {
     a.align(16);
     const std::uint8_t* const miss = stubs.exit(Exit::Branch, FlagPlace::Slot);
     stubs.shared_branch = emit_shared_branch(a, miss);
+    a.align(16);
+    stubs.landing = a.here();
+    emit_landing(a, stubs);
     return stubs;
 }
 
@@ -175,6 +191,10 @@ void emit_exit(Assembler& a, Exit why, const std::uint8_t* stub, const Stubs& st
     else
         a.put(0xbe41 | std::uint64_t{offset} << 16, 6); // mov r14d, offset
     a.jump(stub);
+    put_site(a, site, bytes);
+}
+
+void put_site(Assembler& a, const Site& site, std::size_t bytes) {
     std::array<std::uint64_t, 2> words{};
     static_assert(sizeof site <= sizeof words);
     std::memcpy(words.data(), &site, sizeof site);

@@ -31,6 +31,8 @@ struct Stubs {
     /// there, what runs once does not take its place.
     const std::uint8_t* shared_branch = nullptr;
     static constexpr std::uint64_t kSharedBranchWait = 31;
+    /// For returns whose call has left no landing: looks in the branch cache.
+    const std::uint8_t* landing = nullptr;
     /// What Frame::flag_maker names when the flags are in the slot. Otherwise it names code that
     /// brings them into the register, touches nothing else and jumps to made_register.
     const std::uint8_t* made_slot = nullptr;
@@ -45,6 +47,7 @@ struct Stubs {
 
 /// At the very start of code memory.
 Stubs emit_stubs(translator::Assembler& to);
+void put_site(translator::Assembler& to, const Site& site, std::size_t bytes);
 /// For `why`, with the first `bytes` of `site`.
 void emit_exit(translator::Assembler& to, Exit why, const std::uint8_t* stub, const Stubs& stubs,
                const Site& site, std::size_t bytes);

@@ -134,6 +134,9 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
     void link(const Site& site, std::uint64_t address, translator::Block& target) override {
         world.link(site, address, target);
     }
+    bool link_landing(const Site& site, std::uint64_t address, const std::uint8_t* host) override {
+        return world.link_landing(site, address, host);
+    }
     bool find_loop(const translator::Block& head, const std::byte* host,
                    LoopCounter& counter) override {
         return world.find_loop(head, host, system.features, counter);

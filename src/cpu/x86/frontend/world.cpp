@@ -19,6 +19,7 @@ using memory::GuestMemory;
 namespace {
 
 constexpr std::uint64_t kPageOffset = 0xfff;
+static_assert(CodeCache::kArenas * CodeCache::kArenaLandings == TlbInstance::kLandings);
 
 thread_local BlockScan t_scan;
 thread_local BlockTranslator::Workspace t_space;
@@ -243,6 +244,7 @@ Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t b
     made.loop = t_scan.loop.active;
     t_scan.page_va = rip & ~kPageOffset;
     t_scan.far_link = next_far_link_;
+    t_scan.landing = cache_->next_landing();
     BlockTranslator translator{assembler, stubs_, t_scan, t_space};
     translator.translate(made);
     DOPPEL_VERIFY(!assembler.full(), "a block fits in the room that full() leaves");
@@ -268,6 +270,23 @@ void World::link(const Site& site, std::uint64_t site_address, Block& target) {
     if (const std::uint8_t* const entry = link_entry(site, target); entry != nullptr)
         cache_->link(behind - site.distance(), behind - Stubs::exit_bytes(Exit::Link), target,
                      entry);
+}
+
+bool World::link_landing(const Site& site, std::uint64_t site_address, const std::uint8_t* host) {
+    const base::MutexLock lock{cache_->mutex()};
+    auto* const behind = reinterpret_cast<std::uint8_t*>(site_address);
+    const Block* const from = cache_->find_by_host(behind);
+    if (from == nullptr || from->dead || from->key.second_page != 0)
+        return false;
+    Block* const to = cache_->find({.gpa = (from->key.gpa & ~kPageOffset) + site.page_offset,
+                                    .second_page = 0,
+                                    .mode = from->key.mode & ~std::uint32_t{mode::kEachChecked}});
+    if (to == nullptr || to->far_entry() != host)
+        return false;
+    std::uint8_t* const place = behind - site.distance();
+    if (!CodeCache::leads_to(place, host))
+        cache_->link(place, behind - Stubs::exit_bytes(Exit::Branch), *to, host);
+    return true;
 }
 
 void World::disturb(Caller& caller, Chaos::Act act, std::uint64_t random) {

@@ -58,6 +58,7 @@ public:
     translator::Block* make_loop(translator::Block& head, std::uint64_t rip, const std::byte* host,
                                  const FeatureSet& features);
     void link(const Site& site, std::uint64_t site_address, translator::Block& target);
+    bool link_landing(const Site& site, std::uint64_t site_address, const std::uint8_t* host);
 
     /// Unlink, Evict, EvictArena, Safepoint; see Chaos. The caller is between two blocks.
     void disturb(cpu::Rendezvous::Participant& caller, Chaos::Act act, std::uint64_t random);

@@ -30,6 +30,10 @@ public:
                                          const std::byte* host, const std::byte* second) = 0;
     /// Lets the unlinked jump at `site` lead to `target` from now on.
     virtual void link(const Site& site, std::uint64_t site_address, translator::Block& target) = 0;
+    /// Lets the landing at `site` lead to `host` from now on, in views that know its number. False:
+    /// that is not the code behind its call.
+    virtual bool link_landing(const Site& site, std::uint64_t site_address,
+                              const std::uint8_t* host) = 0;
     /// Whether `head` begins a loop that could be translated as one; if so, its counter. `host` are
     /// the bytes at its beginning.
     virtual bool find_loop(const translator::Block& head, const std::byte* host,
@@ -97,6 +101,8 @@ public:
         link_ = tuning.links;
         fixed_code_ = tuning.fixed_code;
         cache_branches_ = tuning.branches;
+        paired_returns_ = tuning.paired_returns;
+        forget_landings();
         loops_ = tuning.loops && tuning.loop_threshold != 0;
         loop_profile_.set_threshold(tuning.loop_threshold);
     }
@@ -116,7 +122,10 @@ public:
     /// The vCPU stands still: its writes to the page must be seen from now on.
     void drop_write(const std::byte* host_page);
     void drop_all_writes() { tlbs_.drop_all_writes(); }
-    void drop_code() { tlbs_.flush_branches(); }
+    void drop_code() {
+        tlbs_.flush_branches();
+        forget_landings();
+    }
 
     void flush_tlb(const TlbFlush& flush) noexcept override;
 
@@ -181,6 +190,8 @@ private:
     bool visit_loop(translator::Block*& head, const std::byte* host);
     bool serve_branch(Exit why, Result& result, bool& leave);
     void enter_far_link(std::uint16_t number);
+    void enter_landing(const Site& at, std::uint64_t address);
+    void forget_landings();
     bool serve_host_fault(Result& result, bool& leave);
     bool may_keep_writing(const RamView::State& state) const;
     bool runs_in(std::uint64_t gpa_page);
@@ -211,6 +222,7 @@ private:
     bool unlinked_ = false;
     bool link_ = true, cache_branches_ = true; // see Tuning
     bool fixed_code_ = true;
+    bool paired_returns_ = true;
     bool loops_ = true; // likewise
     LoopProfile loop_profile_;
     Chaos chaos_;

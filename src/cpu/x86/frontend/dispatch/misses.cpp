@@ -283,6 +283,8 @@ bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
     const std::uint64_t target = frame_.header.exit_r13;
     if (!is_canonical(target) && why == Exit::Branch) {
         // The instruction itself faults: back to before it, and let the interpreter find out.
+        if ((site().bits & Site::kLanding) != 0)
+            frame_.header.exit_site = frame_.header.return_site;
         const Site at = site();
         cx_.state.rip = site_rip(at);
         const bool call = (at.bits & Site::kCall) != 0;
@@ -302,10 +304,13 @@ bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
         return false;
     }
     const Site at = why == Exit::Branch ? site() : Site{}; // before it can be evicted
+    const std::uint64_t evictions = cache_.evictions();
     if (!enter_rip(target, 0, leave, result))
         return false;
     if ((at.bits & Site::kFarLink) != 0)
         enter_far_link(at.back);
+    if ((at.bits & Site::kLanding) != 0 && cache_.evictions() == evictions)
+        enter_landing(at, site_address());
     return true;
 }
 
@@ -316,6 +321,29 @@ void Dispatcher::enter_far_link(std::uint16_t number) {
     tlbs_.insert_far_link(number,
                           {.rip = cx_.state.rip,
                            .host = reinterpret_cast<const std::uint8_t*>(frame_.header.resume)});
+}
+
+/// Of the call behind which translated code will be resumed, unless the return was not its. Mostly
+/// another view knows it, or this one did until it was flushed: then it is linked.
+void Dispatcher::enter_landing(const Site& at, std::uint64_t address) {
+    if (!cache_branches_ || at.distance() == 0 ||
+        ((cx_.state.rip ^ at.page_offset) & kPageOffset) != 0 ||
+        (chaos_.enabled() && !chaos_.may_link()))
+        return;
+    const auto* const host = reinterpret_cast<const std::uint8_t*>(frame_.header.resume);
+    const auto* const place = reinterpret_cast<const std::uint8_t*>(address - at.distance());
+    if (!translator::CodeCache::leads_to(place, host)) {
+        vectors_.store();
+        if (!cold_.link_landing(at, address, host))
+            return;
+    }
+    tlbs_.insert_landing(at.landing(), cx_.state.rip);
+}
+
+void Dispatcher::forget_landings() {
+    if (paired_returns_)
+        for (std::size_t i = 0; i < Frame::kLandings; ++i)
+            frame_.landings.data()[i] = stubs_.landing;
 }
 
 bool Dispatcher::serve_host_fault(Result& result, bool& leave) {
