@@ -25,6 +25,9 @@ namespace {
 constexpr std::uint64_t kShareAlignment = 4096;
 constexpr std::size_t kCopyBytes = 1u << 20;
 constexpr std::uint64_t kHugeStep = 8 * kHugePage;
+/// What they may cost of what plain pages cost: a third is usual, more means that the host has to
+/// give their memory back first.
+constexpr double kHugeShare = 0.6;
 
 bool share(const Move& move) {
     if (((move.from_offset | move.to_offset | move.length) & (kShareAlignment - 1)) != 0)
@@ -100,7 +103,7 @@ Move fill_huge_pages(std::span<const Move> run, Ways& ways) {
         const auto start = cpu_seconds();
         const bool made = move_by_huge_pages(run, at, next);
         const auto cost = (cpu_seconds() - start) / static_cast<double>(next - at);
-        ways.huge_pages = made && cost <= ways.plain_cost;
+        ways.huge_pages = made && cost <= ways.plain_cost * kHugeShare;
         at = made ? next : at;
     }
     return all.within(begin, at);
