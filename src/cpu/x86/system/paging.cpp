@@ -271,6 +271,16 @@ bool translate_quietly(SystemContext& cx, std::uint64_t linear, Gpa& out) {
     return true;
 }
 
+bool translate_used(SystemContext& cx, std::uint64_t linear, Translation& out) {
+    Path path;
+    if ((cx.state.cr0 & CR0_PG) == 0 || walk(cx, linear, path, out) != Outcome::Mapped)
+        return false;
+    for (unsigned i = 0; i < path.count; ++i)
+        if ((path.value[i] & kA) == 0)
+            return false;
+    return true;
+}
+
 bool load_pdptes(SystemContext& cx, std::uint64_t cr3) {
     const std::uint64_t reserved =
         bits(2, 1) | bits(8, 5) | ~std::uint64_t{0} << cx.traits.physical_bits;

@@ -31,6 +31,10 @@ std::uint16_t allowed(const SystemContext& cx, const Translation& translation);
 /// For debuggers: no faults, nothing set, as a supervisor read; false where nothing is mapped.
 bool translate_quietly(SystemContext& cx, std::uint64_t linear, memory::Gpa& out);
 
+/// What a TLB that has forgotten may be told again: false where nothing is mapped or an A bit is
+/// clear, as then the CPU would have to set it. Nothing is set.
+bool translate_used(SystemContext& cx, std::uint64_t linear, Translation& out);
+
 /// Loads the four PDPTE registers from CR3 (PAE paging, MOV CR and task switch); #GP(0) when a
 /// reserved bit is set, and nothing changed. Vol. 3A §4.4.1.
 [[nodiscard]] bool load_pdptes(SystemContext& cx, std::uint64_t cr3);
