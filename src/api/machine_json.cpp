@@ -198,6 +198,7 @@ template <typename Visit> void members(Visit& visit, description::VirtioConsole&
 template <typename Visit> void members(Visit& visit, description::Tuning& tuning) {
     for (const auto& [name, member] : description::kTuningNames)
         visit(name, tuning.*member);
+    visit("direct_always", tuning.direct_always);
     visit("loop_threshold", tuning.loop_threshold);
 }
 template <typename Visit> void members(Visit& visit, description::Translation& translation) {

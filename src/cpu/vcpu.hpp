@@ -33,7 +33,11 @@ struct VcpuStats {
     std::uint64_t loops = 0; // translations that check memory accesses before a loop, not in it
     std::uint64_t tlb_misses = 0;
     std::uint64_t tlb_flushes = 0;
-    std::uint64_t fallbacks = 0; // instructions handed to the interpreter
+    std::uint64_t fallbacks = 0;       // instructions handed to the interpreter
+    std::uint64_t direct_ns = 0;       // users' code on the host's CPU itself, in other processes
+    std::uint64_t direct_runs = 0;     // how often it was entered
+    std::uint64_t direct_pages = 0;    // that were mapped for it
+    std::uint64_t direct_given_up = 0; // times that it did not pay
     std::uint64_t exceptions = 0;
     std::uint64_t interrupts = 0;
     std::uint64_t pio_accesses = 0;

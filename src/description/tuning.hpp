@@ -26,6 +26,8 @@ struct Tuning {
     bool cold_apart = true;      // exits and misses do not lie between the bodies of blocks
     bool long_blocks = true;     // a block goes on behind a conditional branch
     bool loops = true;           // hot loops are translated again, with their checks before them
+    bool direct = true;          // users who compute run on the host's CPU itself
+    bool direct_always = false;  // all users do; for tests
     std::uint32_t loop_threshold = 32; // jumps back to its beginning that make a loop hot
 };
 
@@ -51,6 +53,7 @@ inline constexpr std::array kTuningNames{
     TuningName{"cold-apart", &Tuning::cold_apart},
     TuningName{"long-blocks", &Tuning::long_blocks},
     TuningName{"loops", &Tuning::loops},
+    TuningName{"direct", &Tuning::direct},
 };
 
 } // namespace doppel::description

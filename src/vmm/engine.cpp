@@ -128,6 +128,8 @@ Result<std::unique_ptr<EngineFactory>> create_engine(const Machine& machine,
     cpu::x86::TranslatorOptions options{.tuning = machine.translation.tuning,
                                         .jit_dump = machine.translation.jit_dump,
                                         .check = machine.checking};
+    // A profile is made of what runs in the VM's own process.
+    options.tuning.direct = options.tuning.direct && machine.profiling.path.empty();
     options.chaos = machine.translation.chaos;
     options.code_bytes =
         options.chaos != 0 ? kChaoticCodeBytes : std::uint64_t{machine.translation.cache_mib} << 20;

@@ -316,6 +316,8 @@ Result<description::Translation> parse_translation(const std::string& text) {
             });
         if (known != description::kTuningNames.end())
             translation.tuning.*known->member = false;
+        else if (part == "direct=always")
+            translation.tuning.direct_always = true;
         else if (key == "jitdump" && !value.empty())
             translation.jit_dump = value;
         else if (key == "loop-threshold")
@@ -326,8 +328,8 @@ Result<description::Translation> parse_translation(const std::string& text) {
             translation.cache_mib = DOPPEL_TRY(parse_cache(value));
         else
             return base::fail(Errc::InvalidArgument, fmt::format("'{}' is unknown", part),
-                              fmt::format("use {}loop-threshold=JUMPS, chaos=SEED, cache=MIB, "
-                                          "jitdump=DIRECTORY",
+                              fmt::format("use {}direct=always, loop-threshold=JUMPS, chaos=SEED, "
+                                          "cache=MIB, jitdump=DIRECTORY",
                                           names));
     }
     return translation;

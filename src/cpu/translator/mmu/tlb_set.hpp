@@ -105,6 +105,10 @@ public:
     void drop_write(const std::byte* host_page);
     void drop_all_writes();
 
+    /// Entries that the current instance has, or had since it was flushed: indices of its pages.
+    const std::uint16_t* pages() const { return current_->touched.data(); }
+    std::size_t page_count() const { return current_->touched_count; }
+
     std::uint64_t flushes() const { return flushes_; }
 
 private:

@@ -11,6 +11,7 @@
 #include "base/log.hpp"
 #include "base/verify.hpp"
 #include "cpu/x86/frontend/checker.hpp"
+#include "cpu/x86/frontend/direct/direct_users.hpp"
 #include "cpu/x86/frontend/host_signals.hpp"
 #include "cpu/x86/frontend/world.hpp"
 #include "cpu/x86/native/native_unit.hpp"
@@ -118,7 +119,16 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
         system.tlb_listener = &dispatcher;
         wired.set_others(world.rendezvous(), *this);
         system.ram.marks = &write_marks;
-        world.attach({this, &dispatcher, &write_marks});
+        // Who counts, compares or stops at each block must see each block.
+        if (options.tuning.direct && wires.meter == nullptr && options.block_limit == 0) {
+            direct = std::make_unique<DirectUsers>(
+                system, wires.memory->fd(), wires.memory->size_bytes() / memory::kPageBytes,
+                options.tuning.direct_always ? DirectUsers::When::Always
+                                             : DirectUsers::When::Worthwhile,
+                [this](std::uint64_t page) { return world.watch_code(*this, page); });
+            dispatcher.set_user_runner(direct.get());
+        }
+        world.attach({this, &dispatcher, &write_marks, direct.get()});
     }
     ~Parts() {
         world.detach(*this);
@@ -177,6 +187,7 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
     TlbMemory tlb_memory;
     TlbSet tlbs;
     cpu::WriteMarks write_marks;
+    std::unique_ptr<DirectUsers> direct; // may be null
     Dispatcher dispatcher;
     Checker checker;
 };
@@ -263,6 +274,15 @@ VcpuStats TranslatorVcpu::stats() const {
         stats.stops = stops.stops;
         stats.stop_waiting_ns = stops.waited_ns;
         stats.loops = cache.loops_made();
+    }
+    if (parts_->direct != nullptr) {
+        const auto& direct = parts_->direct->counts();
+        const auto hertz = static_cast<double>(parts_->system.tsc_frequency_hz);
+        stats.direct_ns =
+            static_cast<std::uint64_t>(static_cast<double>(direct.cycles) * 1e9 / hertz);
+        stats.direct_runs = direct.runs;
+        stats.direct_pages = direct.pages;
+        stats.direct_given_up = direct.given_up;
     }
     const auto& events = parts_->system.events;
     stats.exceptions = events.exceptions();

@@ -8,6 +8,7 @@
 #include "base/verify.hpp"
 #include "cpu/x86/decoder/decoder.hpp"
 #include "cpu/x86/frontend/block_translator.hpp"
+#include "cpu/x86/frontend/direct/direct_users.hpp"
 #include "cpu/x86/frontend/loop_scan.hpp"
 
 namespace doppel::cpu::x86::frontend {
@@ -132,6 +133,23 @@ void World::make_code_page(Caller& caller, std::uint64_t gpa_page) {
     if (vcpus == std::vector{&caller})
         return take_permission();
     rendezvous_.exclusive(caller, vcpus, take_permission);
+}
+
+bool World::watch_code(Caller& caller, std::uint64_t gpa_page) {
+    make_code_page(caller, gpa_page);
+    const base::MutexLock lock{cache_->mutex()};
+    return is_code_page(gpa_page);
+}
+
+/// Those who may be executing it on the host's CPU.
+void World::tell_of_write(std::uint64_t gpa_page) {
+    const std::uint64_t number = ram_.page_number(ram_.state(gpa_page));
+    const std::scoped_lock lock{mutex_};
+    for (const Member& member : members_)
+        if (member.direct != nullptr && member.direct->code_written(number)) {
+            member.dispatcher->notify();
+            member.direct->wait_until_out();
+        }
 }
 
 void World::evict(Caller& caller, EvictWhen when) {
@@ -302,8 +320,10 @@ void World::disturb(Caller& caller, Chaos::Act act, std::uint64_t random) {
         return cache_->unlink(*block);
     const std::uint64_t page = block->key.gpa & ~kPageOffset;
     cache_->invalidate_page(page);
-    if (random >> 63 != 0)
+    if (random >> 63 != 0) {
+        tell_of_write(page); // or it would not be
         memory_.set_code_page({page}, false);
+    }
 }
 
 void World::on_code_write(Gpa gpa, std::uint64_t length_bytes, Moment moment) noexcept {
@@ -311,7 +331,10 @@ void World::on_code_write(Gpa gpa, std::uint64_t length_bytes, Moment moment) no
     const std::uint64_t page = gpa.page().value;
     if (cache_->overlaps(gpa.value, length_bytes))
         cache_->invalidate_page(page);
-    if (moment == Moment::After && !cache_->page_has_code(page))
+    if (moment == Moment::Before)
+        return;
+    tell_of_write(page);
+    if (!cache_->page_has_code(page))
         memory_.set_code_page({page}, false);
 }
 

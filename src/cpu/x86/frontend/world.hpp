@@ -25,6 +25,8 @@
 
 namespace doppel::cpu::x86::frontend {
 
+class DirectUsers;
+
 class World final : public memory::CodeWatcher {
 public:
     /// Errors: OutOfMemory; Io and others of JitDump. Becomes the CodeWatcher of `memory`, which
@@ -43,6 +45,7 @@ public:
         cpu::Rendezvous::Participant* vcpu;
         Dispatcher* dispatcher;
         cpu::WriteMarks* marks;
+        DirectUsers* direct; // may be null
     };
     void attach(const Member& member);
     void detach(const cpu::Rendezvous::Participant& vcpu);
@@ -57,6 +60,9 @@ public:
                    LoopCounter& counter);
     translator::Block* make_loop(translator::Block& head, std::uint64_t rip, const std::byte* host,
                                  const FeatureSet& features);
+    /// Writes to the page are told of from now on (DirectUsers::code_written()), until one is.
+    /// False: try again.
+    bool watch_code(cpu::Rendezvous::Participant& caller, std::uint64_t gpa_page);
     void link(const Site& site, std::uint64_t site_address, translator::Block& target);
     bool link_landing(const Site& site, std::uint64_t site_address, const std::uint8_t* host);
 
@@ -76,6 +82,7 @@ private:
     std::vector<Member> writers(const RamView::State& state);
     enum class EvictWhen { Full, Always };
     void evict(Caller& caller, EvictWhen when);
+    void tell_of_write(std::uint64_t gpa_page);
     translator::Block* make_block(const translator::BlockKey& key, std::uint64_t rip,
                                   const std::byte* host, const std::byte* second,
                                   const FeatureSet& features);

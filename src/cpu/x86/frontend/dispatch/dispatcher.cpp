@@ -28,11 +28,15 @@ View view_of(const SystemContext& cx) {
 
 void Dispatcher::state_changed() {
     x86::state_changed(cx_);
-    tlbs_.flush_all();
+    flush_all();
     service_ = event_hint_ = true;
 }
 
 void Dispatcher::flush_tlb(const TlbFlush& flush) noexcept {
+    if (runner_ != nullptr && runner_->holds_pages()) {
+        vectors_.store();
+        runner_->flush(flush);
+    }
     switch (flush.kind) {
     case TlbFlush::Kind::All: tlbs_.flush_all(); break;
     case TlbFlush::Kind::NonGlobal: tlbs_.flush_non_global(); break;
@@ -41,7 +45,26 @@ void Dispatcher::flush_tlb(const TlbFlush& flush) noexcept {
     }
 }
 
-void Dispatcher::drop_write(const std::byte* host_page) { tlbs_.drop_write(host_page); }
+void Dispatcher::flush_all() { flush_tlb({.kind = TlbFlush::Kind::All}); }
+
+void Dispatcher::drop_write(const std::byte* host_page) {
+    tlbs_.drop_write(host_page);
+    if (runner_ != nullptr && runner_->holds_pages())
+        runner_->drop_write(host_page);
+}
+
+void Dispatcher::drop_all_writes() {
+    tlbs_.drop_all_writes();
+    if (runner_ != nullptr && runner_->holds_pages())
+        runner_->drop_all_writes();
+}
+
+void Dispatcher::drop_code() {
+    tlbs_.flush_branches();
+    forget_landings();
+    if (runner_ != nullptr && runner_->holds_pages())
+        runner_->drop_code();
+}
 
 bool Dispatcher::translatable() const {
     const CpuState& state = cx_.state;
@@ -59,7 +82,7 @@ void Dispatcher::update_mode() {
         (state.cr0 & CR0_WP) | (state.cr4 & (CR4_SMEP | CR4_SMAP)) | (state.efer & EFER_NXE) << 32;
     if (permission_bits != permission_bits_) {
         permission_bits_ = permission_bits;
-        tlbs_.flush_all();
+        flush_all();
     }
     if (!translatable_)
         return;
@@ -91,7 +114,7 @@ void Dispatcher::update_code_size() {
     if (supervisor32_ == code32_ || (code32_ && !supervisor))
         return;
     supervisor32_ = code32_;
-    tlbs_.flush_all();
+    flush_all();
 }
 
 void Dispatcher::update_guards() {
@@ -121,6 +144,33 @@ void Dispatcher::select_tlb() {
     TlbInstance* const tlb = tlbs_.select(pcid, view_of(cx_));
     const auto value = reinterpret_cast<std::uint64_t>(tlb) + TlbInstance::kControl;
     frame_.header.tlb_register = value;
+    if (runner_ != nullptr)
+        select_users();
+}
+
+std::uint64_t Dispatcher::space_key() const {
+    constexpr std::uint64_t kAddress = 0x000f'ffff'ffff'f000;
+    const CpuState& state = cx_.state;
+    return (state.cr3 & kAddress) | ((state.cr4 & CR4_PCIDE) != 0 ? state.cr3 & 0xfff : 0);
+}
+
+/// The address space has changed, or perhaps not.
+void Dispatcher::select_users() {
+    const std::uint64_t key = space_key();
+    bool direct = runner_->all_direct;
+    for (const std::uint64_t known : runner_->direct_keys)
+        direct |= known == key;
+    if (direct && key != 0) {
+        vectors_.store();
+        direct = runner_->select(key);
+    }
+    runs_users_ = direct && key != 0;
+}
+
+/// They run directly from now on: there must be no branch by which they would not.
+void Dispatcher::begin_users() {
+    runs_users_ = true;
+    tlbs_.flush_branches();
 }
 
 void Dispatcher::update_fast_calls() {
@@ -156,9 +206,12 @@ void Dispatcher::disturb() {
     const Chaos::Act act = chaos_.act();
     switch (act) {
     case Chaos::Act::None: return;
-    case Chaos::Act::FlushTlb: tlbs_.flush_all(); return;
-    case Chaos::Act::FlushNonGlobal: tlbs_.flush_non_global(); return;
-    case Chaos::Act::DropWrites: tlbs_.drop_all_writes(); return;
+    case Chaos::Act::FlushTlb: flush_all(); return;
+    case Chaos::Act::FlushNonGlobal: flush_tlb({.kind = TlbFlush::Kind::NonGlobal}); return;
+    case Chaos::Act::DropWrites:
+        vectors_.store();
+        drop_all_writes();
+        return;
     case Chaos::Act::DropBranches: tlbs_.flush_branches(); return;
     case Chaos::Act::Events: service_ = true; return;
     case Chaos::Act::Poll: break; // below: it is for the next block
@@ -186,8 +239,15 @@ bool Dispatcher::attend(Result& result) {
     if (!service_)
         return true;
     service_ = false;
+    const bool user = cx_.state.cpl == 3;
     const Next next = service_events(cx_);
     vectors_.store();
+    if (runner_ != nullptr && !runs_users_) {
+        if (!user)
+            runner_->interrupted_elsewhere();
+        else if (runner_->interrupted(space_key()))
+            begin_users();
+    }
     event_hint_ = cold_.has_event();
     frame_.event_hint = event_hint_ ? 1 : 0;
     if (cx_.changes != 0)
@@ -351,7 +411,7 @@ const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
     const std::size_t index = TlbInstance::branch_index(rip);
     if (variant == 0 && !unlinked_ && tlb.branches.data()[index].tag == rip)
         return tlb.branches.data()[index].host;
-    if (variant == 0 && !unlinked_ && cache_branches_)
+    if (variant == 0 && keeps_branches())
         if (const std::uint8_t* const host = tlbs_.recall_branch(rip); host != nullptr)
             return host;
     CodePage page;
@@ -359,7 +419,7 @@ const std::uint8_t* Dispatcher::find_entry(std::uint32_t variant, bool& fault) {
     found_ = block;
     if (block == nullptr)
         return nullptr;
-    if (variant == 0 && !unlinked_ && cache_branches_)
+    if (variant == 0 && keeps_branches())
         tlbs_.insert_branch({.rip = rip,
                              .host = block->far_entry(),
                              .global = page.global && block->key.second_page == 0,
@@ -388,11 +448,30 @@ Dispatcher::Result Dispatcher::run() {
                 break;
             continue;
         }
-        if (!run_translated(result))
+        if (!(runs_users_ && cx_.state.cpl == 3 ? run_users(result) : run_translated(result)))
             break;
     }
     vectors_.store();
     return result;
+}
+
+/// A user's code on the host's CPU itself, until something happens. False: run() ends with
+/// `result`.
+bool Dispatcher::run_users(Result& result) {
+    using enum UserRunner::Next;
+    vectors_.store();
+    if (runner_->wants_pages) {
+        runner_->prime(*tlbs_.current(), tlbs_.pages(), tlbs_.page_count());
+    }
+    const auto next = runner_->run(frame_.header.attention, calm());
+    runs_users_ = runner_->selected();
+    switch (next) {
+    case Around: return true;
+    case Interpret: return interpret(result);
+    case Translate: // unless what has changed makes that wrong
+        return cx_.changes != 0 || !step_free(cx_) || run_translated(result);
+    default: result = Result::Shutdown; return false;
+    }
 }
 
 /// From the block at RIP on, until C++ has to look around. False: run() ends with `result`.

@@ -11,6 +11,7 @@
 #include "cpu/vcpu.hpp"
 #include "cpu/x86/frontend/dispatch/chaos.hpp"
 #include "cpu/x86/frontend/dispatch/loop_profile.hpp"
+#include "cpu/x86/frontend/dispatch/user_runner.hpp"
 #include "cpu/x86/frontend/dispatch/vector_state.hpp"
 #include "cpu/x86/frontend/frame.hpp"
 #include "cpu/x86/frontend/stubs.hpp"
@@ -79,7 +80,11 @@ public:
 
     Result run();
     /// Any thread, async-signal-safe.
-    void notify() noexcept { frame_.header.attention = FrameHeader::kAttention; }
+    void notify() noexcept {
+        frame_.header.attention = FrameHeader::kAttention;
+        if (runner_ != nullptr)
+            runner_->poke();
+    }
     void kick() noexcept {
         kicked_ = true;
         notify();
@@ -106,6 +111,8 @@ public:
         loops_ = tuning.loops && tuning.loop_threshold != 0;
         loop_profile_.set_threshold(tuning.loop_threshold);
     }
+    /// Before the first run(); outlives us.
+    void set_user_runner(UserRunner* runner) { runner_ = runner; }
     /// Before the first run(); 0: none.
     void set_chaos(std::uint64_t seed, unsigned vcpu) { chaos_.seed(seed, vcpu); }
     /// Before the first run(): blocks count what they execute, and run() returns at the limit.
@@ -121,11 +128,8 @@ public:
     }
     /// The vCPU stands still: its writes to the page must be seen from now on.
     void drop_write(const std::byte* host_page);
-    void drop_all_writes() { tlbs_.drop_all_writes(); }
-    void drop_code() {
-        tlbs_.flush_branches();
-        forget_landings();
-    }
+    void drop_all_writes();
+    void drop_code();
 
     void flush_tlb(const TlbFlush& flush) noexcept override;
 
@@ -163,6 +167,15 @@ private:
     /// The last byte of an access or instruction can be there.
     bool addressable(std::uint64_t linear, std::uint64_t bytes) const;
     bool run_translated(Result& result);
+    bool run_users(Result& result);
+    void select_users();
+    void begin_users();
+    std::uint64_t space_key() const;
+    /// The instance in force may hold branches, or else users would run on by themselves.
+    bool keeps_branches() const {
+        return cache_branches_ && !unlinked_ && !(runs_users_ && cx_.state.cpl == 3);
+    }
+    void flush_all();
     bool step_slowly(Result& result);
     bool interpret(Result& result);
     bool deliver(Result& result);
@@ -223,7 +236,9 @@ private:
     bool link_ = true, cache_branches_ = true; // see Tuning
     bool fixed_code_ = true;
     bool paired_returns_ = true;
-    bool loops_ = true; // likewise
+    bool loops_ = true;            // likewise
+    UserRunner* runner_ = nullptr; // none: users are translated
+    bool runs_users_ = false;      // those of the address space in force
     LoopProfile loop_profile_;
     Chaos chaos_;
     bool curtailed_ = false; // by chaos: translated code was given less than is left

@@ -299,7 +299,8 @@ bool Dispatcher::serve_branch(Exit why, Result& result, bool& leave) {
         tlbs_.drop_branch(target);
         tlbs_.drop_far_link(static_cast<std::uint32_t>(frame_.header.exit_site), target);
     }
-    if (unlinked_ || (chaos_.enabled() && chaos_.goes_around())) {
+    const bool to_runner = runs_users_ && cx_.state.cpl == 3;
+    if (unlinked_ || to_runner || (chaos_.enabled() && chaos_.goes_around())) {
         cx_.state.rip = target;
         return false;
     }

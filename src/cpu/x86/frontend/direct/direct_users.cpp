@@ -1,0 +1,563 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/frontend/direct/direct_users.hpp"
+
+#include <sched.h>
+#include <x86intrin.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/log.hpp"
+#include "cpu/x86/frontend/direct/page_scan.hpp"
+#include "cpu/x86/system/descriptor.hpp"
+#include "cpu/x86/system/linear_memory.hpp"
+#include "cpu/x86/system/segmentation.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+namespace {
+
+constexpr std::uint64_t kPageBytes = 4096, kPageOffset = kPageBytes - 1;
+constexpr std::uint64_t kLargeBytes = 2 << 20;
+constexpr std::uint64_t kLongestInstruction = 15;
+constexpr std::uint64_t kWindow = 16 * kPageBytes; // looked at when one page is missed
+constexpr std::uint64_t kPcidBits = 0xfff;         // of a key
+/// Below it Linux maps nothing for a process that is not privileged.
+constexpr std::uint64_t kFirstPage = 0x10000;
+
+// Cycles of a TSC that runs at two to four GHz.
+constexpr std::uint64_t kMillisecond = 2'500'000;
+constexpr std::int64_t kCredit = 12 * kMillisecond;
+/// What users lose when the translator runs a page, without its branch caches.
+constexpr std::int64_t kRefusal = kMillisecond / 10;
+constexpr unsigned kSamples = 7; // of a user who computes
+constexpr std::uint64_t kFirstWait = 40 * kMillisecond;
+constexpr unsigned kMostDoublings = 7;
+
+constexpr std::uint64_t kSingleStep = 1 << 14; // DR6.BS
+
+} // namespace
+
+DirectUsers::DirectUsers(SystemContext& cx, int ram, std::uint64_t ram_pages, When when,
+                         WatchCode watch)
+    : cx_{cx}, ram_{ram}, when_{when}, watch_{std::move(watch)}, code_marks_{ram_pages} {
+    all_direct = when == When::Always;
+}
+
+DirectUsers::Space& DirectUsers::find_space(std::uint64_t key) {
+    Space* oldest = &spaces_.front();
+    for (auto& space : spaces_) {
+        if (space.key == key)
+            return space;
+        if (space.last_use < oldest->last_use)
+            oldest = &space;
+    }
+    auto users = std::move(oldest->users);
+    if (users != nullptr)
+        users->drop_all();
+    *oldest = Space{};
+    oldest->users = std::move(users);
+    oldest->key = key;
+    note();
+    return *oldest;
+}
+
+void DirectUsers::note() {
+    holds_pages_ = false;
+    direct_keys = {};
+    std::size_t count = 0;
+    for (const Space& space : spaces_) {
+        if (space.direct)
+            direct_keys.at(count++) = space.key;
+        holds_pages_ |= space.users != nullptr && !space.users->empty();
+    }
+}
+
+bool DirectUsers::select(std::uint64_t key) {
+    Space& space = find_space(key);
+    current_ = &space;
+    space.last_use = ++uses_;
+    wants_pages = space.direct && !space.primed;
+    if (when_ == When::Always && !space.direct && !impossible_)
+        return start(space);
+    return space.direct;
+}
+
+bool DirectUsers::interrupted(std::uint64_t key) {
+    const std::uint64_t now = __rdtsc();
+    if (sampled_key_ != key)
+        samples_ = 0;
+    else if (now - sampled_ < kMillisecond)
+        return false;
+    sampled_ = now;
+    sampled_key_ = key;
+    if (++samples_ < kSamples || impossible_)
+        return false;
+    Space& space = find_space(key);
+    if (space.direct || now < space.not_before || !start(space))
+        return false;
+    current_ = &space;
+    space.last_use = ++uses_;
+    return true;
+}
+
+/// Of its own, or of the one that has not been used for longest.
+bool DirectUsers::give_process(Space& space) {
+    if (space.users != nullptr)
+        return true;
+    Space* oldest = nullptr;
+    std::size_t count = 0;
+    for (Space& other : spaces_) {
+        if (other.users == nullptr)
+            continue;
+        ++count;
+        if (oldest == nullptr || other.last_use < oldest->last_use)
+            oldest = &other;
+    }
+    if (count == kDirect) {
+        oldest->direct = false;
+        space.users = std::move(oldest->users);
+        space.users->drop_all();
+        return true;
+    }
+    auto stub = StubProcess::create(ram_);
+    if (!stub) {
+        impossible_ = true;
+        base::log_info("users' code is translated throughout: {}", stub.error().message());
+        return false;
+    }
+    round_trip_ = std::min(round_trip_, (*stub)->round_trip_cycles());
+    space.users = std::make_unique<UserSpace>(std::move(*stub));
+    return true;
+}
+
+bool DirectUsers::start(Space& space) {
+    if (!give_process(space))
+        return false;
+    space.direct = wants_pages = true;
+    space.primed = false;
+    space.credit = kCredit;
+    space.balance = 0;
+    ++counts_.begun;
+    note();
+    return true;
+}
+
+/// Its process is no more, or not as a new one is.
+void DirectUsers::retire(Space& space) {
+    space.direct = false;
+    retired_.push_back(std::move(space.users));
+    retired_.back()->stub().end();
+    note();
+}
+
+void DirectUsers::give_up(Space& space) {
+    if (when_ == When::Always)
+        return;
+    ++counts_.given_up;
+    space.direct = false;
+    const bool gained = space.balance > 0;
+    space.failures = gained ? 0 : std::min(space.failures + 1, kMostDoublings);
+    space.not_before = gained ? 0 : __rdtsc() + (kFirstWait << space.failures);
+    note();
+}
+
+/// A translator's code takes about 1.8 times as long.
+void DirectUsers::weigh(Space& space, std::uint64_t total, std::uint64_t ran) {
+    const std::uint64_t useful = ran - std::min(ran, round_trip_);
+    const auto gain =
+        static_cast<std::int64_t>(useful * 3 / 4) - static_cast<std::int64_t>(total - useful);
+    counts_.cycles += useful;
+    space.balance += gain;
+    const std::int64_t most = kCredit + std::max<std::int64_t>(0, space.balance / 4);
+    space.credit = std::min(most, space.credit + gain);
+    if (space.credit < 0)
+        give_up(space);
+}
+
+/// What the process has is what Linux has given it; where the guest wants its users to have
+/// something else they are translated.
+bool DirectUsers::eligible() const {
+    const CpuState& state = cx_.state;
+    constexpr std::uint64_t kFlagsWanted = FLAG_IF;
+    constexpr std::uint64_t kFlagsUnwanted =
+        FLAG_TF | FLAG_NT | FLAG_RF | FLAG_AC | FLAG_ID | FLAG_IOPL | FLAG_VM | FLAG_VIF | FLAG_VIP;
+    constexpr std::uint64_t kCr4Wanted = CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
+    const auto data = [&](SegmentIndex segment) {
+        const std::uint16_t selector = state.segment.at(segment).selector;
+        return selector == 0 || selector == StubProcess::kSs;
+    };
+    return !current_->barred && state.cpl == 3 && cx_.code64() &&
+           state.segment[Cs].selector == StubProcess::kCs &&
+           state.segment[Ss].selector == StubProcess::kSs && data(Ds) && data(Es) &&
+           state.segment[Fs].selector == 0 && state.segment[Gs].selector == 0 &&
+           (state.cr0 & (CR0_TS | CR0_EM)) == 0 && (state.cr4 & kCr4Wanted) == kCr4Wanted &&
+           (state.cr4 & CR4_PKE) == 0 && (state.debugctl & DEBUGCTL_BTF) == 0 && state.xcr0 == 7 &&
+           (state.efer & EFER_SCE) != 0 &&
+           (state.rflags & (kFlagsWanted | kFlagsUnwanted)) == kFlagsWanted &&
+           state.segment[Fs].base < StubProcess::kEnd && state.segment[Gs].base < StubProcess::kEnd;
+}
+
+StubProcess::Registers DirectUsers::registers() const {
+    const CpuState& state = cx_.state;
+    const auto selector = [&](SegmentIndex segment) { return state.segment.at(segment).selector; };
+    return {.gpr = state.gpr,
+            .rip = state.rip,
+            .rflags = state.rflags,
+            .fs_base = state.segment[Fs].base,
+            .gs_base = state.segment[Gs].base,
+            .cs = selector(Cs),
+            .ss = selector(Ss),
+            .ds = selector(Ds),
+            .es = selector(Es),
+            .fs = selector(Fs),
+            .gs = selector(Gs)};
+}
+
+void DirectUsers::store(const StubProcess::Registers& registers) {
+    constexpr std::uint64_t kUsers =
+        kArithmeticFlags | FLAG_DF | FLAG_TF | FLAG_NT | FLAG_AC | FLAG_ID;
+    CpuState& state = cx_.state;
+    state.gpr = registers.gpr;
+    state.rip = registers.rip;
+    if (((state.rflags ^ registers.rflags) & (FLAG_AC | FLAG_TF)) != 0)
+        cx_.changes |= change::kMode | change::kEvents;
+    state.rflags = (state.rflags & ~kUsers) | (registers.rflags & kUsers);
+    adopt_selectors(registers);
+    state.segment[Fs].base = registers.fs_base;
+    state.segment[Gs].base = registers.gs_base;
+}
+
+/// Users may load others, which are the host's there: they get what the guest's tables say.
+void DirectUsers::adopt_selectors(const StubProcess::Registers& registers) {
+    CpuState& state = cx_.state;
+    const std::array<std::pair<SegmentIndex, std::uint16_t>, 5> loaded{{{Ss, registers.ss},
+                                                                        {Ds, registers.ds},
+                                                                        {Es, registers.es},
+                                                                        {Fs, registers.fs},
+                                                                        {Gs, registers.gs}}};
+    for (const auto& [segment, selector] : loaded)
+        if (state.segment.at(segment).selector != selector)
+            (void)load_segment(cx_, segment, selector);
+    if (state.segment[Cs].selector == registers.cs)
+        return;
+    current_->barred = true; // not all that 32-bit code may do is seen
+    Descriptor descriptor;
+    if (find_descriptor(cx_, registers.cs, descriptor) == Lookup::Found && descriptor.is_code() &&
+        descriptor.present() && descriptor.dpl() == 3)
+        state.segment[Cs] = unpack(descriptor, registers.cs);
+    cx_.changes |= change::kMode;
+}
+
+/// False: users of this address space cannot run directly.
+bool DirectUsers::prepare(Space& space) {
+    if (!eligible())
+        return false;
+    drop_written();
+    // The guest has something where the process has its own.
+    memory::Gpa gpa;
+    const std::uint64_t own = space.users->stub().own();
+    for (std::uint64_t page = own; page < own + StubCode::kBytes; page += kPageBytes)
+        if (translate_quietly(cx_, page, gpa))
+            return false;
+    if (const std::uint64_t awaited = std::exchange(space.awaited, 0); awaited != 0)
+        map_missed(space, awaited, Wanted::Any);
+    return sync(*space.users) || sync(*space.users); // twice: there were too many pages
+}
+
+void DirectUsers::drop_written() {
+    if (!code_written_.exchange(false))
+        return;
+    std::vector<std::uint64_t> pages;
+    {
+        const std::scoped_lock lock{written_mutex_};
+        pages.swap(written_);
+    }
+    for (const std::uint64_t page : pages) {
+        for_all([page](UserSpace& users) { users.drop_code(page); });
+        code_marks_.clear(page);
+    }
+}
+
+/// In the address space in force, which is that of `users`.
+bool DirectUsers::sync(UserSpace& users) {
+    return users.sync([this](std::uint64_t linear, const UserSpace::Page& page) {
+        Translation to;
+        if (!translate_used(cx_, linear, to))
+            return false;
+        const RamView::Region* const region = cx_.ram.find(to.gpa.value);
+        if (region == nullptr || page.ram_page != cx_.ram.page_number(cx_.ram.state(to.gpa.value)))
+            return false;
+        const auto wanted = page.rights == UserSpace::Rights::ReadWrite     ? AccessType::Write
+                            : page.rights == UserSpace::Rights::ReadExecute ? AccessType::Execute
+                                                                            : AccessType::Read;
+        return (allowed(cx_, to) & permission(wanted, Privilege::User)) != 0;
+    });
+}
+
+void DirectUsers::prime(const translator::TlbInstance& tlb, const std::uint16_t* entries,
+                        std::size_t count) {
+    constexpr std::size_t kMost = 2000;
+    UserSpace& users = *current_->users;
+    holds_pages_ = current_->primed = true;
+    wants_pages = false;
+    if (!sync(users))
+        return;
+    std::vector<std::uint64_t> pages;
+    for (std::size_t i = 0; i < std::min(count, kMost); ++i)
+        pages.push_back(tlb.rtag.at(entries[i]));
+    std::ranges::sort(pages);
+    for (const std::uint64_t page : pages) // map() refuses what stands for nothing
+        if (users.find(page) == nullptr)
+            map(users, page, Wanted::Any);
+}
+
+UserRunner::Next DirectUsers::run(const std::atomic<std::uint64_t>& attention, std::uint64_t calm) {
+    Space& space = *current_;
+    for (;;) {
+        const std::uint64_t begun = __rdtsc();
+        if (!prepare(space)) {
+            give_up(space);
+            return Next::Translate;
+        }
+        holds_pages_ = true;
+        auto values = registers();
+        StubProcess& stub = space.users->stub();
+        ++visits_;
+        running_.store(&stub);
+        const std::uint64_t from = __rdtsc();
+        const auto result = stub.run(values, cx_.state.xsave, attention, calm);
+        const std::uint64_t to = __rdtsc();
+        running_.store(nullptr);
+        using enum StubProcess::Stop;
+        if (result.stop == NotRun)
+            return Next::Around;
+        if (result.stop == Dead || result.stop == Lost) {
+            base::log_warning("a process in which users' code ran was killed");
+            retire(space);
+            return result.stop == Dead ? Next::Around : Next::Lost;
+        }
+        ++counts_.runs;
+        store(values);
+        bool again = false;
+        const Next next = serve(result, again);
+        weigh(space, __rdtsc() - begun, to - from);
+        // The flag stays in the process, where nobody else's shall find it.
+        if ((values.rflags & FLAG_ID) != 0 || !stub.alive())
+            retire(space);
+        if (!again || !space.direct)
+            return next;
+    }
+}
+
+UserRunner::Next DirectUsers::serve(const StubProcess::Result& result, bool& again) {
+    CpuState& state = cx_.state;
+    using enum StubProcess::Stop;
+    switch (result.stop) {
+    case Poked: return Next::Around;
+    case Syscall:
+        ++counts_.calls;
+        state.rip -= 2;
+        return Next::Translate;
+    case Memory: {
+        ++counts_.memory;
+        bool translate = false;
+        again = serve_memory(*current_, result.address, translate);
+        return translate ? Next::Translate : again ? Next::Around : Next::Interpret;
+    }
+    case Stepped:
+        state.pending_debug |= kSingleStep;
+        cx_.changes |= change::kEvents;
+        return Next::Around;
+    default: break;
+    }
+    ++counts_.other;
+    return Next::Interpret;
+}
+
+/// Maps what was missed. False: only the instruction itself can tell what is to happen.
+bool DirectUsers::serve_memory(Space& space, std::uint64_t address, bool& translate) {
+    UserSpace& users = *space.users;
+    const std::uint64_t rip = cx_.state.rip;
+    const bool repeated = address == space.missed_at && rip == space.missed_rip;
+    space.missed_at = space.missed_rip = 0;
+    const UserSpace::Page* const known = users.find(address);
+    if (repeated) {
+        users.drop(address);
+        return false;
+    }
+    const bool fetch = address - rip < kLongestInstruction &&
+                       (known == nullptr || known->rights != UserSpace::Rights::ReadExecute);
+    const auto wanted = fetch ? Wanted::Code : known != nullptr ? Wanted::Write : Wanted::Any;
+    if (map_missed(space, address, wanted)) {
+        space.missed_at = address;
+        space.missed_rip = rip;
+        return true;
+    }
+    translate = fetch;
+    if (fetch) {
+        ++counts_.refused;
+        space.credit -= kRefusal;
+    } else {
+        space.awaited = address;
+    }
+    return false;
+}
+
+bool DirectUsers::map_missed(Space& space, std::uint64_t address, Wanted wanted) {
+    const bool alone = space.users->find(address) != nullptr;
+    if (!map(*space.users, address, wanted))
+        return false;
+    if (!alone)
+        map_around(space, address, wanted == Wanted::Code);
+    return true;
+}
+
+bool DirectUsers::may_keep_writing(const RamView::State& state) const {
+    const bool marked = cx_.ram.mark_writer(state);
+    if (state.load(std::memory_order_acquire) == 0)
+        return true;
+    if (marked)
+        cx_.ram.unmark_writer(state);
+    return false;
+}
+
+/// What must not run in the page of code at `linear`, writes to which are told of from now on.
+std::vector<std::uint16_t> DirectUsers::watch(const RamView::Region& region, std::uint64_t gpa,
+                                              std::uint64_t linear) {
+    code_marks_.set(cx_.ram.page_number(region.states[(gpa - region.base) >> 12]));
+    while (!watch_(gpa)) {
+    }
+    PageBytes code;
+    code.end = PageBytes::kBefore + PageBytes::kPage;
+    std::memcpy(code.bytes.data() + code.first, region.host + (gpa - region.base), kPageBytes);
+    const auto neighbour = [&](std::uint64_t at) -> const std::byte* {
+        memory::Gpa there;
+        return translate_quietly(cx_, at, there) ? cx_.ram.host(there.value) : nullptr;
+    };
+    const std::uint64_t page = linear & ~kPageOffset;
+    if (const auto* const behind = neighbour(page + kPageBytes); behind != nullptr) {
+        std::memcpy(code.bytes.data() + code.end, behind, PageBytes::kBehind);
+        code.end += PageBytes::kBehind;
+    }
+    if (const auto* const before = neighbour(page - PageBytes::kBefore); before != nullptr) {
+        std::memcpy(code.bytes.data(), before, PageBytes::kBefore);
+        code.first = 0;
+    }
+    return secretive_instructions(code);
+}
+
+/// The page at `linear`, which is below kEnd, with the rights that the guest gives; not those to
+/// write and to execute at once. Sets the A bit, as whatever looks ahead in a table may.
+bool DirectUsers::map(UserSpace& users, std::uint64_t linear, Wanted wanted) {
+    if (linear < kFirstPage || linear >= StubProcess::kEnd || users.stub().is_own(linear))
+        return false;
+    Translation to;
+    const auto access = wanted == Wanted::Code ? AccessType::Execute : AccessType::Read;
+    if (!translate(cx_, linear, access, Privilege::User, to))
+        return false;
+    const std::uint64_t gpa = to.gpa.value & ~kPageOffset;
+    const RamView::Region* const region = cx_.ram.find(gpa);
+    if (region == nullptr)
+        return false;
+    const auto& state = region->states[(gpa - region->base) >> 12];
+    const std::uint16_t rights = allowed(cx_, to);
+    const auto may = [&](AccessType type) {
+        return (rights & permission(type, Privilege::User)) != 0;
+    };
+    UserSpace::Page page{.ram_page = cx_.ram.page_number(state), .page_shift = to.page_shift};
+    ++counts_.pages;
+    const bool text = wanted == Wanted::Any && may(AccessType::Execute) && !to.writable;
+    if (wanted == Wanted::Code || text) {
+        page.rights = UserSpace::Rights::ReadExecute;
+        const auto secretive = watch(*region, gpa, linear);
+        // What only may be executed soon takes no breakpoints from what is.
+        if ((wanted == Wanted::Code || secretive.empty()) &&
+            users.map_code(linear, page, secretive))
+            return true;
+        if (wanted == Wanted::Code)
+            return false;
+        page.rights = UserSpace::Rights::Read;
+    }
+    if (may(AccessType::Write) && may_keep_writing(state))
+        page.rights = UserSpace::Rights::ReadWrite;
+    else if (wanted == Wanted::Write)
+        return false;
+    users.map(linear, page);
+    return true;
+}
+
+/// Neighbours of what was missed, as it costs much less than to miss them. All of a large page, and
+/// ever more where one window after the other is missed.
+void DirectUsers::map_around(Space& space, std::uint64_t linear, bool code) {
+    UserSpace& users = *space.users;
+    const UserSpace::Page* const missed = users.find(linear);
+    const bool large = missed != nullptr && missed->page_shift > 12 && !code;
+    const bool goes_on = linear - space.ahead < kPageBytes;
+    space.window = goes_on ? std::min(2 * space.window, kLargeBytes) : kWindow;
+    const std::uint64_t first = large     ? linear & ~(kLargeBytes - 1)
+                                : goes_on ? space.ahead
+                                          : linear & ~(kWindow - 1);
+    const std::uint64_t end = first + (large ? kLargeBytes : space.window);
+    for (std::uint64_t page = first; page < end; page += kPageBytes)
+        if (users.find(page) == nullptr)
+            map(users, page, Wanted::Any);
+    space.ahead = end;
+}
+
+template <typename Do> void DirectUsers::for_all(Do&& act) {
+    for (auto& space : spaces_)
+        if (space.users != nullptr)
+            act(*space.users);
+}
+
+void DirectUsers::flush(const TlbFlush& flush) {
+    // A user's page may be global: then it is everybody's.
+    if (flush.kind == TlbFlush::Kind::Page)
+        return for_all([&](UserSpace& users) { users.doubt(flush.linear); });
+    for (auto& space : spaces_)
+        if (space.users != nullptr &&
+            (flush.kind != TlbFlush::Kind::Pcid || (space.key & kPcidBits) == flush.pcid))
+            space.users->doubt_all();
+}
+
+void DirectUsers::drop_write(const std::byte* host_page) {
+    for (std::size_t i = 0; i < cx_.ram.count; ++i) {
+        const auto& region = cx_.ram.regions.at(i);
+        const auto offset = static_cast<std::uint64_t>(host_page - region.host);
+        if (offset < region.size_bytes)
+            for_all([&](UserSpace& users) {
+                users.drop_write(cx_.ram.page_number(region.states[offset >> 12]));
+            });
+    }
+}
+
+void DirectUsers::drop_all_writes() {
+    for_all([](UserSpace& users) { users.drop_all_writes(); });
+}
+
+void DirectUsers::drop_code() {
+    for_all([](UserSpace& users) { users.drop_all_code(); });
+}
+
+void DirectUsers::poke() noexcept {
+    if (StubProcess* const stub = running_.load(); stub != nullptr)
+        stub->poke();
+}
+
+void DirectUsers::wait_until_out() const noexcept {
+    const std::uint64_t visit = visits_.load();
+    while (running_.load() != nullptr && visits_.load() == visit)
+        ::sched_yield();
+}
+
+bool DirectUsers::code_written(std::uint64_t ram_page) noexcept {
+    if (!code_marks_.test(ram_page))
+        return false;
+    const std::scoped_lock lock{written_mutex_};
+    written_.push_back(ram_page);
+    code_written_.store(true);
+    return true;
+}
+
+} // namespace doppel::cpu::x86::frontend

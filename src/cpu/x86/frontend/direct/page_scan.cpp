@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/frontend/direct/page_scan.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <span>
+
+#include "cpu/x86/decoder/decoder.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+namespace {
+
+using Bytes = std::span<const std::uint8_t>;
+
+constexpr std::size_t kInStep = 32; // bytes of code, by the end of which reading is in step
+constexpr std::size_t kBegins = 32; // from so many places …
+constexpr std::size_t kAgree = 6;   // … of which fewer than this take what is no opcode for one
+
+bool is_prefix(std::uint8_t byte) {
+    return (byte & 0xf0) == 0x40 || byte == 0x66 || byte == 0x67 || byte == 0xf2 || byte == 0xf3 ||
+           byte == 0x2e || byte == 0x36 || byte == 0x3e || byte == 0x26 || byte == 0x64 ||
+           byte == 0x65 || byte == 0xf0;
+}
+
+constexpr std::size_t kNowhere = ~std::size_t{0};
+
+/// Where the instruction begins whose opcode is at `place`, for somebody who reads from `begin` on.
+std::size_t begin_of(Bytes code, std::size_t begin, std::size_t place) {
+    for (std::size_t at = begin; at <= place;) {
+        Instruction instruction;
+        const auto rest = code.subspan(at, std::min<std::size_t>(15, code.size() - at));
+        const auto status = decode(rest, CodeSize::Bits64, instruction);
+        const std::size_t end = status == DecodeStatus::Ok              ? at + instruction.length
+                                : status == DecodeStatus::NeedMoreBytes ? code.size()
+                                                                        : at + 1;
+        if (place < end)
+            return std::ranges::all_of(code.subspan(at, place - at), is_prefix) ? at : kNowhere;
+        at = end;
+    }
+    return kNowhere;
+}
+
+/// kNowhere: it is none.
+std::size_t begin_of(Bytes code, std::size_t place) {
+    if (place < kInStep)
+        return place; // who knows
+    std::size_t opcodes = 0, found = kNowhere;
+    const std::size_t begins = std::min(kBegins, place - kInStep + 1);
+    for (std::size_t i = 0; i < begins; ++i) {
+        const std::size_t at = begin_of(code, place - kInStep - i, place);
+        if (at == kNowhere)
+            continue;
+        ++opcodes;
+        found = std::min(found, at);
+    }
+    return opcodes * kBegins >= kAgree * begins ? found : kNowhere;
+}
+
+/// The bytes behind 0F.
+bool is_secretive(Bytes behind) {
+    if (behind.empty())
+        return true;
+    const bool unknown = behind.size() == 1;
+    const std::uint8_t modrm = unknown ? 0 : behind[1];
+    const unsigned reg = modrm >> 3 & 7;
+    const auto form = [&](unsigned wanted, bool memory) {
+        return unknown || (reg == wanted && (modrm < 0xc0) == memory);
+    };
+    switch (behind[0]) {
+    case 0x00:
+        return unknown || reg == 0 || reg == 1 || reg == 4 || reg == 5; // SLDT, STR, VERR, VERW
+    case 0x02: return true;                                             // LAR
+    case 0x01: // SGDT, SIDT, SMSW; VMCALL, XGETBV, VMMCALL, RDPKRU, WRPKRU
+        return form(0, true) || form(1, true) || reg == 4 || modrm == 0xc1 || modrm == 0xd0 ||
+               modrm == 0xd9 || modrm == 0xee || modrm == 0xef;
+    case 0x03:                                                          // LSL
+    case 0x34:                                                          // SYSENTER
+    case 0xa2: return true;                                             // CPUID
+    case 0xae: return form(4, true) || form(5, true) || form(6, true);  // XSAVE, XRSTOR, XSAVEOPT
+    case 0xc7: return form(4, true) || form(5, true) || form(7, false); // XSAVEC, XSAVES, RDPID
+    default: return false;
+    }
+}
+
+/// INT 3, of two bytes, INT 4 and INT 80.
+bool is_interrupt(Bytes behind) {
+    return behind.empty() || behind[0] == 3 || behind[0] == 4 || behind[0] == 0x80;
+}
+
+} // namespace
+
+std::vector<std::uint16_t> secretive_instructions(const PageBytes& code) {
+    constexpr std::size_t kPageEnd = PageBytes::kBefore + PageBytes::kPage;
+    const Bytes known = Bytes{code.bytes}.subspan(code.first, code.end - code.first);
+    std::vector<std::uint16_t> places;
+    const auto look_for = [&](std::uint8_t first_byte, bool (*is_it)(Bytes)) {
+        for (std::size_t at = PageBytes::kBefore; at < kPageEnd; ++at) {
+            const void* const found =
+                std::memchr(code.bytes.data() + at, first_byte, kPageEnd - at);
+            if (found == nullptr)
+                return;
+            at = static_cast<std::size_t>(static_cast<const std::uint8_t*>(found) -
+                                          code.bytes.data());
+            const std::size_t place = at - code.first;
+            if (!is_it(known.subspan(place + 1)))
+                continue;
+            const std::size_t begin = begin_of(known, place);
+            if (begin != kNowhere)
+                places.push_back(static_cast<std::uint16_t>(
+                    std::max(begin + code.first, PageBytes::kBefore) - PageBytes::kBefore));
+        }
+    };
+    look_for(0x0f, is_secretive);
+    look_for(0xcd, is_interrupt);
+    std::ranges::sort(places);
+    places.erase(std::ranges::unique(places).begin(), places.end());
+    return places;
+}
+
+} // namespace doppel::cpu::x86::frontend

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// Which instructions in a page of code must not be executed on the host's CPU itself.
+///
+/// Most of what a user must not do raises an exception. Some instructions only tell what the host
+/// is, where the guest's answer is another: CPUID, XGETBV, SGDT and its like, RDPID, LSL (Linux
+/// keeps the CPU's number in a segment's limit), XSAVE (its layout), RDPKRU; or reach somebody
+/// else: SYSENTER, VMCALL, XRSTOR of protection keys. INT 3 and 4 are reported behind themselves,
+/// INT 80 without half of rax. (RDTSC does raise an exception, as the process asked for that.)
+///
+/// Every tenth page holds the bytes of one in the midst of others. Whether an instruction begins
+/// there is told by reading the code before it: from wherever one begins to read, one soon reads
+/// what the CPU does. To take an operand for an opcode does no harm, as it is never executed. So a
+/// program that means to may hide one behind bytes that are not executed either; it learns what any
+/// process of the host's may know.
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace doppel::cpu::x86::frontend {
+
+/// A page of 64-bit code with its surroundings.
+struct PageBytes {
+    static constexpr std::size_t kPage = 4096, kBefore = 64, kBehind = 2;
+    std::array<std::uint8_t, kBefore + kPage + kBehind> bytes{};
+    std::size_t first = kBefore;                 // what is known, from here …
+    std::size_t end = kBefore + kPage + kBehind; // … to here
+};
+
+/// Where such instructions may begin: offsets in the page, ascending.
+std::vector<std::uint16_t> secretive_instructions(const PageBytes& code);
+
+} // namespace doppel::cpu::x86::frontend

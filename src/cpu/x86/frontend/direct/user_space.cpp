@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/x86/frontend/direct/user_space.hpp"
+
+#include <algorithm>
+
+namespace doppel::cpu::x86::frontend {
+
+namespace {
+
+constexpr std::uint64_t kPageBytes = 4096;
+constexpr std::uint64_t kLarge = 512;    // pages of 2 MiB
+constexpr std::size_t kManyDoubts = 256; // ranges, when all at once is as well
+
+} // namespace
+
+const UserSpace::Page* UserSpace::find(std::uint64_t linear) const {
+    const auto found = pages_.find(linear / kPageBytes);
+    return found == pages_.end() ? nullptr : &found->second;
+}
+
+/// A page that is no longer in pages_.
+void UserSpace::forget(std::uint64_t number, const Page& page) {
+    const auto [first, last] = by_ram_page_.equal_range(page.ram_page);
+    const auto found =
+        std::find_if(first, last, [&](const auto& one) { return one.second == number; });
+    if (found != last)
+        by_ram_page_.erase(found);
+    unmapped_.push_back(number);
+}
+
+template <typename Which> void UserSpace::drop_if(Which which) {
+    for (auto at = pages_.begin(); at != pages_.end();) {
+        if (!which(at->first, at->second)) {
+            ++at;
+            continue;
+        }
+        const auto [number, page] = *at;
+        at = pages_.erase(at);
+        forget(number, page);
+    }
+}
+
+template <typename Which> void UserSpace::drop_of(std::uint64_t ram_page, Which which) {
+    std::vector<std::uint64_t> numbers;
+    const auto [first, last] = by_ram_page_.equal_range(ram_page);
+    for (auto at = first; at != last; ++at)
+        if (which(pages_.at(at->second).rights))
+            numbers.push_back(at->second);
+    for (const std::uint64_t number : numbers)
+        drop(number * kPageBytes);
+}
+
+void UserSpace::note(std::uint64_t linear, const Page& page) {
+    // What was there before goes first. A second time: where that failed, all goes.
+    if ((all_unmapped_ || !unmapped_.empty()) && !arrange())
+        (void)arrange();
+    const std::uint64_t number = linear / kPageBytes;
+    if (const auto old = pages_.find(number); old != pages_.end()) {
+        forget(number, old->second);
+        unmapped_.pop_back(); // it will be replaced
+    }
+    pages_[number] = page;
+    by_ram_page_.emplace(page.ram_page, number);
+    huge_ |= page.page_shift > 21;
+    if (page.page_shift == 21)
+        large_.insert(linear / kPageBytes / kLarge);
+}
+
+void UserSpace::map(std::uint64_t linear, const Page& page) {
+    note(linear, page);
+    stub_->map(linear & ~(kPageBytes - 1), kPageBytes, page.ram_page * kPageBytes, page.rights);
+}
+
+bool UserSpace::map_code(std::uint64_t linear, const Page& page,
+                         const std::vector<std::uint16_t>& refused) {
+    if (refused.size() > (stub_->has_breakpoints() ? breakpoints_.size() : 0))
+        return false;
+    const std::uint64_t first = linear & ~(kPageBytes - 1);
+    for (const std::uint16_t offset : refused) {
+        // Whose it was has to come and ask again, where it is still there.
+        std::uint64_t& place = breakpoints_.at(next_++ % breakpoints_.size());
+        if ((place & ~(kPageBytes - 1)) != first)
+            drop_code_at(place);
+        place = first + offset;
+        moved_ = true;
+    }
+    map(linear, page);
+    return true;
+}
+
+/// If that page holds code.
+void UserSpace::drop_code_at(std::uint64_t linear) {
+    if (const Page* const page = find(linear);
+        page != nullptr && page->rights == Rights::ReadExecute)
+        drop(linear);
+}
+
+void UserSpace::drop(std::uint64_t linear) {
+    const std::uint64_t number = linear / kPageBytes;
+    const auto found = pages_.find(number);
+    if (found == pages_.end())
+        return;
+    const Page page = found->second;
+    pages_.erase(found);
+    forget(number, page);
+}
+
+void UserSpace::doubt(std::uint64_t linear) {
+    const std::uint64_t number = linear / kPageBytes;
+    if (all_doubted_ || pages_.empty())
+        return;
+    if (huge_ || doubted_.size() >= kManyDoubts)
+        return doubt_all();
+    if (large_.contains(number / kLarge))
+        doubted_.push_back({number & ~(kLarge - 1), kLarge});
+    else if (pages_.contains(number))
+        doubted_.push_back({number, 1});
+}
+
+void UserSpace::doubt_all() {
+    doubted_.clear();
+    all_doubted_ = true;
+}
+
+void UserSpace::drop_all() {
+    pages_.clear();
+    by_ram_page_.clear();
+    large_.clear();
+    huge_ = false;
+    doubted_.clear();
+    all_doubted_ = false;
+    unmapped_.clear();
+    all_unmapped_ = true;
+}
+
+void UserSpace::drop_write(std::uint64_t ram_page) {
+    drop_of(ram_page, [](Rights rights) { return rights == Rights::ReadWrite; });
+}
+
+void UserSpace::drop_code(std::uint64_t ram_page) {
+    drop_of(ram_page, [](Rights rights) { return rights == Rights::ReadExecute; });
+}
+
+void UserSpace::drop_all_writes() {
+    drop_if([](std::uint64_t, const Page& page) { return page.rights == Rights::ReadWrite; });
+}
+
+void UserSpace::drop_all_code() {
+    drop_if([](std::uint64_t, const Page& page) { return page.rights == Rights::ReadExecute; });
+}
+
+void UserSpace::resolve(const StillSo& still_so) {
+    if (all_doubted_)
+        drop_if([&](std::uint64_t number, const Page& page) {
+            return !still_so(number * kPageBytes, page);
+        });
+    for (const auto& [first, count] : doubted_)
+        for (std::uint64_t number = first; number < first + count; ++number)
+            if (const auto page = pages_.find(number);
+                page != pages_.end() && !still_so(number * kPageBytes, page->second))
+                drop(number * kPageBytes);
+    doubted_.clear();
+    all_doubted_ = false;
+}
+
+bool UserSpace::sync(const StillSo& still_so) {
+    resolve(still_so);
+    return arrange();
+}
+
+bool UserSpace::arrange() {
+    if (all_unmapped_) {
+        // What was asked for before is forgotten, and must be.
+        all_unmapped_ = false;
+        stub_->unmap_all();
+    }
+    std::ranges::sort(unmapped_);
+    for (std::size_t i = 0; i < unmapped_.size();) {
+        std::size_t end = i + 1;
+        while (end < unmapped_.size() && unmapped_[end] - unmapped_[i] == end - i)
+            ++end;
+        stub_->unmap(unmapped_[i] * kPageBytes, (end - i) * kPageBytes);
+        i = end;
+    }
+    unmapped_.clear();
+    const bool placed = !moved_ || stub_->set_breakpoints(breakpoints_);
+    moved_ = false;
+    if (!placed)
+        drop_all_code();
+    if (stub_->flush())
+        return placed;
+    drop_all(); // as when there are more mappings than the host allows
+    return false;
+}
+
+} // namespace doppel::cpu::x86::frontend
