@@ -141,6 +141,25 @@ bool World::watch_code(Caller& caller, std::uint64_t gpa_page) {
     return is_code_page(gpa_page);
 }
 
+bool World::is_instruction(std::uint64_t gpa) {
+    const auto* const page =
+        reinterpret_cast<const std::uint8_t*>(memory_.engine_page({gpa & ~kPageOffset}));
+    const base::MutexLock lock{cache_->mutex()};
+    for (const Block* const block : cache_->blocks_over(gpa)) {
+        if ((block->key.mode & (mode::kUser | mode::kCode32)) != mode::kUser)
+            continue;
+        std::uint64_t at = block->key.gpa & kPageOffset;
+        const std::uint64_t place = gpa & kPageOffset;
+        Instruction instruction;
+        while (at < place &&
+               decode({page + at, 4096 - at}, CodeSize::Bits64, instruction) == DecodeStatus::Ok)
+            at += instruction.length;
+        if (at == place)
+            return true;
+    }
+    return false;
+}
+
 /// Those who may be executing it on the host's CPU.
 void World::tell_of_write(std::uint64_t gpa_page) {
     const std::uint64_t number = ram_.page_number(ram_.state(gpa_page));

@@ -39,8 +39,9 @@ constexpr std::uint64_t kSingleStep = 1 << 14; // DR6.BS
 } // namespace
 
 DirectUsers::DirectUsers(SystemContext& cx, int ram, std::uint64_t ram_pages, When when,
-                         WatchCode watch)
-    : cx_{cx}, ram_{ram}, when_{when}, watch_{std::move(watch)}, code_marks_{ram_pages} {
+                         WatchCode watch, IsInstruction is_instruction)
+    : cx_{cx}, ram_{ram}, when_{when}, watch_{std::move(watch)},
+      is_instruction_{std::move(is_instruction)}, code_marks_{ram_pages} {
     all_direct = when == When::Always;
 }
 
@@ -275,6 +276,7 @@ void DirectUsers::drop_written() {
     }
     for (const std::uint64_t page : pages) {
         for_all([page](UserSpace& users) { users.drop_code(page); });
+        secretive_.erase(page);
         code_marks_.clear(page);
     }
 }
@@ -288,9 +290,9 @@ bool DirectUsers::sync(UserSpace& users) {
         const RamView::Region* const region = cx_.ram.find(to.gpa.value);
         if (region == nullptr || page.ram_page != cx_.ram.page_number(cx_.ram.state(to.gpa.value)))
             return false;
-        const auto wanted = page.rights == UserSpace::Rights::ReadWrite     ? AccessType::Write
-                            : page.rights == UserSpace::Rights::ReadExecute ? AccessType::Execute
-                                                                            : AccessType::Read;
+        const auto wanted = page.rights == UserSpace::Rights::ReadWrite ? AccessType::Write
+                            : UserSpace::is_code(page.rights)           ? AccessType::Execute
+                                                                        : AccessType::Read;
         return (allowed(cx_, to) & permission(wanted, Privilege::User)) != 0;
     });
 }
@@ -387,7 +389,7 @@ bool DirectUsers::serve_memory(Space& space, std::uint64_t address, bool& transl
         return false;
     }
     const bool fetch = address - rip < kLongestInstruction &&
-                       (known == nullptr || known->rights != UserSpace::Rights::ReadExecute);
+                       (known == nullptr || !UserSpace::is_code(known->rights));
     const auto wanted = fetch ? Wanted::Code : known != nullptr ? Wanted::Write : Wanted::Any;
     if (map_missed(space, address, wanted)) {
         space.missed_at = address;
@@ -423,11 +425,14 @@ bool DirectUsers::may_keep_writing(const RamView::State& state) const {
 }
 
 /// What must not run in the page of code at `linear`, writes to which are told of from now on.
-std::vector<std::uint16_t> DirectUsers::watch(const RamView::Region& region, std::uint64_t gpa,
+const DirectUsers::Places& DirectUsers::watch(const RamView::Region& region, std::uint64_t gpa,
                                               std::uint64_t linear) {
-    code_marks_.set(cx_.ram.page_number(region.states[(gpa - region.base) >> 12]));
+    const std::uint64_t number = cx_.ram.page_number(region.states[(gpa - region.base) >> 12]);
+    code_marks_.set(number);
     while (!watch_(gpa)) {
     }
+    if (const auto known = secretive_.find(number); known != secretive_.end())
+        return known->second;
     PageBytes code;
     code.end = PageBytes::kBefore + PageBytes::kPage;
     std::memcpy(code.bytes.data() + code.first, region.host + (gpa - region.base), kPageBytes);
@@ -444,7 +449,33 @@ std::vector<std::uint16_t> DirectUsers::watch(const RamView::Region& region, std
         std::memcpy(code.bytes.data(), before, PageBytes::kBefore);
         code.first = 0;
     }
-    return secretive_instructions(code);
+    return secretive_[number] = secretive_instructions(code);
+}
+
+/// False: the page is for the translator.
+bool DirectUsers::map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
+                           std::uint64_t gpa, UserSpace::Page page, Wanted wanted) {
+    const Places& secretive = watch(region, gpa, linear);
+    // What only may be executed soon takes no breakpoints from what is.
+    if (wanted != Wanted::Code && !secretive.empty())
+        return false;
+    page.rights = UserSpace::Rights::ReadExecute;
+    if (secretive.size() <= users.most_refused())
+        return users.map_code(linear, page, secretive);
+    // More than there are breakpoints: in a copy they are replaced, but only those that surely are
+    // instructions. An operand that was replaced would be read by the one whose it is.
+    Places known, others;
+    for (const std::uint16_t place : secretive)
+        (is_instruction_(gpa + place) ? known : others).push_back(place);
+    std::byte* const copy = others.size() <= users.most_refused() ? users.next_copy() : nullptr;
+    if (copy == nullptr)
+        return false;
+    constexpr std::byte kHlt{0xf4};
+    std::memcpy(copy, region.host + (gpa - region.base), kPageBytes);
+    for (const std::uint16_t place : known)
+        copy[place] = kHlt;
+    page.rights = UserSpace::Rights::Execute;
+    return users.map_code(linear, page, others);
 }
 
 /// The page at `linear`, which is below kEnd, with the rights that the guest gives; not those to
@@ -469,15 +500,9 @@ bool DirectUsers::map(UserSpace& users, std::uint64_t linear, Wanted wanted) {
     ++counts_.pages;
     const bool text = wanted == Wanted::Any && may(AccessType::Execute) && !to.writable;
     if (wanted == Wanted::Code || text) {
-        page.rights = UserSpace::Rights::ReadExecute;
-        const auto secretive = watch(*region, gpa, linear);
-        // What only may be executed soon takes no breakpoints from what is.
-        if ((wanted == Wanted::Code || secretive.empty()) &&
-            users.map_code(linear, page, secretive))
-            return true;
-        if (wanted == Wanted::Code)
-            return false;
-        page.rights = UserSpace::Rights::Read;
+        const bool mapped = map_code(users, linear, *region, gpa, page, wanted);
+        if (mapped || wanted == Wanted::Code)
+            return mapped;
     }
     if (may(AccessType::Write) && may_keep_writing(state))
         page.rights = UserSpace::Rights::ReadWrite;
@@ -538,6 +563,7 @@ void DirectUsers::drop_all_writes() {
 
 void DirectUsers::drop_code() {
     for_all([](UserSpace& users) { users.drop_all_code(); });
+    secretive_.clear(); // writes are not told of any more
 }
 
 void DirectUsers::poke() noexcept {

@@ -20,6 +20,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <unordered_map>
 #include <vector>
 
 #include "cpu/write_marks.hpp"
@@ -34,13 +35,16 @@ class DirectUsers final : public UserRunner {
 public:
     /// Makes the page of RAM one whose writes are told of (code_written()); false: try again.
     using WatchCode = std::function<bool(std::uint64_t gpa_page)>;
+    /// Whether users' code that was executed has an instruction that begins there.
+    using IsInstruction = std::function<bool(std::uint64_t gpa)>;
     enum class When : std::uint8_t {
         Worthwhile,
         Always, // for tests: all users, all the time
     };
 
     /// `ram`: the file of guest RAM, whose pages are in the order of their numbers.
-    DirectUsers(SystemContext& cx, int ram, std::uint64_t ram_pages, When when, WatchCode watch);
+    DirectUsers(SystemContext& cx, int ram, std::uint64_t ram_pages, When when, WatchCode watch,
+                IsInstruction is_instruction);
 
     bool select(std::uint64_t key) override;
     bool interrupted(std::uint64_t key) override;
@@ -111,8 +115,10 @@ private:
     bool map_missed(Space& space, std::uint64_t address, Wanted wanted);
     bool map(UserSpace& users, std::uint64_t linear, Wanted wanted);
     void map_around(Space& space, std::uint64_t linear, bool code);
-    std::vector<std::uint16_t> watch(const RamView::Region& region, std::uint64_t gpa,
-                                     std::uint64_t linear);
+    using Places = std::vector<std::uint16_t>;
+    const Places& watch(const RamView::Region& region, std::uint64_t gpa, std::uint64_t linear);
+    bool map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
+                  std::uint64_t gpa, UserSpace::Page page, Wanted wanted);
     bool may_keep_writing(const RamView::State& state) const;
     template <typename Do> void for_all(Do&& act);
 
@@ -122,6 +128,7 @@ private:
     const int ram_;
     const When when_;
     const WatchCode watch_;
+    const IsInstruction is_instruction_;
     cpu::WriteMarks code_marks_; // pages that may be executed
     std::array<Space, kSpaces> spaces_{};
     Space* current_ = nullptr;
@@ -131,7 +138,8 @@ private:
     bool holds_pages_ = false;
     std::uint64_t sampled_ = 0; // TSC: a user of this address space was interrupted
     std::uint64_t sampled_key_ = 0;
-    unsigned samples_ = 0; // in a row
+    unsigned samples_ = 0;                                // in a row
+    std::unordered_map<std::uint64_t, Places> secretive_; // of watched pages, by their number
     std::mutex written_mutex_;
     std::vector<std::uint64_t> written_; // pages of RAM with code
     std::atomic<bool> code_written_{false};

@@ -34,7 +34,7 @@ struct StubCode {
     static constexpr std::size_t kPageBytes = 0x1000;
     static constexpr std::size_t kBytes = kPageBytes + kStubSharedBytes;
     // File descriptors it is started with.
-    static constexpr int kRamFd = 3, kSharedFd = 4;
+    static constexpr int kRamFd = 3, kSharedFd = 4, kCopiesFd = 5;
 
     std::uint64_t start;   // maps the shared memory; stops
     std::uint64_t started; // rip then

@@ -69,7 +69,7 @@ void* map_file(int file, std::size_t bytes) {
 base::UniqueFd high_copy(int fd) { return base::UniqueFd{::fcntl(fd, F_DUPFD_CLOEXEC, 64)}; }
 
 /// In the child of a vfork: its memory is the parent's.
-[[noreturn]] void become_stub(int program, int ram, int shared) {
+[[noreturn]] void become_stub(int program, int ram, int shared, int copies) {
     static char name[] = "doppel-user";
     static char* arguments[] = {name, nullptr};
     static char* environment[] = {nullptr};
@@ -77,8 +77,8 @@ base::UniqueFd high_copy(int fd) { return base::UniqueFd{::fcntl(fd, F_DUPFD_CLO
     // Its indirect branches tell nobody where to go, nor does anybody tell them, if the host can.
     ::prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH, PR_SPEC_FORCE_DISABLE, 0, 0);
     if (::dup2(ram, StubCode::kRamFd) >= 0 && ::dup2(shared, StubCode::kSharedFd) >= 0 &&
-        ::syscall(SYS_close_range, 0u, 2u, 0u) == 0 &&
-        ::syscall(SYS_close_range, static_cast<unsigned>(StubCode::kSharedFd + 1),
+        ::dup2(copies, StubCode::kCopiesFd) >= 0 && ::syscall(SYS_close_range, 0u, 2u, 0u) == 0 &&
+        ::syscall(SYS_close_range, static_cast<unsigned>(StubCode::kCopiesFd + 1),
                   static_cast<unsigned>(program - 1), 0u) == 0 &&
         ::syscall(SYS_close_range, static_cast<unsigned>(program + 1), ~0u, 0u) == 0 &&
         trace(PTRACE_TRACEME, 0, 0, nullptr) == 0)
@@ -122,6 +122,8 @@ StubProcess::~StubProcess() {
     end();
     if (shared_ != nullptr)
         ::munmap(shared_, kStubSharedBytes);
+    if (copies_ != nullptr)
+        ::munmap(copies_, kCopies * 4096);
 }
 
 void StubProcess::end() {
@@ -138,18 +140,22 @@ void StubProcess::end() {
 base::Result<void> StubProcess::spawn(int ram) {
     auto program = memory_file("doppel-user", kMemfdExec);
     shared_fd_ = memory_file("doppel-user-shared", 0);
+    copies_fd_ = memory_file("doppel-user-copies", kMemfdExec);
     const auto bytes = stub_executable(own_);
-    if (!program || !shared_fd_ ||
+    if (!program || !shared_fd_ || !copies_fd_ ||
         ::write(program.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()) ||
-        ::ftruncate(shared_fd_.get(), kStubSharedBytes) != 0)
+        ::ftruncate(shared_fd_.get(), kStubSharedBytes) != 0 ||
+        ::ftruncate(copies_fd_.get(), kCopies * 4096) != 0)
         return base::fail_errno(errno, "cannot make memory for a process of guest users");
     void* const shared = map_file(shared_fd_.get(), kStubSharedBytes);
-    if (shared == nullptr)
+    void* const copies = map_file(copies_fd_.get(), kCopies * 4096);
+    if (shared == nullptr || copies == nullptr)
         return base::fail_errno(errno, "cannot map the memory of a process of guest users");
     shared_ = new (shared) StubShared;
+    copies_ = static_cast<std::byte*>(copies);
     const auto high_program = high_copy(program.get()), high_ram = high_copy(ram),
-               high_shared = high_copy(shared_fd_.get());
-    if (!high_program || !high_ram || !high_shared)
+               high_shared = high_copy(shared_fd_.get()), high_copies = high_copy(copies_fd_.get());
+    if (!high_program || !high_ram || !high_shared || !high_copies)
         return base::fail_errno(errno, "cannot pass memory to a process of guest users");
     program.reset();
     sigset_t all, before;
@@ -157,7 +163,7 @@ base::Result<void> StubProcess::spawn(int ram) {
     ::pthread_sigmask(SIG_SETMASK, &all, &before);
     const pid_t child = ::vfork();
     if (child == 0)
-        become_stub(high_program.get(), high_ram.get(), high_shared.get());
+        become_stub(high_program.get(), high_ram.get(), high_shared.get(), high_copies.get());
     const int error = errno;
     ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     if (child < 0)
@@ -200,7 +206,22 @@ base::Result<void> StubProcess::try_out() {
     // INT1: hosts differ in where it ends.
     int1_bytes_ = 0;
     int1_bytes_ = static_cast<std::uint8_t>(run_at(own_ + code_.int1).address - own_ - code_.int1);
+    can_hide_ = try_to_hide();
     return {};
+}
+
+/// By code that reads itself.
+bool StubProcess::try_to_hide() {
+    constexpr std::array<std::uint8_t, 7> kCode{0x8b, 0x05, 0xfa,
+                                                0xff, 0xff, 0xff, // mov eax,[rip-6]
+                                                0xcc};
+    constexpr std::uint64_t kPlace = 0x10000;
+    std::memcpy(copies_, kCode.data(), kCode.size());
+    map(kPlace, 4096, 0, Rights::Execute);
+    const bool can =
+        flush() && run_at(kPlace).stop == Stop::Memory && run_at(kPlace + 6).stop == Stop::Trapped;
+    unmap(kPlace, 4096);
+    return flush() && can;
 }
 
 /// With nothing in the registers. Of the result `address` is where it has come to, unless that of
@@ -247,7 +268,9 @@ void StubProcess::map(std::uint64_t linear, std::uint64_t bytes, std::uint64_t o
                       Rights rights) {
     const std::uint64_t protection = rights == Rights::Read        ? PROT_READ
                                      : rights == Rights::ReadWrite ? PROT_READ | PROT_WRITE
+                                     : rights == Rights::Execute   ? PROT_EXEC
                                                                    : PROT_READ | PROT_EXEC;
+    const std::uint64_t file = rights == Rights::Execute ? StubCode::kCopiesFd : StubCode::kRamFd;
     if (shared_->count != 0) {
         auto& [number, last] = shared_->calls.at(shared_->count - 1);
         if (number == SYS_mmap && last[0] + last[1] == linear && last[5] + last[1] == offset &&
@@ -256,7 +279,7 @@ void StubProcess::map(std::uint64_t linear, std::uint64_t bytes, std::uint64_t o
             return;
         }
     }
-    add(SYS_mmap, {linear, bytes, protection, MAP_SHARED | MAP_FIXED, StubCode::kRamFd, offset});
+    add(SYS_mmap, {linear, bytes, protection, MAP_SHARED | MAP_FIXED, file, offset});
 }
 
 void StubProcess::unmap(std::uint64_t linear, std::uint64_t bytes) {

@@ -38,7 +38,16 @@ public:
     StubProcess& operator=(const StubProcess&) = delete;
 
     // --- memory: arranged when flush() or run() is called ---
-    enum class Rights : std::uint8_t { Read, ReadWrite, ReadExecute };
+    enum class Rights : std::uint8_t {
+        Read,
+        ReadWrite,
+        ReadExecute,
+        Execute, // but not read; the offset is into the copies
+    };
+    /// Pages for Rights::Execute; none where the host's CPU cannot do that (protection keys).
+    static constexpr std::size_t kCopies = 64;
+    std::size_t copies() const { return can_hide_ ? kCopies : 0; }
+    std::byte* copy(std::size_t number) { return copies_ + number * 4096; }
     /// In place of what is there. `offset`: into the file. Multiples of the page size, below kEnd.
     void map(std::uint64_t linear, std::uint64_t bytes, std::uint64_t offset, Rights rights);
     void unmap(std::uint64_t linear, std::uint64_t bytes);
@@ -98,6 +107,7 @@ private:
     base::Result<void> begin();
     void confine();
     base::Result<void> try_out();
+    bool try_to_hide();
     Result run_at(std::uint64_t place);
     void add(std::uint64_t number, std::array<std::uint64_t, 6> arguments);
     enum class Seen : std::uint8_t { Stopped, Exiting, Gone };
@@ -114,6 +124,9 @@ private:
     StubShared* shared_ = nullptr;
     bool has_breakpoints_ = false;
     Breakpoints breakpoints_{};
+    base::UniqueFd copies_fd_;
+    std::byte* copies_ = nullptr;
+    bool can_hide_ = false;
     std::uint8_t int1_bytes_ = 1; // how far it is behind an INT1 that rip is
     base::UniqueFd handle_;       // of the process: whom to poke
     std::atomic<bool> running_{false};

@@ -226,6 +226,21 @@ TEST_CASE("instructions are refused where there are breakpoints") {
     CHECK(rig.run({0x90, 0x90, 0x90, 0xcc}).stop == Stop::Trapped);
 }
 
+TEST_CASE("code that is hidden is executed and not read") {
+    Rig rig;
+    if (rig.stub->copies() == 0)
+        return;
+    rig.stub->copy(3)[0] = std::byte{0xf4};
+    rig.stub->map(Rig::kCode, 0x1000, 0x3000, Rights::Execute);
+    CHECK(rig.run({}).stop == Stop::Refused);
+    rig.stub->copy(3)[0] = std::byte{0x8a}; // mov al,[rbx]
+    rig.stub->copy(3)[1] = std::byte{0x03};
+    rig.registers.gpr[Rbx] = Rig::kCode;
+    const auto result = rig.run({});
+    CHECK(result.stop == Stop::Memory);
+    CHECK(result.address == Rig::kCode);
+}
+
 TEST_CASE("a process that is killed gives back what it had") {
     Rig rig;
     std::jthread other{[pid = rig.stub->pid()] {

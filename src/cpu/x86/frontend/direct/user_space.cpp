@@ -73,7 +73,7 @@ void UserSpace::map(std::uint64_t linear, const Page& page) {
 
 bool UserSpace::map_code(std::uint64_t linear, const Page& page,
                          const std::vector<std::uint16_t>& refused) {
-    if (refused.size() > (stub_->has_breakpoints() ? breakpoints_.size() : 0))
+    if (refused.size() > most_refused())
         return false;
     const std::uint64_t first = linear & ~(kPageBytes - 1);
     for (const std::uint16_t offset : refused) {
@@ -84,14 +84,27 @@ bool UserSpace::map_code(std::uint64_t linear, const Page& page,
         place = first + offset;
         moved_ = true;
     }
-    map(linear, page);
+    if (page.rights != Rights::Execute) {
+        map(linear, page);
+    } else {
+        note(linear, page);
+        stub_->map(first, kPageBytes, copies_++ * kPageBytes, page.rights);
+    }
     return true;
+}
+
+/// When all have been used, those who use them have to come again.
+std::byte* UserSpace::next_copy() {
+    if (copies_ >= stub_->copies()) {
+        drop_if([](std::uint64_t, const Page& page) { return page.rights == Rights::Execute; });
+        copies_ = 0;
+    }
+    return stub_->copies() == 0 ? nullptr : stub_->copy(copies_);
 }
 
 /// If that page holds code.
 void UserSpace::drop_code_at(std::uint64_t linear) {
-    if (const Page* const page = find(linear);
-        page != nullptr && page->rights == Rights::ReadExecute)
+    if (const Page* const page = find(linear); page != nullptr && is_code(page->rights))
         drop(linear);
 }
 
@@ -137,16 +150,14 @@ void UserSpace::drop_write(std::uint64_t ram_page) {
     drop_of(ram_page, [](Rights rights) { return rights == Rights::ReadWrite; });
 }
 
-void UserSpace::drop_code(std::uint64_t ram_page) {
-    drop_of(ram_page, [](Rights rights) { return rights == Rights::ReadExecute; });
-}
+void UserSpace::drop_code(std::uint64_t ram_page) { drop_of(ram_page, is_code); }
 
 void UserSpace::drop_all_writes() {
     drop_if([](std::uint64_t, const Page& page) { return page.rights == Rights::ReadWrite; });
 }
 
 void UserSpace::drop_all_code() {
-    drop_if([](std::uint64_t, const Page& page) { return page.rights == Rights::ReadExecute; });
+    drop_if([](std::uint64_t, const Page& page) { return is_code(page.rights); });
 }
 
 void UserSpace::resolve(const StillSo& still_so) {

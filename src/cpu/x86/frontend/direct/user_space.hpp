@@ -35,6 +35,15 @@ public:
     /// too many.
     [[nodiscard]] bool map_code(std::uint64_t linear, const Page& page,
                                 const std::vector<std::uint16_t>& refused);
+    /// How many map_code() can refuse.
+    std::size_t most_refused() const {
+        return stub_->has_breakpoints() ? StubProcess::kBreakpoints : 0;
+    }
+    /// Where map_code() with Rights::Execute will take the code from. nullptr: that cannot be.
+    std::byte* next_copy();
+    static bool is_code(Rights rights) {
+        return rights == Rights::ReadExecute || rights == Rights::Execute;
+    }
     void drop(std::uint64_t linear);
 
     // --- flushed: whether it is as it was is looked up by the next sync() ---
@@ -63,6 +72,7 @@ private:
     std::unique_ptr<StubProcess> stub_;
     StubProcess::Breakpoints breakpoints_{};        // where they should be …
     bool moved_ = false;                            // … but are not yet
+    std::size_t copies_ = 0;                        // in use
     std::size_t next_ = 0;                          // of them, to be taken from its page
     std::unordered_map<std::uint64_t, Page> pages_; // by linear page number
     std::unordered_multimap<std::uint64_t, std::uint64_t> by_ram_page_;
