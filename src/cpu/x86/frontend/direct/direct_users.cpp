@@ -34,6 +34,7 @@ constexpr unsigned kSamples = 7; // of a user who computes
 constexpr std::uint64_t kFirstWait = 40 * kMillisecond;
 constexpr unsigned kMostDoublings = 7;
 
+constexpr std::size_t kMostRetired = 64;
 constexpr std::uint64_t kSingleStep = 1 << 14; // DR6.BS
 
 } // namespace
@@ -149,6 +150,7 @@ void DirectUsers::retire(Space& space) {
     space.direct = false;
     retired_.push_back(std::move(space.users));
     retired_.back()->stub().end();
+    impossible_ = impossible_ || retired_.size() == kMostRetired; // somebody plays with us
     note();
 }
 

@@ -5,11 +5,11 @@
 /// Problem: a software MMU costs users' code a factor of two or three, and no cleverness of a
 /// translator takes it away. The host has an MMU; its processes are what users' code runs in best.
 ///
-/// Constraints: the guest must not notice, nor reach anything but its own memory. A visit costs
-/// some 10 µs (two switches of process), a page that is mapped about as much: so only those gain
-/// who compute for long between visits to their kernel.
+/// Constraints: the guest must not notice, nor reach anything but its own memory. A visit costs 20
+/// to 30 µs (two switches of process, and what the tracer asks), a page that is mapped about 10: so
+/// only those gain who compute for long between visits to their kernel.
 ///
-/// Design (docs/decisions/017): a user who is interrupted twice in a row, a millisecond apart, is
+/// Design (docs/decisions/017): a user whom the guest's clock interrupts several times in a row is
 /// computing. From then on users of that address space run in a StubProcess. Whatever stops it, be
 /// it a system call, an exception or an interrupt, the vCPU goes on from the same instruction as
 /// ever, in the interpreter or in translated code, until it is a user's turn again. Pages are
