@@ -29,7 +29,7 @@ constexpr std::uint64_t kFirstPage = 0x10000;
 constexpr std::uint64_t kMillisecond = 2'500'000;
 constexpr std::int64_t kCredit = 12 * kMillisecond;
 /// What users lose when the translator runs a page, without its branch caches.
-constexpr std::int64_t kRefusal = kMillisecond / 10;
+constexpr std::int64_t kRefusal = kMillisecond / 2;
 constexpr unsigned kSamples = 7; // of a user who computes
 constexpr std::uint64_t kFirstWait = 40 * kMillisecond;
 constexpr unsigned kMostDoublings = 7;
@@ -172,7 +172,7 @@ void DirectUsers::weigh(Space& space, std::uint64_t total, std::uint64_t ran) {
         static_cast<std::int64_t>(useful * 3 / 4) - static_cast<std::int64_t>(total - useful);
     counts_.cycles += useful;
     space.balance += gain;
-    const std::int64_t most = kCredit + std::max<std::int64_t>(0, space.balance / 4);
+    const std::int64_t most = kCredit + std::clamp<std::int64_t>(space.balance / 4, 0, kCredit);
     space.credit = std::min(most, space.credit + gain);
     if (space.credit < 0)
         give_up(space);
