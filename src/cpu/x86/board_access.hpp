@@ -100,6 +100,15 @@ struct RamView {
         return marks != nullptr && marks->set(page_number(state));
     }
     void unmark_writer(const State& state) const { marks->clear(page_number(state)); }
+    /// Whether stores to the page need no ceremony. If so, others know from now on.
+    bool may_keep_writing(const State& state) const {
+        const bool marked = mark_writer(state);
+        if (state.load(std::memory_order_acquire) == 0)
+            return true;
+        if (marked)
+            unmark_writer(state);
+        return false;
+    }
 };
 
 RamView view_of(const memory::GuestMemory& memory);

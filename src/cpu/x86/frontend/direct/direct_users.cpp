@@ -417,15 +417,6 @@ bool DirectUsers::map_missed(Space& space, std::uint64_t address, Wanted wanted)
     return true;
 }
 
-bool DirectUsers::may_keep_writing(const RamView::State& state) const {
-    const bool marked = cx_.ram.mark_writer(state);
-    if (state.load(std::memory_order_acquire) == 0)
-        return true;
-    if (marked)
-        cx_.ram.unmark_writer(state);
-    return false;
-}
-
 /// What must not run in the page of code at `linear`, writes to which are told of from now on.
 const DirectUsers::Places& DirectUsers::watch(const RamView::Region& region, std::uint64_t gpa,
                                               std::uint64_t linear) {
@@ -506,7 +497,7 @@ bool DirectUsers::map(UserSpace& users, std::uint64_t linear, Wanted wanted) {
         if (mapped || wanted == Wanted::Code)
             return mapped;
     }
-    if (may(AccessType::Write) && may_keep_writing(state))
+    if (may(AccessType::Write) && cx_.ram.may_keep_writing(state))
         page.rights = UserSpace::Rights::ReadWrite;
     else if (wanted == Wanted::Write)
         return false;

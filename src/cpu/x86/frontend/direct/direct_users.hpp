@@ -119,7 +119,6 @@ private:
     const Places& watch(const RamView::Region& region, std::uint64_t gpa, std::uint64_t linear);
     bool map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
                   std::uint64_t gpa, UserSpace::Page page, Wanted wanted);
-    bool may_keep_writing(const RamView::State& state) const;
     template <typename Do> void for_all(Do&& act);
 
     static constexpr std::size_t kSpaces = 32; // of which so many have a process at most: kDirect

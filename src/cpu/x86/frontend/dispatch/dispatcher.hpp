@@ -206,7 +206,6 @@ private:
     void enter_landing(const Site& at, std::uint64_t address);
     void forget_landings();
     bool serve_host_fault(Result& result, bool& leave);
-    bool may_keep_writing(const RamView::State& state) const;
     bool runs_in(std::uint64_t gpa_page);
     bool fill(std::uint64_t linear, bool write, std::byte*& host, bool& fault);
     bool resume_at(std::uint64_t address);

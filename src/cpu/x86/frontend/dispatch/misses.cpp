@@ -28,16 +28,6 @@ bool Dispatcher::resume_at(std::uint64_t address) {
     return true;
 }
 
-/// Whether stores to the page with this state need no ceremony. If so, others know from now on.
-bool Dispatcher::may_keep_writing(const RamView::State& state) const {
-    const bool marked = cx_.ram.mark_writer(state);
-    if (state.load(std::memory_order_acquire) == 0)
-        return true;
-    if (marked)
-        cx_.ram.unmark_writer(state);
-    return false;
-}
-
 /// Whether the instruction at rip lies in this page. Others may have dropped its blocks since we
 /// came into this one, whereupon it is no code page any more; but what this block still has of the
 /// old bytes must not survive its own stores. So these keep going through the interpreter, behind
@@ -65,7 +55,7 @@ bool Dispatcher::fill(std::uint64_t linear, bool write, std::byte*& host, bool& 
     const std::uint16_t permissions = allowed(cx_, to);
     const bool writable = (permissions & permission(AccessType::Write, privilege)) != 0 &&
                           !runs_in(gpa) &&
-                          may_keep_writing(region->states[(gpa - region->base) >> 12]);
+                          cx_.ram.may_keep_writing(region->states[(gpa - region->base) >> 12]);
     if (write && !writable)
         return false;
     tlbs_.insert({.linear = linear,
