@@ -37,7 +37,7 @@ public:
     StubProcess(const StubProcess&) = delete;
     StubProcess& operator=(const StubProcess&) = delete;
 
-    // --- memory: arranged when flush() or run() is called ---
+    // --- memory: arranged by flush() ---
     enum class Rights : std::uint8_t {
         Read,
         ReadWrite,
@@ -48,14 +48,15 @@ public:
     static constexpr std::size_t kCopies = 64;
     std::size_t copies() const { return can_hide_ ? kCopies : 0; }
     std::byte* copy(std::size_t number) { return copies_ + number * 4096; }
-    /// In place of what is there. `offset`: into the file. Multiples of the page size, below kEnd.
+    /// In place of what is there. `offset`: into the file, or the copies. Multiples of the page
+    /// size, below kEnd.
     void map(std::uint64_t linear, std::uint64_t bytes, std::uint64_t offset, Rights rights);
     void unmap(std::uint64_t linear, std::uint64_t bytes);
     void unmap_all();
     /// False: not all could be done. What is mapped is not known then: unmap_all(), unless
     /// !alive().
     [[nodiscard]] bool flush();
-    void end();
+    void end(); // of the process, for good
     bool alive() const { return pid_ != 0; }
     pid_t pid() const { return pid_; }
     bool has_breakpoints() const { return has_breakpoints_; }
