@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/translator/mmu/tlb_set.hpp"
 
+#include <algorithm>
 #include <bit>
 
 namespace doppel::cpu::translator {
@@ -18,6 +19,13 @@ template <std::size_t N> void add(std::array<std::uint64_t, N>& set, std::size_t
 }
 template <std::size_t N> void remove(std::array<std::uint64_t, N>& set, std::size_t bit) {
     set[bit / 64] &= ~(std::uint64_t{1} << (bit % 64));
+}
+template <std::size_t N>
+bool overlap(const std::array<std::uint64_t, N>& one, const std::array<std::uint64_t, N>& other) {
+    for (std::size_t i = 0; i < N; ++i)
+        if ((one[i] & other[i]) != 0)
+            return true;
+    return false;
 }
 template <std::size_t N> void clear(std::array<std::uint64_t, N>& set) {
     for (auto& word : set)
@@ -43,6 +51,7 @@ std::size_t half(std::uint64_t linear) { return linear >> 63; }
 std::size_t region_hash(std::uint64_t linear) { return (linear >> 21 & 1023) | half(linear) << 10; }
 std::size_t gib_hash(std::uint64_t linear) { return (linear >> 30 & 1023) | half(linear) << 10; }
 std::size_t page_hash(std::uint64_t linear) { return linear >> 12 & 0x7fff; }
+std::size_t host_hash(std::uint64_t host) { return host >> 12 & 0x3fff; }
 
 } // namespace
 
@@ -98,6 +107,8 @@ void TlbSet::insert(const Entry& entry) {
     instance.tlb->wtag[index] = entry.writable ? page : TlbInstance::empty_tag(index);
     instance.tlb->addend[index] = reinterpret_cast<std::uint64_t>(entry.host) - page;
     instance.tlb->page_host[index] = reinterpret_cast<std::uint64_t>(entry.host);
+    if (entry.writable)
+        add(instance.written, host_hash(reinterpret_cast<std::uint64_t>(entry.host)));
     if (!test(instance.in_list, index)) {
         add(instance.in_list, index);
         instance.touched[instance.touched_count++] = static_cast<std::uint16_t>(index);
@@ -294,10 +305,13 @@ void TlbSet::empty(Instance& instance, bool keep_global) {
         return;
     drop_stack(instance);
     std::uint32_t kept = 0;
+    if (instance.touched_count != 0)
+        clear(instance.written);
     for (std::uint32_t i = 0; i < instance.touched_count; ++i) {
         const std::uint16_t index = instance.touched[i];
         if (keep_global && test(instance.global, index)) {
             instance.touched[kept++] = index;
+            note_written(instance, index);
         } else {
             empty_entry(instance, index);
             remove(instance.in_list, index);
@@ -397,20 +411,33 @@ void TlbSet::flush_branches() {
             }
 }
 
-void TlbSet::drop_write(const std::byte* host_page) {
-    const auto host = reinterpret_cast<std::uint64_t>(host_page);
-    for (auto& space : spaces_) {
-        for (auto& view : space.views) {
-            if (view.tlb == nullptr)
-                continue;
-            drop_stack(view);
-            for (std::uint32_t i = 0; i < view.touched_count; ++i) {
-                const std::size_t index = view.touched[i];
-                TlbInstance& tlb = *view.tlb;
-                if (tlb.addend[index] + tlb.wtag[index] == host)
-                    tlb.wtag[index] = TlbInstance::empty_tag(index);
-            }
-        }
+void TlbSet::note_written(Instance& instance, std::size_t index) {
+    const TlbInstance& tlb = *instance.tlb;
+    if (tlb.wtag[index] != TlbInstance::empty_tag(index))
+        add(instance.written, host_hash(tlb.page_host[index]));
+}
+
+void TlbSet::drop_write(HostPages pages) {
+    HostSet dropped{};
+    for (const std::byte* const page : pages)
+        add(dropped, host_hash(reinterpret_cast<std::uint64_t>(page)));
+    for (auto& space : spaces_)
+        for (auto& view : space.views)
+            if (view.tlb != nullptr && overlap(view.written, dropped))
+                drop_write_in(view, pages, dropped);
+}
+
+void TlbSet::drop_write_in(Instance& instance, HostPages pages, const HostSet& dropped) {
+    drop_stack(instance);
+    clear(instance.written);
+    for (std::uint32_t i = 0; i < instance.touched_count; ++i) {
+        const std::size_t index = instance.touched[i];
+        TlbInstance& tlb = *instance.tlb;
+        const std::uint64_t host = tlb.page_host[index];
+        if (test(dropped, host_hash(host)) &&
+            std::ranges::find(pages, reinterpret_cast<const std::byte*>(host)) != pages.end())
+            tlb.wtag[index] = TlbInstance::empty_tag(index);
+        note_written(instance, index);
     }
 }
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "cpu/translator/mmu/tlb_instance.hpp"
 
@@ -101,8 +102,9 @@ public:
     void flush_page(std::uint16_t pcid, std::uint64_t linear);
     /// Branch caches of all instances (code was dropped, or decodes differently now).
     void flush_branches();
-    /// Takes write permission from every entry of the host page.
-    void drop_write(const std::byte* host_page);
+    /// Takes write permission from every entry of these host pages.
+    using HostPages = std::span<const std::byte* const>;
+    void drop_write(HostPages pages);
     void drop_all_writes();
 
     /// Entries that the current instance has, or had since it was flushed: indices of its pages.
@@ -112,7 +114,8 @@ public:
     std::uint64_t flushes() const { return flushes_; }
 
 private:
-    static constexpr std::size_t kFarLinkLot = 64; // far links, or landings, emptied together
+    static constexpr std::size_t kFarLinkLot = 64;  // far links, or landings, emptied together
+    using HostSet = std::array<std::uint64_t, 256>; // hash of host pages …
     template <std::size_t kSize> using Lots = std::array<std::uint64_t, kSize / kFarLinkLot / 64>;
     struct Instance {
         TlbInstance* tlb = nullptr; // null until its space is first used
@@ -124,6 +127,7 @@ private:
         std::array<std::uint16_t, TlbInstance::kPages> touched;
         std::array<std::uint64_t, TlbInstance::kPages / 64> in_list{};
         std::array<std::uint64_t, TlbInstance::kPages / 64> global{};
+        HostSet written{};                           // … that have a write tag
         std::array<std::uint64_t, 32> large{};       // hash of 2 MiB regions with larger pages
         std::array<std::uint64_t, 32> huge{};        // hash of 1 GiB regions with pages above 2 MiB
         std::array<std::uint64_t, 512> code_pages{}; // hash of pages with branch targets
@@ -168,6 +172,8 @@ private:
     static void empty_far_links(Instance& instance, std::uint64_t first, std::uint64_t length);
     static void empty_entry(Instance& instance, std::size_t index);
     void flush_page_in(Instance& instance, std::uint64_t linear, bool own);
+    static void note_written(Instance& instance, std::size_t index);
+    void drop_write_in(Instance& instance, HostPages pages, const HostSet& dropped);
     static void note_size(Instance& instance, std::uint64_t linear, std::uint8_t page_shift);
 
     std::byte* memory_;

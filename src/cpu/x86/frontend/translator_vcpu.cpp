@@ -125,7 +125,9 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
                 system, wires.memory->fd(), wires.memory->size_bytes() / memory::kPageBytes,
                 options.tuning.direct_always ? DirectUsers::When::Always
                                              : DirectUsers::When::Worthwhile,
-                [this](std::uint64_t page) { return world.watch_code(*this, page); },
+                [this](std::span<const std::uint64_t> pages) {
+                    return world.watch_code(*this, pages);
+                },
                 [this](std::uint64_t gpa) { return world.is_instruction(gpa); });
             dispatcher.set_user_runner(direct.get());
         }

@@ -112,19 +112,27 @@ bool World::is_code_page(std::uint64_t gpa_page) {
            writers(state).empty();
 }
 
-void World::make_code_page(Caller& caller, std::uint64_t gpa_page) {
-    const RamView::State& state = ram_.state(gpa_page);
-    if ((state.load(std::memory_order_acquire) & GuestMemory::kPageCode) == 0)
-        memory_.set_code_page({gpa_page}, true);
-    const std::vector<Member> known = writers(state); // others cannot become any more
+void World::make_code_pages(Caller& caller, std::span<const std::uint64_t> gpa_pages) {
+    std::vector<Member> known;
+    std::vector<const std::byte*> hosts;
+    for (const std::uint64_t page : gpa_pages) {
+        const RamView::State& state = ram_.state(page);
+        if ((state.load(std::memory_order_acquire) & GuestMemory::kPageCode) == 0)
+            memory_.set_code_page({page}, true);
+        const std::vector<Member> writing = writers(state); // others cannot become any more
+        if (!writing.empty())
+            hosts.push_back(memory_.engine_page({page}));
+        for (const Member& member : writing)
+            if (std::ranges::find(known, member.vcpu, &Member::vcpu) == known.end())
+                known.push_back(member);
+    }
     if (known.empty())
         return;
-    const std::uint64_t number = ram_.page_number(state);
-    const std::byte* const host = memory_.engine_page({gpa_page});
     const auto take_permission = [&] {
         for (const Member& member : known) {
-            member.dispatcher->drop_write(host);
-            member.marks->clear(number);
+            member.dispatcher->drop_write(hosts);
+            for (const std::uint64_t page : gpa_pages)
+                member.marks->clear(ram_.page_number(ram_.state(page)));
         }
     };
     std::vector<Caller*> vcpus;
@@ -135,10 +143,11 @@ void World::make_code_page(Caller& caller, std::uint64_t gpa_page) {
     rendezvous_.exclusive(caller, vcpus, take_permission);
 }
 
-bool World::watch_code(Caller& caller, std::uint64_t gpa_page) {
-    make_code_page(caller, gpa_page);
+bool World::watch_code(Caller& caller, std::span<const std::uint64_t> gpa_pages) {
+    make_code_pages(caller, gpa_pages);
     const base::MutexLock lock{cache_->mutex()};
-    return is_code_page(gpa_page);
+    return std::ranges::all_of(gpa_pages,
+                               [this](std::uint64_t page) { return is_code_page(page); });
 }
 
 bool World::is_instruction(std::uint64_t gpa) {
@@ -189,9 +198,9 @@ Block* World::translate(Caller& caller, const BlockKey& key, std::uint64_t rip,
                         const FeatureSet& features) {
     const std::uint64_t page = key.gpa & ~kPageOffset;
     for (;;) {
-        make_code_page(caller, page);
+        make_code_pages(caller, {&page, 1});
         if (second != nullptr)
-            make_code_page(caller, key.second_page);
+            make_code_pages(caller, {&key.second_page, 1});
         {
             const base::MutexLock lock{cache_->mutex()};
             if (!is_code_page(page) || (second != nullptr && !is_code_page(key.second_page)))

@@ -11,6 +11,7 @@
 /// in between from half-changed bytes dies as well.
 #include <memory>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "base/result.hpp"
@@ -62,7 +63,7 @@ public:
                                  const FeatureSet& features);
     /// Writes to the page are told of from now on (DirectUsers::code_written()), until one is.
     /// False: try again.
-    bool watch_code(cpu::Rendezvous::Participant& caller, std::uint64_t gpa_page);
+    bool watch_code(cpu::Rendezvous::Participant& caller, std::span<const std::uint64_t> gpa_pages);
     /// Whether users' 64-bit code that has been translated has an instruction that begins at `gpa`.
     bool is_instruction(std::uint64_t gpa);
     void link(const Site& site, std::uint64_t site_address, translator::Block& target);
@@ -79,7 +80,7 @@ private:
     World(memory::GuestMemory& memory, const TranslatorOptions& options)
         : memory_{memory}, ram_{view_of(memory)}, spoil_{options.spoil}, tuning_{options.tuning} {}
     using Caller = cpu::Rendezvous::Participant;
-    void make_code_page(Caller& caller, std::uint64_t gpa_page);
+    void make_code_pages(Caller& caller, std::span<const std::uint64_t> gpa_pages);
     bool is_code_page(std::uint64_t gpa_page);
     std::vector<Member> writers(const RamView::State& state);
     enum class EvictWhen { Full, Always };

@@ -18,12 +18,8 @@ namespace doppel::cpu::x86::frontend {
 namespace {
 
 constexpr std::uint64_t kPageBytes = 4096, kPageOffset = kPageBytes - 1;
-constexpr std::uint64_t kLargeBytes = 2 << 20;
 constexpr std::uint64_t kLongestInstruction = 15;
-constexpr std::uint64_t kWindow = 16 * kPageBytes; // looked at when one page is missed
-constexpr std::uint64_t kPcidBits = 0xfff;         // of a key
-/// Below it Linux maps nothing for a process that is not privileged.
-constexpr std::uint64_t kFirstPage = 0x10000;
+constexpr std::uint64_t kPcidBits = 0xfff; // of a key
 
 // Cycles of a TSC that runs at two to four GHz.
 constexpr std::uint64_t kMillisecond = 2'500'000;
@@ -165,11 +161,12 @@ void DirectUsers::give_up(Space& space) {
     note();
 }
 
-/// A translator's code takes about 1.8 times as long.
+/// Programs that do not fit the caches take three to four times as long in translated code, small
+/// loops twice as long: 2.75.
 void DirectUsers::weigh(Space& space, std::uint64_t total, std::uint64_t ran) {
     const std::uint64_t useful = ran - std::min(ran, round_trip_);
     const auto gain =
-        static_cast<std::int64_t>(useful * 3 / 4) - static_cast<std::int64_t>(total - useful);
+        static_cast<std::int64_t>(useful * 7 / 4) - static_cast<std::int64_t>(total - useful);
     counts_.cycles += useful;
     space.balance += gain;
     const std::int64_t most = kCredit + std::clamp<std::int64_t>(space.balance / 4, 0, kCredit);
@@ -283,39 +280,6 @@ void DirectUsers::drop_written() {
     }
 }
 
-/// In the address space in force, which is that of `users`.
-bool DirectUsers::sync(UserSpace& users) {
-    return users.sync([this](std::uint64_t linear, const UserSpace::Page& page) {
-        Translation to;
-        if (!translate_used(cx_, linear, to))
-            return false;
-        const RamView::Region* const region = cx_.ram.find(to.gpa.value);
-        if (region == nullptr || page.ram_page != cx_.ram.page_number(cx_.ram.state(to.gpa.value)))
-            return false;
-        const auto wanted = page.rights == UserSpace::Rights::ReadWrite ? AccessType::Write
-                            : UserSpace::is_code(page.rights)           ? AccessType::Execute
-                                                                        : AccessType::Read;
-        return (allowed(cx_, to) & permission(wanted, Privilege::User)) != 0;
-    });
-}
-
-void DirectUsers::prime(const translator::TlbInstance& tlb, const std::uint16_t* entries,
-                        std::size_t count) {
-    constexpr std::size_t kMost = 2000;
-    UserSpace& users = *current_->users;
-    holds_pages_ = current_->primed = true;
-    wants_pages = false;
-    if (!sync(users))
-        return;
-    std::vector<std::uint64_t> pages;
-    for (std::size_t i = 0; i < std::min(count, kMost); ++i)
-        pages.push_back(tlb.rtag.at(entries[i]));
-    std::ranges::sort(pages);
-    for (const std::uint64_t page : pages) // map() refuses what stands for nothing
-        if (users.find(page) == nullptr)
-            map(users, page, Wanted::Any);
-}
-
 UserRunner::Next DirectUsers::run(const std::atomic<std::uint64_t>& attention, std::uint64_t calm) {
     Space& space = *current_;
     for (;;) {
@@ -373,10 +337,32 @@ UserRunner::Next DirectUsers::serve(const StubProcess::Result& result, bool& aga
         state.pending_debug |= kSingleStep;
         cx_.changes |= change::kEvents;
         return Next::Around;
+    case Refused: look_again(); break;
     default: break;
     }
     ++counts_.other;
     return Next::Interpret;
+}
+
+/// At the end of a page there may be half an instruction of which the other half was not known when
+/// the page was read.
+void DirectUsers::look_again() {
+    const std::uint64_t rip = cx_.state.rip, behind = (rip | kPageOffset) + 1;
+    memory::Gpa here, there;
+    if (behind - rip >= kLongestInstruction || !translate_quietly(cx_, rip, here) ||
+        !translate_quietly(cx_, behind, there))
+        return;
+    const auto *const first = cx_.ram.host(here.value), *const second = cx_.ram.host(there.value);
+    if (first == nullptr || second == nullptr)
+        return;
+    std::array<std::uint8_t, 2 * kLongestInstruction> code{};
+    std::memcpy(code.data(), first, behind - rip);
+    std::memcpy(code.data() + (behind - rip), second, kLongestInstruction);
+    if (is_secretive(code))
+        return;
+    const std::uint64_t number = cx_.ram.page_number(cx_.ram.state(here.value));
+    if (secretive_.erase(number) != 0)
+        for_all([number](UserSpace& users) { users.drop_code(number); });
 }
 
 /// Maps what was missed. False: only the instruction itself can tell what is to happen.
@@ -406,127 +392,6 @@ bool DirectUsers::serve_memory(Space& space, std::uint64_t address, bool& transl
         space.awaited = address;
     }
     return false;
-}
-
-bool DirectUsers::map_missed(Space& space, std::uint64_t address, Wanted wanted) {
-    const bool alone = space.users->find(address) != nullptr;
-    if (!map(*space.users, address, wanted))
-        return false;
-    if (!alone)
-        map_around(space, address, wanted == Wanted::Code);
-    return true;
-}
-
-/// What must not run in the page of code at `linear`, writes to which are told of from now on.
-const DirectUsers::Places& DirectUsers::watch(const RamView::Region& region, std::uint64_t gpa,
-                                              std::uint64_t linear) {
-    const std::uint64_t number = cx_.ram.page_number(region.states[(gpa - region.base) >> 12]);
-    code_marks_.set(number);
-    while (!watch_(gpa)) {
-    }
-    if (const auto known = secretive_.find(number); known != secretive_.end())
-        return known->second;
-    PageBytes code;
-    code.end = PageBytes::kBefore + PageBytes::kPage;
-    std::memcpy(code.bytes.data() + code.first, region.host + (gpa - region.base), kPageBytes);
-    const auto neighbour = [&](std::uint64_t at) -> const std::byte* {
-        memory::Gpa there;
-        return translate_quietly(cx_, at, there) ? cx_.ram.host(there.value) : nullptr;
-    };
-    const std::uint64_t page = linear & ~kPageOffset;
-    if (const auto* const behind = neighbour(page + kPageBytes); behind != nullptr) {
-        std::memcpy(code.bytes.data() + code.end, behind, PageBytes::kBehind);
-        code.end += PageBytes::kBehind;
-    }
-    if (const auto* const before = neighbour(page - PageBytes::kBefore); before != nullptr) {
-        std::memcpy(code.bytes.data(), before, PageBytes::kBefore);
-        code.first = 0;
-    }
-    return secretive_[number] = secretive_instructions(code);
-}
-
-/// False: the page is for the translator.
-bool DirectUsers::map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
-                           std::uint64_t gpa, UserSpace::Page page, Wanted wanted) {
-    const Places& secretive = watch(region, gpa, linear);
-    // What only may be executed soon takes no breakpoints from what is.
-    if (wanted != Wanted::Code && !secretive.empty())
-        return false;
-    page.rights = UserSpace::Rights::ReadExecute;
-    if (secretive.size() <= users.most_refused())
-        return users.map_code(linear, page, secretive);
-    // More than there are breakpoints: in a copy they are replaced, but only those that surely are
-    // instructions. An operand that was replaced would be read by the one whose it is.
-    Places known, others;
-    for (const std::uint16_t place : secretive)
-        (is_instruction_(gpa + place) ? known : others).push_back(place);
-    std::byte* const copy = others.size() <= users.most_refused() ? users.next_copy() : nullptr;
-    if (copy == nullptr)
-        return false;
-    constexpr std::byte kHlt{0xf4};
-    std::memcpy(copy, region.host + (gpa - region.base), kPageBytes);
-    for (const std::uint16_t place : known)
-        copy[place] = kHlt;
-    page.rights = UserSpace::Rights::Execute;
-    return users.map_code(linear, page, others);
-}
-
-/// The page at `linear`, which is below kEnd, with the rights that the guest gives; not those to
-/// write and to execute at once. Sets the A bit, as whatever looks ahead in a table may.
-bool DirectUsers::map(UserSpace& users, std::uint64_t linear, Wanted wanted) {
-    if (linear < kFirstPage || linear >= StubProcess::kEnd || users.stub().is_own(linear))
-        return false;
-    Translation to;
-    const auto access = wanted == Wanted::Code ? AccessType::Execute : AccessType::Read;
-    if (!translate(cx_, linear, access, Privilege::User, to))
-        return false;
-    const std::uint64_t gpa = to.gpa.value & ~kPageOffset;
-    const RamView::Region* const region = cx_.ram.find(gpa);
-    if (region == nullptr)
-        return false;
-    const auto& state = region->states[(gpa - region->base) >> 12];
-    const std::uint16_t rights = allowed(cx_, to);
-    const auto may = [&](AccessType type) {
-        return (rights & permission(type, Privilege::User)) != 0;
-    };
-    UserSpace::Page page{.ram_page = cx_.ram.page_number(state), .page_shift = to.page_shift};
-    ++counts_.pages;
-    const bool text = wanted == Wanted::Any && may(AccessType::Execute) && !to.writable;
-    if (wanted == Wanted::Code || text) {
-        const bool mapped = map_code(users, linear, *region, gpa, page, wanted);
-        if (mapped || wanted == Wanted::Code)
-            return mapped;
-    }
-    if (may(AccessType::Write) && cx_.ram.may_keep_writing(state))
-        page.rights = UserSpace::Rights::ReadWrite;
-    else if (wanted == Wanted::Write)
-        return false;
-    users.map(linear, page);
-    return true;
-}
-
-/// Neighbours of what was missed, as it costs much less than to miss them. All of a large page, and
-/// ever more where one window after the other is missed.
-void DirectUsers::map_around(Space& space, std::uint64_t linear, bool code) {
-    UserSpace& users = *space.users;
-    const UserSpace::Page* const missed = users.find(linear);
-    const bool large = missed != nullptr && missed->page_shift > 12 && !code;
-    const bool goes_on = linear - space.ahead < kPageBytes;
-    space.window = goes_on ? std::min(2 * space.window, kLargeBytes) : kWindow;
-    const std::uint64_t first = large     ? linear & ~(kLargeBytes - 1)
-                                : goes_on ? space.ahead
-                                          : linear & ~(kWindow - 1);
-    const std::uint64_t end = first + (large ? kLargeBytes : space.window);
-    for (std::uint64_t page = first; page < end; page += kPageBytes)
-        if (users.find(page) == nullptr)
-            map(users, page, Wanted::Any);
-    space.ahead = end;
-}
-
-template <typename Do> void DirectUsers::for_all(Do&& act) {
-    for (auto& space : spaces_)
-        if (space.users != nullptr)
-            act(*space.users);
 }
 
 void DirectUsers::flush(const TlbFlush& flush) {

@@ -20,6 +20,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -33,8 +34,8 @@ namespace doppel::cpu::x86::frontend {
 
 class DirectUsers final : public UserRunner {
 public:
-    /// Makes the page of RAM one whose writes are told of (code_written()); false: try again.
-    using WatchCode = std::function<bool(std::uint64_t gpa_page)>;
+    /// Makes pages of RAM such whose writes are told of (code_written()); false: try again.
+    using WatchCode = std::function<bool(std::span<const std::uint64_t> gpa_pages)>;
     /// Whether users' code that was executed has an instruction that begins there.
     using IsInstruction = std::function<bool(std::uint64_t gpa)>;
     enum class When : std::uint8_t {
@@ -109,17 +110,25 @@ private:
     void adopt_selectors(const StubProcess::Registers& registers);
     void weigh(Space& space, std::uint64_t total, std::uint64_t ran);
     Next serve(const StubProcess::Result& result, bool& again);
+    void look_again();
 
     enum class Wanted : std::uint8_t { Any, Write, Code };
     bool serve_memory(Space& space, std::uint64_t address, bool& translate);
     bool map_missed(Space& space, std::uint64_t address, Wanted wanted);
     bool map(UserSpace& users, std::uint64_t linear, Wanted wanted);
+    void map_all(UserSpace& users, std::span<const std::uint64_t> pages);
+    static bool can_map(UserSpace& users, std::uint64_t linear);
+    bool is_text(const Translation& to) const;
     void map_around(Space& space, std::uint64_t linear, bool code);
     using Places = std::vector<std::uint16_t>;
     const Places& watch(const RamView::Region& region, std::uint64_t gpa, std::uint64_t linear);
     bool map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
                   std::uint64_t gpa, UserSpace::Page page, Wanted wanted);
-    template <typename Do> void for_all(Do&& act);
+    template <typename Do> void for_all(Do&& act) {
+        for (auto& space : spaces_)
+            if (space.users != nullptr)
+                act(*space.users);
+    }
 
     static constexpr std::size_t kSpaces = 32; // of which so many have a process at most: kDirect
     static constexpr std::size_t kDirect = std::tuple_size_v<decltype(direct_keys)>;

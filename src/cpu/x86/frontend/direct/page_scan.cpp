@@ -2,6 +2,7 @@
 #include "cpu/x86/frontend/direct/page_scan.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <span>
 
@@ -25,30 +26,51 @@ bool is_prefix(std::uint8_t byte) {
 
 constexpr std::size_t kNowhere = ~std::size_t{0};
 
-/// Where the instruction begins whose opcode is at `place`, for somebody who reads from `begin` on.
-std::size_t begin_of(Bytes code, std::size_t begin, std::size_t place) {
-    for (std::size_t at = begin; at <= place;) {
-        Instruction instruction;
-        const auto rest = code.subspan(at, std::min<std::size_t>(15, code.size() - at));
-        const auto status = decode(rest, CodeSize::Bits64, instruction);
-        const std::size_t end = status == DecodeStatus::Ok              ? at + instruction.length
-                                : status == DecodeStatus::NeedMoreBytes ? code.size()
-                                                                        : at + 1;
-        if (place < end)
-            return std::ranges::all_of(code.subspan(at, place - at), is_prefix) ? at : kNowhere;
-        at = end;
+std::size_t end_of(Bytes code, std::size_t at) {
+    Instruction instruction;
+    const auto rest = code.subspan(at, std::min<std::size_t>(15, code.size() - at));
+    switch (decode(rest, CodeSize::Bits64, instruction)) {
+    case DecodeStatus::Ok: return at + instruction.length;
+    case DecodeStatus::NeedMoreBytes: return code.size();
+    default: return at + 1;
     }
-    return kNowhere;
 }
+
+/// What those who begin to read at one of the places before `place` take for an instruction there.
+/// They soon read the same, so each instruction is decoded once.
+class Readers {
+public:
+    Readers(Bytes code, std::size_t place) : code_{code}, place_{place} {}
+
+    /// Where the instruction begins whose opcode is at `place`, for who begins `distance` before.
+    std::size_t begin_of(std::size_t distance) {
+        while (distance != 0) {
+            std::size_t& next = next_.at(distance);
+            const std::size_t at = place_ - distance;
+            if (next == 0)
+                next = end_of(code_, at);
+            if (place_ < next)
+                return std::ranges::all_of(code_.subspan(at, distance), is_prefix) ? at : kNowhere;
+            distance = place_ - next;
+        }
+        return place_;
+    }
+
+private:
+    Bytes code_;
+    std::size_t place_;
+    std::array<std::size_t, kInStep + kBegins> next_{}; // by distance; 0: not decoded yet
+};
 
 /// kNowhere: it is none.
 std::size_t begin_of(Bytes code, std::size_t place) {
     if (place < kInStep)
         return place; // who knows
+    Readers readers{code, place};
     std::size_t opcodes = 0, found = kNowhere;
     const std::size_t begins = std::min(kBegins, place - kInStep + 1);
     for (std::size_t i = 0; i < begins; ++i) {
-        const std::size_t at = begin_of(code, place - kInStep - i, place);
+        const std::size_t at = readers.begin_of(kInStep + i);
         if (at == kNowhere)
             continue;
         ++opcodes;
@@ -58,7 +80,7 @@ std::size_t begin_of(Bytes code, std::size_t place) {
 }
 
 /// The bytes behind 0F.
-bool is_secretive(Bytes behind) {
+bool is_secretive_opcode(Bytes behind) {
     if (behind.empty())
         return true;
     const bool unknown = behind.size() == 1;
@@ -90,6 +112,15 @@ bool is_interrupt(Bytes behind) {
 
 } // namespace
 
+bool is_secretive(std::span<const std::uint8_t> code) {
+    const auto opcode = std::ranges::find_if_not(code, is_prefix);
+    if (opcode == code.end())
+        return true;
+    const Bytes behind{opcode + 1, code.end()};
+    return (*opcode == 0x0f && is_secretive_opcode(behind)) ||
+           (*opcode == 0xcd && is_interrupt(behind));
+}
+
 std::vector<std::uint16_t> secretive_instructions(const PageBytes& code) {
     constexpr std::size_t kPageEnd = PageBytes::kBefore + PageBytes::kPage;
     const Bytes known = Bytes{code.bytes}.subspan(code.first, code.end - code.first);
@@ -111,7 +142,7 @@ std::vector<std::uint16_t> secretive_instructions(const PageBytes& code) {
                     std::max(begin + code.first, PageBytes::kBefore) - PageBytes::kBefore));
         }
     };
-    look_for(0x0f, is_secretive);
+    look_for(0x0f, is_secretive_opcode);
     look_for(0xcd, is_interrupt);
     std::ranges::sort(places);
     places.erase(std::ranges::unique(places).begin(), places.end());

@@ -16,6 +16,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace doppel::cpu::x86::frontend {
@@ -28,6 +29,8 @@ struct PageBytes {
     std::size_t end = kBefore + kPage + kBehind; // … to here
 };
 
+/// Whether the instruction that begins there is one, or may be if `code` ends too soon.
+bool is_secretive(std::span<const std::uint8_t> code);
 /// Where such instructions may begin: offsets in the page, ascending.
 std::vector<std::uint16_t> secretive_instructions(const PageBytes& code);
 

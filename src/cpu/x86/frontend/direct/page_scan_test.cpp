@@ -46,6 +46,18 @@ TEST_CASE("others are not, nor the same bytes as operands") {
     CHECK(secretive_instructions(page_with(lea, 404)).empty());
 }
 
+TEST_CASE("one instruction") {
+    const auto is = [](std::initializer_list<std::uint8_t> code) {
+        return doppel::cpu::x86::frontend::is_secretive({code.begin(), code.size()});
+    };
+    CHECK(is({0x0f, 0xa2}));
+    CHECK(is({0x48, 0x0f, 0xae, 0x27}));
+    CHECK(is({0xcd, 0x80}));
+    CHECK(is({0x66, 0x0f})); // who knows
+    CHECK_FALSE(is({0x0f, 0x85, 0xfb, 0, 0, 0}));
+    CHECK_FALSE(is({0x90, 0x0f, 0xa2}));
+}
+
 TEST_CASE("one whose second byte is on the next page is found") {
     CHECK(secretive_instructions(page_with({0x90, 0x90, 0x90, 0x0f, 0xa2}, 4092)) == Places{4095});
     CHECK(secretive_instructions(page_with({0x90, 0x90, 0x90, 0x0f, 0xaf}, 4092)).empty()); // imul

@@ -319,7 +319,16 @@ bool StubProcess::flush() {
 }
 
 bool StubProcess::work_is_done() {
-    if (pid_ == 0 || tracer_ != ::gettid() || !go(PTRACE_CONT, code_.work))
+    if (pid_ == 0 || tracer_ != ::gettid())
+        return false;
+    same_cpu_.before(pid_);
+    const bool done = work_has_been_done();
+    same_cpu_.after(pid_);
+    return done;
+}
+
+bool StubProcess::work_has_been_done() {
+    if (!go(PTRACE_CONT, code_.work))
         return false;
     int status = 0;
     while (wait(status) == Seen::Stopped && WSTOPSIG(status) != SIGTRAP) {
@@ -450,7 +459,9 @@ StubProcess::Result StubProcess::run(Registers& registers, XsaveArea& vectors,
         return {.stop = Stop::NotRun};
     }
     int status = 0;
+    same_cpu_.before(pid_);
     const Seen seen = trace(kSysemu, pid_, 0, nullptr) == 0 ? wait(status) : Seen::Gone;
+    same_cpu_.after(pid_);
     running_.store(false);
     if (seen == Seen::Gone || trace(PTRACE_GETREGS, pid_, 0, &at) != 0)
         return {.stop = Stop::Lost};

@@ -21,6 +21,7 @@
 #include "base/result.hpp"
 #include "base/unique_fd.hpp"
 #include "cpu/x86/cpu_state.hpp"
+#include "cpu/x86/frontend/direct/same_cpu.hpp"
 #include "cpu/x86/frontend/direct/stub_code.hpp"
 
 namespace doppel::cpu::x86::frontend {
@@ -116,6 +117,7 @@ private:
     bool sent_by_somebody();
     bool go(int request, std::uint64_t to);
     bool work_is_done();
+    bool work_has_been_done();
     Result not_begun(Seen seen);
     Result classify(int status, Registers& registers);
 
@@ -133,6 +135,7 @@ private:
     std::atomic<bool> running_{false};
     pid_t pid_ = 0;
     const pid_t tracer_;
+    SameCpu same_cpu_;
     bool failed_ = false;
     std::uint64_t round_trip_cycles_ = 0;
 };

@@ -47,10 +47,11 @@ void Dispatcher::flush_tlb(const TlbFlush& flush) noexcept {
 
 void Dispatcher::flush_all() { flush_tlb({.kind = TlbFlush::Kind::All}); }
 
-void Dispatcher::drop_write(const std::byte* host_page) {
-    tlbs_.drop_write(host_page);
+void Dispatcher::drop_write(translator::TlbSet::HostPages pages) {
+    tlbs_.drop_write(pages);
     if (runner_ != nullptr && runner_->holds_pages())
-        runner_->drop_write(host_page);
+        for (const std::byte* const page : pages)
+            runner_->drop_write(page);
 }
 
 void Dispatcher::drop_all_writes() {

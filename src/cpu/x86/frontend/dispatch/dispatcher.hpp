@@ -127,7 +127,7 @@ public:
         notify();
     }
     /// The vCPU stands still: its writes to the page must be seen from now on.
-    void drop_write(const std::byte* host_page);
+    void drop_write(translator::TlbSet::HostPages pages);
     void drop_all_writes();
     void drop_code();
 

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Which pages users who run directly have, and with which rights.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/x86/frontend/direct/direct_users.hpp"
+#include "cpu/x86/frontend/direct/page_scan.hpp"
+#include "cpu/x86/system/linear_memory.hpp"
+
+namespace doppel::cpu::x86::frontend {
+
+namespace {
+
+constexpr std::uint64_t kPageBytes = 4096, kPageOffset = kPageBytes - 1;
+constexpr std::uint64_t kLargeBytes = 2 << 20;
+constexpr std::uint64_t kWindow = 16 * kPageBytes; // looked at when one page is missed
+/// Below it Linux maps nothing for a process that is not privileged.
+constexpr std::uint64_t kFirstPage = 0x10000;
+
+} // namespace
+
+/// In the address space in force, which is that of `users`.
+bool DirectUsers::sync(UserSpace& users) {
+    return users.sync([this](std::uint64_t linear, const UserSpace::Page& page) {
+        Translation to;
+        if (!translate_used(cx_, linear, to))
+            return false;
+        const RamView::Region* const region = cx_.ram.find(to.gpa.value);
+        if (region == nullptr || page.ram_page != cx_.ram.page_number(cx_.ram.state(to.gpa.value)))
+            return false;
+        const auto wanted = page.rights == UserSpace::Rights::ReadWrite ? AccessType::Write
+                            : UserSpace::is_code(page.rights)           ? AccessType::Execute
+                                                                        : AccessType::Read;
+        return (allowed(cx_, to) & permission(wanted, Privilege::User)) != 0;
+    });
+}
+
+void DirectUsers::prime(const translator::TlbInstance& tlb, const std::uint16_t* entries,
+                        std::size_t count) {
+    constexpr std::size_t kMost = 2000;
+    UserSpace& users = *current_->users;
+    holds_pages_ = current_->primed = true;
+    wants_pages = false;
+    if (!sync(users))
+        return;
+    std::vector<std::uint64_t> pages;
+    for (std::size_t i = 0; i < std::min(count, kMost); ++i)
+        pages.push_back(tlb.rtag.at(entries[i]));
+    std::ranges::sort(pages);
+    map_all(users, pages); // map() refuses what stands for nothing
+}
+
+bool DirectUsers::map_missed(Space& space, std::uint64_t address, Wanted wanted) {
+    const bool alone = space.users->find(address) != nullptr;
+    if (!map(*space.users, address, wanted))
+        return false;
+    if (!alone)
+        map_around(space, address, wanted == Wanted::Code);
+    return true;
+}
+
+/// What must not run in the page of code at `linear`, writes to which are told of from now on.
+const DirectUsers::Places& DirectUsers::watch(const RamView::Region& region, std::uint64_t gpa,
+                                              std::uint64_t linear) {
+    const std::uint64_t number = cx_.ram.page_number(region.states[(gpa - region.base) >> 12]);
+    code_marks_.set(number);
+    while (!watch_({&gpa, 1})) {
+    }
+    if (const auto known = secretive_.find(number); known != secretive_.end())
+        return known->second;
+    PageBytes code;
+    code.end = PageBytes::kBefore + PageBytes::kPage;
+    std::memcpy(code.bytes.data() + code.first, region.host + (gpa - region.base), kPageBytes);
+    const auto neighbour = [&](std::uint64_t at) -> const std::byte* {
+        memory::Gpa there;
+        return translate_quietly(cx_, at, there) ? cx_.ram.host(there.value) : nullptr;
+    };
+    const std::uint64_t page = linear & ~kPageOffset;
+    if (const auto* const behind = neighbour(page + kPageBytes); behind != nullptr) {
+        std::memcpy(code.bytes.data() + code.end, behind, PageBytes::kBehind);
+        code.end += PageBytes::kBehind;
+    }
+    if (const auto* const before = neighbour(page - PageBytes::kBefore); before != nullptr) {
+        std::memcpy(code.bytes.data(), before, PageBytes::kBefore);
+        code.first = 0;
+    }
+    return secretive_[number] = secretive_instructions(code);
+}
+
+/// False: the page is for the translator.
+bool DirectUsers::map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
+                           std::uint64_t gpa, UserSpace::Page page, Wanted wanted) {
+    const Places& secretive = watch(region, gpa, linear);
+    // What only may be executed soon takes no breakpoints from what is.
+    if (wanted != Wanted::Code && !secretive.empty())
+        return false;
+    page.rights = UserSpace::Rights::ReadExecute;
+    if (secretive.size() <= users.most_refused())
+        return users.map_code(linear, page, secretive);
+    // More than there are breakpoints: in a copy they are replaced, but only those that surely are
+    // instructions. An operand that was replaced would be read by the one whose it is.
+    Places known, others;
+    for (const std::uint16_t place : secretive)
+        (is_instruction_(gpa + place) ? known : others).push_back(place);
+    std::byte* const copy = others.size() <= users.most_refused() ? users.next_copy() : nullptr;
+    if (copy == nullptr)
+        return false;
+    constexpr std::byte kHlt{0xf4};
+    std::memcpy(copy, region.host + (gpa - region.base), kPageBytes);
+    for (const std::uint16_t place : known)
+        copy[place] = kHlt;
+    page.rights = UserSpace::Rights::Execute;
+    return users.map_code(linear, page, others);
+}
+
+bool DirectUsers::can_map(UserSpace& users, std::uint64_t linear) {
+    return linear >= kFirstPage && linear < StubProcess::kEnd && !users.stub().is_own(linear);
+}
+
+bool DirectUsers::is_text(const Translation& to) const {
+    return (allowed(cx_, to) & permission(AccessType::Execute, Privilege::User)) != 0 &&
+           !to.writable;
+}
+
+/// The page at `linear` with the rights that the guest gives; not those to
+/// write and to execute at once. Sets the A bit, as whatever looks ahead in a table may.
+bool DirectUsers::map(UserSpace& users, std::uint64_t linear, Wanted wanted) {
+    if (!can_map(users, linear))
+        return false;
+    Translation to;
+    const auto access = wanted == Wanted::Code ? AccessType::Execute : AccessType::Read;
+    if (!translate(cx_, linear, access, Privilege::User, to))
+        return false;
+    const std::uint64_t gpa = to.gpa.value & ~kPageOffset;
+    const RamView::Region* const region = cx_.ram.find(gpa);
+    if (region == nullptr)
+        return false;
+    const auto& state = region->states[(gpa - region->base) >> 12];
+    const std::uint16_t rights = allowed(cx_, to);
+    const auto may = [&](AccessType type) {
+        return (rights & permission(type, Privilege::User)) != 0;
+    };
+    UserSpace::Page page{.ram_page = cx_.ram.page_number(state), .page_shift = to.page_shift};
+    ++counts_.pages;
+    if (wanted == Wanted::Code || (wanted == Wanted::Any && is_text(to))) {
+        const bool mapped = map_code(users, linear, *region, gpa, page, wanted);
+        if (mapped || wanted == Wanted::Code)
+            return mapped;
+    }
+    if (may(AccessType::Write) && cx_.ram.may_keep_writing(state))
+        page.rights = UserSpace::Rights::ReadWrite;
+    else if (wanted == Wanted::Write)
+        return false;
+    users.map(linear, page);
+    return true;
+}
+
+/// Neighbours of what was missed, as it costs much less than to miss them. All of a large page, and
+/// ever more where one window after the other is missed.
+void DirectUsers::map_around(Space& space, std::uint64_t linear, bool code) {
+    UserSpace& users = *space.users;
+    const UserSpace::Page* const missed = users.find(linear);
+    const bool large = missed != nullptr && missed->page_shift > 12 && !code;
+    const bool goes_on = linear - space.ahead < kPageBytes;
+    space.window = goes_on ? std::min(2 * space.window, kLargeBytes) : kWindow;
+    const std::uint64_t first = large     ? linear & ~(kLargeBytes - 1)
+                                : goes_on ? space.ahead
+                                          : linear & ~(kWindow - 1);
+    const std::uint64_t end = first + (large ? kLargeBytes : space.window);
+    std::vector<std::uint64_t> pages;
+    for (std::uint64_t page = first; page < end; page += kPageBytes)
+        pages.push_back(page);
+    map_all(users, pages);
+    space.ahead = end;
+}
+
+/// Those that can be and are not yet. To watch much code at once costs little more than a page.
+void DirectUsers::map_all(UserSpace& users, std::span<const std::uint64_t> pages) {
+    std::vector<std::uint64_t> code;
+    for (const std::uint64_t page : pages) {
+        Translation to;
+        if (can_map(users, page) && users.find(page) == nullptr &&
+            translate(cx_, page, AccessType::Read, Privilege::User, to) && is_text(to) &&
+            cx_.ram.find(to.gpa.value) != nullptr)
+            code.push_back(to.gpa.value & ~kPageOffset);
+    }
+    watch_(code);
+    for (const std::uint64_t page : pages)
+        if (users.find(page) == nullptr)
+            map(users, page, Wanted::Any);
+}
+
+} // namespace doppel::cpu::x86::frontend
