@@ -276,19 +276,18 @@ void CodeCache::forget(Block& block, std::uint64_t gpa_page) {
 
 bool CodeCache::page_has_code(std::uint64_t gpa_page) const { return pages_.contains(gpa_page); }
 
-std::vector<const Block*> CodeCache::blocks_over(std::uint64_t gpa) const {
-    const std::uint64_t page = gpa & ~std::uint64_t{0xfff};
-    std::vector<const Block*> over;
-    const auto found = pages_.find(page);
+std::vector<const Block*> CodeCache::blocks_in(std::uint64_t gpa_page) const {
+    std::vector<const Block*> in;
+    const auto found = pages_.find(gpa_page);
     if (found == pages_.end())
-        return over;
+        return in;
     for (std::uint32_t number = found->second; number != Block::kNone;) {
-        Block& block = blocks_[number];
-        number = next_of(block, page);
-        if (!block.dead && gpa - block.key.gpa < block.guest_bytes)
-            over.push_back(&block);
+        const Block& block = blocks_[number];
+        number = next_of(blocks_[number], gpa_page);
+        if (!block.dead && (block.key.gpa & ~std::uint64_t{0xfff}) == gpa_page)
+            in.push_back(&block);
     }
-    return over;
+    return in;
 }
 
 bool CodeCache::overlaps(std::uint64_t gpa, std::uint64_t length_bytes) const {

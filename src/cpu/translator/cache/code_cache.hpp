@@ -138,9 +138,9 @@ public:
         return from.blocks == 0 ? nullptr
                                 : &blocks_[from.first_block + random / kArenas % from.blocks];
     }
+    /// Living blocks that begin in the page.
+    std::vector<const Block*> blocks_in(std::uint64_t gpa_page) const;
     /// A block was made from a byte of [gpa, gpa + length), which lies in one page.
-    /// Living blocks in whose guest code the byte at `gpa` is, which began in its page.
-    std::vector<const Block*> blocks_over(std::uint64_t gpa) const;
     bool overlaps(std::uint64_t gpa, std::uint64_t length_bytes) const;
     /// The block whose host code contains `address`, or nullptr.
     const Block* find_by_host(const void* address) const;

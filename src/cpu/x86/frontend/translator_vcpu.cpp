@@ -128,7 +128,7 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
                 [this](std::span<const std::uint64_t> pages) {
                     return world.watch_code(*this, pages);
                 },
-                [this](std::uint64_t gpa) { return world.is_instruction(gpa); });
+                [this](std::uint64_t page) { return world.users_blocks(page); });
             dispatcher.set_user_runner(direct.get());
         }
         world.attach({this, &dispatcher, &write_marks, direct.get()});

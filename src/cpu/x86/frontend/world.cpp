@@ -150,23 +150,13 @@ bool World::watch_code(Caller& caller, std::span<const std::uint64_t> gpa_pages)
                                [this](std::uint64_t page) { return is_code_page(page); });
 }
 
-bool World::is_instruction(std::uint64_t gpa) {
-    const auto* const page =
-        reinterpret_cast<const std::uint8_t*>(memory_.engine_page({gpa & ~kPageOffset}));
+std::vector<std::uint16_t> World::users_blocks(std::uint64_t gpa_page) {
+    std::vector<std::uint16_t> begins;
     const base::MutexLock lock{cache_->mutex()};
-    for (const Block* const block : cache_->blocks_over(gpa)) {
-        if ((block->key.mode & (mode::kUser | mode::kCode32)) != mode::kUser)
-            continue;
-        std::uint64_t at = block->key.gpa & kPageOffset;
-        const std::uint64_t place = gpa & kPageOffset;
-        Instruction instruction;
-        while (at < place &&
-               decode({page + at, 4096 - at}, CodeSize::Bits64, instruction) == DecodeStatus::Ok)
-            at += instruction.length;
-        if (at == place)
-            return true;
-    }
-    return false;
+    for (const Block* const block : cache_->blocks_in(gpa_page))
+        if ((block->key.mode & (mode::kUser | mode::kCode32)) == mode::kUser)
+            begins.push_back(static_cast<std::uint16_t>(block->key.gpa & kPageOffset));
+    return begins;
 }
 
 /// Those who may be executing it on the host's CPU.

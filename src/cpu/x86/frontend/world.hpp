@@ -64,8 +64,8 @@ public:
     /// Writes to the page are told of from now on (DirectUsers::code_written()), until one is.
     /// False: try again.
     bool watch_code(cpu::Rendezvous::Participant& caller, std::span<const std::uint64_t> gpa_pages);
-    /// Whether users' 64-bit code that has been translated has an instruction that begins at `gpa`.
-    bool is_instruction(std::uint64_t gpa);
+    /// Where blocks of users' 64-bit code begin in the page: offsets.
+    std::vector<std::uint16_t> users_blocks(std::uint64_t gpa_page);
     void link(const Site& site, std::uint64_t site_address, translator::Block& target);
     bool link_landing(const Site& site, std::uint64_t site_address, const std::uint8_t* host);
 

@@ -36,9 +36,9 @@ constexpr std::uint64_t kSingleStep = 1 << 14; // DR6.BS
 } // namespace
 
 DirectUsers::DirectUsers(SystemContext& cx, int ram, std::uint64_t ram_pages, When when,
-                         WatchCode watch, IsInstruction is_instruction)
-    : cx_{cx}, ram_{ram}, when_{when}, watch_{std::move(watch)},
-      is_instruction_{std::move(is_instruction)}, code_marks_{ram_pages} {
+                         WatchCode watch, Executed executed)
+    : cx_{cx}, ram_{ram}, when_{when}, watch_{std::move(watch)}, executed_{std::move(executed)},
+      code_marks_{ram_pages} {
     all_direct = when == When::Always;
 }
 
@@ -52,7 +52,7 @@ DirectUsers::Space& DirectUsers::find_space(std::uint64_t key) {
     }
     auto users = std::move(oldest->users);
     if (users != nullptr)
-        users->drop_all();
+        users->start_over();
     *oldest = Space{};
     oldest->users = std::move(users);
     oldest->key = key;
@@ -115,7 +115,7 @@ bool DirectUsers::give_process(Space& space) {
     if (count == kDirect) {
         oldest->direct = false;
         space.users = std::move(oldest->users);
-        space.users->drop_all();
+        space.users->start_over();
         return true;
     }
     auto stub = StubProcess::create(ram_);
@@ -164,7 +164,10 @@ void DirectUsers::give_up(Space& space) {
 /// Programs that do not fit the caches take three to four times as long in translated code, small
 /// loops twice as long: 2.75.
 void DirectUsers::weigh(Space& space, std::uint64_t total, std::uint64_t ran) {
-    const std::uint64_t useful = ran - std::min(ran, round_trip_);
+    const StubProcess& stub = space.users->stub();
+    const std::uint64_t round_trip =
+        stub.refuses_cpuid() ? stub.round_trip_cycles() : round_trip_; // the former costs more
+    const std::uint64_t useful = ran - std::min(ran, round_trip);
     const auto gain =
         static_cast<std::int64_t>(useful * 7 / 4) - static_cast<std::int64_t>(total - useful);
     counts_.cycles += useful;
@@ -275,7 +278,7 @@ void DirectUsers::drop_written() {
     }
     for (const std::uint64_t page : pages) {
         for_all([page](UserSpace& users) { users.drop_code(page); });
-        secretive_.erase(page);
+        forget_code(page);
         code_marks_.clear(page);
     }
 }
@@ -337,11 +340,34 @@ UserRunner::Next DirectUsers::serve(const StubProcess::Result& result, bool& aga
         state.pending_debug |= kSingleStep;
         cx_.changes |= change::kEvents;
         return Next::Around;
-    case Refused: look_again(); break;
+    case Refused:
+        note_instruction(state.rip);
+        look_again();
+        break;
     default: break;
     }
     ++counts_.other;
     return Next::Interpret;
+}
+
+/// In code whose writes are told of, for surely_begin().
+void DirectUsers::note_instruction(std::uint64_t rip) {
+    constexpr std::size_t kMost = 64;
+    memory::Gpa gpa;
+    if (!translate_quietly(cx_, rip, gpa) || cx_.ram.find(gpa.value) == nullptr)
+        return;
+    const std::uint64_t number = cx_.ram.page_number(cx_.ram.state(gpa.value));
+    const auto offset = static_cast<std::uint16_t>(rip & kPageOffset);
+    if (!secretive_.contains(number))
+        return;
+    Places& seen = seen_[number];
+    if (seen.size() < kMost && std::ranges::find(seen, offset) == seen.end())
+        seen.push_back(offset);
+}
+
+void DirectUsers::forget_code(std::uint64_t ram_page) {
+    secretive_.erase(ram_page);
+    seen_.erase(ram_page);
 }
 
 /// At the end of a page there may be half an instruction of which the other half was not known when
@@ -361,8 +387,10 @@ void DirectUsers::look_again() {
     if (is_secretive(code))
         return;
     const std::uint64_t number = cx_.ram.page_number(cx_.ram.state(here.value));
-    if (secretive_.erase(number) != 0)
+    if (secretive_.contains(number)) {
+        forget_code(number);
         for_all([number](UserSpace& users) { users.drop_code(number); });
+    }
 }
 
 /// Maps what was missed. False: only the instruction itself can tell what is to happen.
@@ -379,7 +407,10 @@ bool DirectUsers::serve_memory(Space& space, std::uint64_t address, bool& transl
     const bool fetch = address - rip < kLongestInstruction &&
                        (known == nullptr || !UserSpace::is_code(known->rights));
     const auto wanted = fetch ? Wanted::Code : known != nullptr ? Wanted::Write : Wanted::Any;
-    if (map_missed(space, address, wanted)) {
+    const bool mapped = map_missed(space, address, wanted);
+    if (fetch)
+        note_instruction(rip);
+    if (mapped) {
         space.missed_at = address;
         space.missed_rip = rip;
         return true;
@@ -421,6 +452,7 @@ void DirectUsers::drop_all_writes() {
 
 void DirectUsers::drop_code() {
     for_all([](UserSpace& users) { users.drop_all_code(); });
+    seen_.clear();
     secretive_.clear(); // writes are not told of any more
 }
 

@@ -17,6 +17,7 @@
 /// would. What it costs is weighed against what it gains all the time; who loses runs translated
 /// again, and is tried later and later.
 #include <array>
+#include <bitset>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -36,8 +37,8 @@ class DirectUsers final : public UserRunner {
 public:
     /// Makes pages of RAM such whose writes are told of (code_written()); false: try again.
     using WatchCode = std::function<bool(std::span<const std::uint64_t> gpa_pages)>;
-    /// Whether users' code that was executed has an instruction that begins there.
-    using IsInstruction = std::function<bool(std::uint64_t gpa)>;
+    /// Where users' code that was executed begins in the page: offsets.
+    using Executed = std::function<std::vector<std::uint16_t>(std::uint64_t gpa_page)>;
     enum class When : std::uint8_t {
         Worthwhile,
         Always, // for tests: all users, all the time
@@ -45,7 +46,7 @@ public:
 
     /// `ram`: the file of guest RAM, whose pages are in the order of their numbers.
     DirectUsers(SystemContext& cx, int ram, std::uint64_t ram_pages, When when, WatchCode watch,
-                IsInstruction is_instruction);
+                Executed executed);
 
     bool select(std::uint64_t key) override;
     bool interrupted(std::uint64_t key) override;
@@ -111,16 +112,22 @@ private:
     void weigh(Space& space, std::uint64_t total, std::uint64_t ran);
     Next serve(const StubProcess::Result& result, bool& again);
     void look_again();
+    void note_instruction(std::uint64_t rip);
+    void forget_code(std::uint64_t ram_page);
 
     enum class Wanted : std::uint8_t { Any, Write, Code };
     bool serve_memory(Space& space, std::uint64_t address, bool& translate);
     bool map_missed(Space& space, std::uint64_t address, Wanted wanted);
+    using Begins = std::bitset<4096>;
+    using Places = std::vector<std::uint16_t>; // offsets in a page
+    static Places to_refuse(UserSpace& users, Places secretive, const std::byte* code);
+    Places begins_in(std::uint64_t gpa) const;
+    Begins surely_begin(std::uint64_t linear, std::uint64_t gpa, const std::byte* code);
     bool map(UserSpace& users, std::uint64_t linear, Wanted wanted);
     void map_all(UserSpace& users, std::span<const std::uint64_t> pages);
     static bool can_map(UserSpace& users, std::uint64_t linear);
     bool is_text(const Translation& to) const;
     void map_around(Space& space, std::uint64_t linear, bool code);
-    using Places = std::vector<std::uint16_t>;
     const Places& watch(const RamView::Region& region, std::uint64_t gpa, std::uint64_t linear);
     bool map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
                   std::uint64_t gpa, UserSpace::Page page, Wanted wanted);
@@ -136,7 +143,7 @@ private:
     const int ram_;
     const When when_;
     const WatchCode watch_;
-    const IsInstruction is_instruction_;
+    const Executed executed_;
     cpu::WriteMarks code_marks_; // pages that may be executed
     std::array<Space, kSpaces> spaces_{};
     Space* current_ = nullptr;
@@ -146,8 +153,11 @@ private:
     bool holds_pages_ = false;
     std::uint64_t sampled_ = 0; // TSC: a user of this address space was interrupted
     std::uint64_t sampled_key_ = 0;
-    unsigned samples_ = 0;                                // in a row
-    std::unordered_map<std::uint64_t, Places> secretive_; // of watched pages, by their number
+    unsigned samples_ = 0; // in a row
+    // Of watched pages, by their number: what must not run there, …
+    std::unordered_map<std::uint64_t, Places> secretive_;
+    // … and where instructions began that the process could not execute or fetch.
+    std::unordered_map<std::uint64_t, Places> seen_;
     std::mutex written_mutex_;
     std::vector<std::uint64_t> written_; // pages of RAM with code
     std::atomic<bool> code_written_{false};

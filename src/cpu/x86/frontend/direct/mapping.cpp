@@ -87,26 +87,76 @@ const DirectUsers::Places& DirectUsers::watch(const RamView::Region& region, std
     return secretive_[number] = secretive_instructions(code);
 }
 
+/// Where users' code began in the page: with blocks, or where the process could not go on.
+DirectUsers::Places DirectUsers::begins_in(std::uint64_t gpa) const {
+    Places begins = executed_(gpa);
+    if (const auto seen = seen_.find(cx_.ram.page_number(cx_.ram.state(gpa))); seen != seen_.end())
+        begins.insert(begins.end(), seen->second.begin(), seen->second.end());
+    return begins;
+}
+
+/// Offsets in the page at `linear` at which instructions begin, as far as executed code tells: its
+/// own, and that of the pages nearby.
+DirectUsers::Begins DirectUsers::surely_begin(std::uint64_t linear, std::uint64_t gpa,
+                                              const std::byte* code) {
+    constexpr std::int64_t kPage = kPageBytes, kNearby = 4;
+    const auto bytes = [](const std::byte* page) {
+        return std::span{reinterpret_cast<const std::uint8_t*>(page), kPageBytes};
+    };
+    Places begins = begins_in(gpa);
+    for (std::int64_t i = -kNearby; i <= kNearby; ++i) {
+        memory::Gpa other;
+        if (i == 0 ||
+            !translate_quietly(cx_, linear + static_cast<std::uint64_t>(i * kPage), other))
+            continue;
+        const std::byte* const host = cx_.ram.host(other.value);
+        if (host == nullptr)
+            continue;
+        for (const std::int64_t target :
+             reached_instructions(bytes(host), begins_in(other.value)).outside)
+            if (const std::int64_t here = target + i * kPage; here >= 0 && here < kPage)
+                begins.push_back(static_cast<std::uint16_t>(here));
+    }
+    return reached_instructions(bytes(code), std::move(begins)).begins;
+}
+
+/// Of `secretive`, what must not run in this process.
+DirectUsers::Places DirectUsers::to_refuse(UserSpace& users, Places secretive,
+                                           const std::byte* code) {
+    if (users.stub().refuses_cpuid())
+        std::erase_if(secretive, [code](std::uint16_t place) {
+            return place + 1u < kPageBytes && code[place] == std::byte{0x0f} &&
+                   code[place + 1u] == std::byte{0xa2};
+        });
+    return secretive;
+}
+
 /// False: the page is for the translator.
 bool DirectUsers::map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
                            std::uint64_t gpa, UserSpace::Page page, Wanted wanted) {
+    const std::byte* const code = region.host + (gpa - region.base);
     const Places& secretive = watch(region, gpa, linear);
+    Places refused = to_refuse(users, secretive, code);
     // What only may be executed soon takes no breakpoints from what is.
-    if (wanted != Wanted::Code && !secretive.empty())
+    if (wanted != Wanted::Code && !refused.empty())
         return false;
+    if (refused.size() > users.free_breakpoints(linear) && users.short_of_breakpoints())
+        refused = to_refuse(users, secretive, code);
     page.rights = UserSpace::Rights::ReadExecute;
-    if (secretive.size() <= users.most_refused())
-        return users.map_code(linear, page, secretive);
-    // More than there are breakpoints: in a copy they are replaced, but only those that surely are
-    // instructions. An operand that was replaced would be read by the one whose it is.
-    Places known, others;
-    for (const std::uint16_t place : secretive)
-        (is_instruction_(gpa + place) ? known : others).push_back(place);
-    std::byte* const copy = others.size() <= users.most_refused() ? users.next_copy() : nullptr;
+    std::byte* const copy =
+        refused.size() > users.free_breakpoints(linear) ? users.next_copy() : nullptr;
     if (copy == nullptr)
-        return false;
+        return users.map_code(linear, page, refused);
+    // In a copy they are replaced, but only those that surely are instructions. An operand that was
+    // replaced would be read by the one whose it is.
+    const Begins begins = surely_begin(linear & ~kPageOffset, gpa, code);
+    Places known, others;
+    for (const std::uint16_t place : refused)
+        (begins.test(place) ? known : others).push_back(place);
+    if (known.empty() || others.size() > users.most_refused())
+        return users.map_code(linear, page, refused);
     constexpr std::byte kHlt{0xf4};
-    std::memcpy(copy, region.host + (gpa - region.base), kPageBytes);
+    std::memcpy(copy, code, kPageBytes);
     for (const std::uint16_t place : known)
         copy[place] = kHlt;
     page.rights = UserSpace::Rights::Execute;

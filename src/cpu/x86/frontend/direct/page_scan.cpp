@@ -105,6 +105,11 @@ bool is_secretive_opcode(Bytes behind) {
     }
 }
 
+bool is_relative(BranchKind branch) {
+    return branch == BranchKind::Jump || branch == BranchKind::Conditional ||
+           branch == BranchKind::Call;
+}
+
 /// INT 3, of two bytes, INT 4 and INT 80.
 bool is_interrupt(Bytes behind) {
     return behind.empty() || behind[0] == 3 || behind[0] == 4 || behind[0] == 0x80;
@@ -147,6 +152,32 @@ std::vector<std::uint16_t> secretive_instructions(const PageBytes& code) {
     std::ranges::sort(places);
     places.erase(std::ranges::unique(places).begin(), places.end());
     return places;
+}
+
+Reached reached_instructions(std::span<const std::uint8_t> page,
+                             std::vector<std::uint16_t> executed) {
+    Reached reached;
+    while (!executed.empty()) {
+        std::size_t at = executed.back();
+        executed.pop_back();
+        Instruction instruction;
+        while (at < page.size() && !reached.begins.test(at) &&
+               decode(page.subspan(at), CodeSize::Bits64, instruction) == DecodeStatus::Ok) {
+            reached.begins.set(at);
+            at += instruction.length;
+            const auto target =
+                static_cast<std::int64_t>(at) + static_cast<std::int64_t>(instruction.immediate);
+            const bool inside = target >= 0 && target < static_cast<std::int64_t>(page.size());
+            if (is_relative(instruction.branch) && inside)
+                executed.push_back(static_cast<std::uint16_t>(target));
+            else if (is_relative(instruction.branch))
+                reached.outside.push_back(target);
+            if (instruction.branch != BranchKind::None &&
+                instruction.branch != BranchKind::Conditional)
+                break;
+        }
+    }
+    return reached;
 }
 
 } // namespace doppel::cpu::x86::frontend

@@ -14,6 +14,7 @@
 /// program that means to may hide one behind bytes that are not executed either; it learns what any
 /// process of the host's may know.
 #include <array>
+#include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -33,5 +34,14 @@ struct PageBytes {
 bool is_secretive(std::span<const std::uint8_t> code);
 /// Where such instructions may begin: offsets in the page, ascending.
 std::vector<std::uint16_t> secretive_instructions(const PageBytes& code);
+
+/// Offsets in the page of code at which instructions surely begin, as they do at `executed`: behind
+/// one another, and where relative branches lead. Not behind calls, which may not return.
+struct Reached {
+    std::bitset<PageBytes::kPage> begins;
+    std::vector<std::int64_t> outside; // where they branch to in other pages: offsets, too
+};
+Reached reached_instructions(std::span<const std::uint8_t> page,
+                             std::vector<std::uint16_t> executed);
 
 } // namespace doppel::cpu::x86::frontend

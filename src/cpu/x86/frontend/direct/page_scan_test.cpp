@@ -58,6 +58,36 @@ TEST_CASE("one instruction") {
     CHECK_FALSE(is({0x90, 0x0f, 0xa2}));
 }
 
+TEST_CASE("what is reached from code that was executed") {
+    using doppel::cpu::x86::frontend::reached_instructions;
+    std::vector<std::uint8_t> code(PageBytes::kPage, 0x90);
+    const std::initializer_list<std::uint8_t> test{
+        0x74, 0x03,                   // 0: je 5
+        0x0f, 0xa2,                   // 2: cpuid
+        0xc3,                         // 4: ret
+        0xb8, 0x0f, 0xa2, 0x00, 0x00, // 5: mov eax
+        0xeb, 0x04,                   // 10: jmp 16
+        0x0f, 0xa2,                   // 12: not reached
+        0x90, 0x90,                   //
+        0xe8, 0x02, 0x00, 0x00, 0x00, // 16: call 23
+        0x0f, 0xa2,                   // 21: does it return?
+        0x0f, 0xa2,                   // 23: cpuid
+        0x75, 0x7f,                   // 25: jne 154
+        0xff, 0xe0,                   // 27: jmp rax
+    };
+    std::ranges::copy(test, code.begin());
+    const auto reached = reached_instructions(code, {0});
+    for (const std::size_t at : {0, 2, 4, 5, 10, 16, 23, 25, 27, 154, 155, 4095})
+        CHECK(reached.begins.test(at));
+    CHECK(reached.begins.count() == 9 + 4096 - 154);
+    CHECK(reached.outside.empty());
+    CHECK(reached_instructions(code, {}).begins.none());
+    CHECK(reached_instructions(code, {4095}).begins.count() == 1);
+    code[4094] = 0xeb; // jmp 4112
+    code[4095] = 0x10;
+    CHECK(reached_instructions(code, {4094}).outside == std::vector<std::int64_t>{4112});
+}
+
 TEST_CASE("one whose second byte is on the next page is found") {
     CHECK(secretive_instructions(page_with({0x90, 0x90, 0x90, 0x0f, 0xa2}, 4092)) == Places{4095});
     CHECK(secretive_instructions(page_with({0x90, 0x90, 0x90, 0x0f, 0xaf}, 4092)).empty()); // imul

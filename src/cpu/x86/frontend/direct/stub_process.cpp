@@ -33,6 +33,9 @@ namespace {
 constexpr int kSysemu = 31; // PTRACE_SYSEMU, which glibc has for other architectures only
 constexpr int kSyscallStop = SIGTRAP | 0x80; // PTRACE_O_TRACESYSGOOD
 constexpr unsigned kMemfdExec = 0x10;        // MFD_EXEC of Linux 6.3
+constexpr unsigned kSetCpuid = 0x1012;       // ARCH_SET_CPUID
+constexpr std::uint64_t kNeverBack = ~std::uint64_t{0};
+constexpr std::uint64_t kPlaceToTry = 0x10000;
 constexpr std::uint64_t kNoCall = ~std::uint64_t{0};
 constexpr int kExitStop = SIGTRAP | PTRACE_EVENT_EXIT << 8;
 
@@ -97,11 +100,15 @@ constexpr sock_filter end_with(std::uint32_t action) { return {BPF_RET | BPF_K, 
 /// The calls of the vsyscall page do not stop a traced process: the filter makes them signals.
 constexpr std::array kFilter{
     load_word(offsetof(seccomp_data, arch)),
-    skip_unless(AUDIT_ARCH_X86_64, 5),
+    skip_unless(AUDIT_ARCH_X86_64, 9),
     load_word(offsetof(seccomp_data, nr)),
     skip_unless(SYS_mmap, 1),
     end_with(SECCOMP_RET_ALLOW),
     skip_unless(SYS_munmap, 1),
+    end_with(SECCOMP_RET_ALLOW),
+    skip_unless(SYS_arch_prctl, 3),
+    load_word(offsetof(seccomp_data, args)),
+    skip_unless(kSetCpuid, 1),
     end_with(SECCOMP_RET_ALLOW),
     end_with(SECCOMP_RET_TRAP),
 };
@@ -194,34 +201,68 @@ base::Result<void> StubProcess::begin() {
 }
 
 base::Result<void> StubProcess::try_out() {
-    round_trip_cycles_ = ~std::uint64_t{0};
-    for (int i = 0; i < 6; ++i) {
-        const std::uint64_t from = __rdtsc();
-        if (run_at(own_ + code_.worked - 1).stop != Stop::Trapped)
-            return base::fail(base::Errc::Unsupported, "a process for guest users does not run");
-        round_trip_cycles_ = std::min<std::uint64_t>(round_trip_cycles_, __rdtsc() - from);
-    }
+    measure_round_trip();
+    if (round_trip_cycles_ == kNeverBack)
+        return base::fail(base::Errc::Unsupported, "a process for guest users does not run");
     // The first time takes milliseconds, which are better spent here.
     has_breakpoints_ = set_breakpoints({own_, own_, own_, own_}) && set_breakpoints({});
     // INT1: hosts differ in where it ends.
     int1_bytes_ = 0;
     int1_bytes_ = static_cast<std::uint8_t>(run_at(own_ + code_.int1).address - own_ - code_.int1);
     can_hide_ = try_to_hide();
+    can_refuse_cpuid_ = try_to_refuse_cpuid();
     return {};
 }
 
-/// By code that reads itself.
+void StubProcess::measure_round_trip() {
+    round_trip_cycles_ = kNeverBack;
+    for (int i = 0; i < 6; ++i) {
+        const std::uint64_t from = __rdtsc();
+        if (run_at(own_ + code_.worked - 1).stop != Stop::Trapped)
+            return;
+        round_trip_cycles_ = std::min<std::uint64_t>(round_trip_cycles_, __rdtsc() - from);
+    }
+}
+
+/// How it stops when it runs from the beginning, and from `second` on.
+std::array<StubProcess::Stop, 2> StubProcess::try_code(std::span<const std::uint8_t> code,
+                                                       std::uint64_t second) {
+    std::memcpy(copies_, code.data(), code.size());
+    map(kPlaceToTry, 4096, 0, Rights::Execute);
+    if (!flush())
+        return {Stop::Lost, Stop::Lost};
+    const std::array stops{run_at(kPlaceToTry).stop, run_at(kPlaceToTry + second).stop};
+    unmap(kPlaceToTry, 4096);
+    return flush() ? stops : std::array{Stop::Lost, Stop::Lost};
+}
+
+/// By code that reads itself: mov eax,[rip-6]; int3.
 bool StubProcess::try_to_hide() {
-    constexpr std::array<std::uint8_t, 7> kCode{0x8b, 0x05, 0xfa,
-                                                0xff, 0xff, 0xff, // mov eax,[rip-6]
-                                                0xcc};
-    constexpr std::uint64_t kPlace = 0x10000;
-    std::memcpy(copies_, kCode.data(), kCode.size());
-    map(kPlace, 4096, 0, Rights::Execute);
-    const bool can =
-        flush() && run_at(kPlace).stop == Stop::Memory && run_at(kPlace + 6).stop == Stop::Trapped;
-    unmap(kPlace, 4096);
+    return try_code(std::array<std::uint8_t, 7>{0x8b, 0x05, 0xfa, 0xff, 0xff, 0xff, 0xcc}, 6) ==
+           std::array{Stop::Memory, Stop::Trapped};
+}
+
+/// Where it costs nothing it stays so. CPUID; int3.
+bool StubProcess::try_to_refuse_cpuid() {
+    constexpr std::uint64_t kNothing = 4000; // cycles
+    const std::uint64_t without = round_trip_cycles_;
+    const bool can = refuse_cpuid(true) && try_code(std::array<std::uint8_t, 3>{0x0f, 0xa2, 0xcc},
+                                                    2) == std::array{Stop::Refused, Stop::Trapped};
+    if (can && round_trip_cycles_ < without + kNothing)
+        return true;
+    if (refuses_cpuid_ && !refuse_cpuid(false))
+        end();
+    unmap_all();
     return flush() && can;
+}
+
+bool StubProcess::refuse_cpuid(bool yes) {
+    add(SYS_arch_prctl, {kSetCpuid, yes ? 0u : 1u});
+    if (!flush())
+        return false;
+    refuses_cpuid_ = yes;
+    measure_round_trip();
+    return round_trip_cycles_ != kNeverBack;
 }
 
 /// With nothing in the registers. Of the result `address` is where it has come to, unless that of

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include <sys/types.h>
 
@@ -60,6 +61,12 @@ public:
     void end(); // of the process, for good
     bool alive() const { return pid_ != 0; }
     pid_t pid() const { return pid_; }
+    /// CPUID can be Refused (Intel SDM Vol. 2A, CPUID faulting). It costs a virtual machine two
+    /// writes of an MSR a visit, each of which its host may have to execute.
+    bool can_refuse_cpuid() const { return can_refuse_cpuid_; }
+    bool refuses_cpuid() const { return refuses_cpuid_; }
+    /// False: it can not. What is flush()ed along may not have been done.
+    bool refuse_cpuid(bool yes);
     bool has_breakpoints() const { return has_breakpoints_; }
     /// Instructions at these linear addresses, 0 for none, are Refused from now on.
     static constexpr std::size_t kBreakpoints = 4;
@@ -109,7 +116,10 @@ private:
     base::Result<void> begin();
     void confine();
     base::Result<void> try_out();
+    void measure_round_trip();
     bool try_to_hide();
+    bool try_to_refuse_cpuid();
+    std::array<Stop, 2> try_code(std::span<const std::uint8_t> code, std::uint64_t second);
     Result run_at(std::uint64_t place);
     void add(std::uint64_t number, std::array<std::uint64_t, 6> arguments);
     enum class Seen : std::uint8_t { Stopped, Exiting, Gone };
@@ -130,6 +140,8 @@ private:
     base::UniqueFd copies_fd_;
     std::byte* copies_ = nullptr;
     bool can_hide_ = false;
+    bool can_refuse_cpuid_ = false;
+    bool refuses_cpuid_ = false;
     std::uint8_t int1_bytes_ = 1; // how far it is behind an INT1 that rip is
     base::UniqueFd handle_;       // of the process: whom to poke
     std::atomic<bool> running_{false};

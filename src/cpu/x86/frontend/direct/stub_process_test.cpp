@@ -226,6 +226,18 @@ TEST_CASE("instructions are refused where there are breakpoints") {
     CHECK(rig.run({0x90, 0x90, 0x90, 0xcc}).stop == Stop::Trapped);
 }
 
+TEST_CASE("CPUID can be refused where the host's CPU can") {
+    Rig rig;
+    if (!rig.stub->can_refuse_cpuid())
+        return;
+    for (const bool yes : {true, false}) {
+        CHECK(rig.stub->refuse_cpuid(yes));
+        CHECK(rig.stub->refuses_cpuid() == yes);
+        CHECK(rig.run({0x0f, 0xa2, 0xcc}).stop == (yes ? Stop::Refused : Stop::Trapped));
+        CHECK(rig.registers.rip == Rig::kCode + (yes ? 0 : 2));
+    }
+}
+
 TEST_CASE("code that is hidden is executed and not read") {
     Rig rig;
     if (rig.stub->copies() == 0)

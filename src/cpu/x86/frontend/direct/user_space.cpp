@@ -11,6 +11,8 @@ constexpr std::uint64_t kPageBytes = 4096;
 constexpr std::uint64_t kLarge = 512;    // pages of 2 MiB
 constexpr std::size_t kManyDoubts = 256; // ranges, when all at once is as well
 
+std::uint64_t page_of(std::uint64_t linear) { return linear & ~(kPageBytes - 1); }
+
 } // namespace
 
 const UserSpace::Page* UserSpace::find(std::uint64_t linear) const {
@@ -68,19 +70,45 @@ void UserSpace::note(std::uint64_t linear, const Page& page) {
 
 void UserSpace::map(std::uint64_t linear, const Page& page) {
     note(linear, page);
-    stub_->map(linear & ~(kPageBytes - 1), kPageBytes, page.ram_page * kPageBytes, page.rights);
+    stub_->map(page_of(linear), kPageBytes, page.ram_page * kPageBytes, page.rights);
+}
+
+/// A breakpoint in a page that is mapped to be executed.
+bool UserSpace::guards(std::uint64_t place) const {
+    const Page* const page = find(place);
+    return place != 0 && page != nullptr && is_code(page->rights);
+}
+
+std::size_t UserSpace::free_breakpoints(std::uint64_t linear) const {
+    return most_refused() -
+           static_cast<std::size_t>(std::ranges::count_if(breakpoints_, [&](std::uint64_t place) {
+               return page_of(place) != page_of(linear) && guards(place);
+           }));
+}
+
+/// One that guards nothing, or else another page's in turn.
+std::uint64_t& UserSpace::breakpoint_for(std::uint64_t page) {
+    for (std::uint64_t& place : breakpoints_)
+        if (page_of(place) != page && !guards(place))
+            return place;
+    while (page_of(breakpoints_.at(next_ % breakpoints_.size())) == page)
+        ++next_;
+    return breakpoints_.at(next_++ % breakpoints_.size());
 }
 
 bool UserSpace::map_code(std::uint64_t linear, const Page& page,
                          const std::vector<std::uint16_t>& refused) {
     if (refused.size() > most_refused())
         return false;
-    const std::uint64_t first = linear & ~(kPageBytes - 1);
+    const std::uint64_t first = page_of(linear);
+    for (std::uint64_t& place : breakpoints_)
+        if (page_of(place) == first) {
+            place = 0;
+            moved_ = true;
+        }
     for (const std::uint16_t offset : refused) {
-        // Whose it was has to come and ask again, where it is still there.
-        std::uint64_t& place = breakpoints_.at(next_++ % breakpoints_.size());
-        if ((place & ~(kPageBytes - 1)) != first)
-            drop_code_at(place);
+        std::uint64_t& place = breakpoint_for(first);
+        drop_code_at(place); // whose it was has to come and ask again
         place = first + offset;
         moved_ = true;
     }
@@ -133,6 +161,21 @@ void UserSpace::doubt(std::uint64_t linear) {
 void UserSpace::doubt_all() {
     doubted_.clear();
     all_doubted_ = true;
+}
+
+void UserSpace::start_over() {
+    drop_all();
+    shortages_ = 0;
+    if (stub_->refuses_cpuid() && !stub_->refuse_cpuid(false))
+        stub_->end();
+}
+
+bool UserSpace::short_of_breakpoints() {
+    constexpr unsigned kMany = 8;
+    if (!stub_->can_refuse_cpuid() || stub_->refuses_cpuid() || ++shortages_ < kMany)
+        return false;
+    drop_all_code();
+    return stub_->refuse_cpuid(true);
 }
 
 void UserSpace::drop_all() {

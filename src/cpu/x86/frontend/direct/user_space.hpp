@@ -39,6 +39,10 @@ public:
     std::size_t most_refused() const {
         return stub_->has_breakpoints() ? StubProcess::kBreakpoints : 0;
     }
+    /// How many without taking one from another page, for that at `linear`.
+    std::size_t free_breakpoints(std::uint64_t linear) const;
+    /// They were too few. True: it was so often; the process refuses CPUID from now on.
+    [[nodiscard]] bool short_of_breakpoints();
     /// Where map_code() with Rights::Execute will take the code from. nullptr: that cannot be.
     std::byte* next_copy();
     static bool is_code(Rights rights) {
@@ -51,6 +55,7 @@ public:
     void doubt_all();
 
     void drop_all();
+    void start_over(); // for another address space
     void drop_write(std::uint64_t ram_page);
     void drop_code(std::uint64_t ram_page);
     void drop_all_writes();
@@ -66,13 +71,16 @@ private:
     void forget(std::uint64_t number, const Page& page);
     void note(std::uint64_t linear, const Page& page);
     void drop_code_at(std::uint64_t linear);
+    bool guards(std::uint64_t place) const;
+    std::uint64_t& breakpoint_for(std::uint64_t page);
     void resolve(const StillSo& still_so);
     bool arrange();
 
     std::unique_ptr<StubProcess> stub_;
-    StubProcess::Breakpoints breakpoints_{};        // where they should be …
-    bool moved_ = false;                            // … but are not yet
-    std::size_t copies_ = 0;                        // in use
+    StubProcess::Breakpoints breakpoints_{}; // where they should be …
+    bool moved_ = false;                     // … but are not yet
+    std::size_t copies_ = 0;                 // in use
+    unsigned shortages_ = 0;
     std::size_t next_ = 0;                          // of them, to be taken from its page
     std::unordered_map<std::uint64_t, Page> pages_; // by linear page number
     std::unordered_multimap<std::uint64_t, std::uint64_t> by_ram_page_;
