@@ -464,7 +464,7 @@ void unpack(const user_regs_struct& from, StubProcess::Registers& to) {
 /// From the standard format in which the kernel tells them; the 48 bytes that are software's stay.
 bool read_vectors(pid_t pid, XsaveArea& to) {
     constexpr std::size_t kSoftware = 464, kHeader = 512, kExtended = 576;
-    alignas(64) std::array<std::byte, 16384> area;
+    alignas(64) std::array<std::byte, XsaveArea::kBytes> area; // others are not asked for
     iovec place{area.data(), area.size()};
     if (trace(PTRACE_GETREGSET, pid, NT_X86_XSTATE, &place) != 0 ||
         place.iov_len < XsaveArea::kBytes)
