@@ -155,6 +155,7 @@ void DirectUsers::give_up(Space& space) {
         return;
     ++counts_.given_up;
     space.direct = false;
+    space.users->stop_refusing();
     const bool gained = space.balance > 0;
     space.failures = gained ? 0 : std::min(space.failures + 1, kMostDoublings);
     space.not_before = gained ? 0 : __rdtsc() + (kFirstWait << space.failures);

@@ -140,7 +140,8 @@ bool DirectUsers::map_code(UserSpace& users, std::uint64_t linear, const RamView
     // What only may be executed soon takes no breakpoints from what is.
     if (wanted != Wanted::Code && !refused.empty())
         return false;
-    if (refused.size() > users.free_breakpoints(linear) && users.short_of_breakpoints())
+    if (refused.size() > users.free_breakpoints(linear) &&
+        users.short_of_breakpoints(refused.size()))
         refused = to_refuse(users, secretive, code);
     page.rights = UserSpace::Rights::ReadExecute;
     std::byte* const copy =

@@ -2,8 +2,11 @@
 #include "cpu/x86/frontend/direct/same_cpu.hpp"
 
 #include <ctime>
+#include <utility>
 
 namespace doppel::cpu::x86::frontend {
+
+std::array<std::atomic<bool>, CPU_SETSIZE> SameCpu::taken_{};
 
 namespace {
 
@@ -41,6 +44,11 @@ void SameCpu::bind(pid_t other) {
     const int cpu = ::sched_getcpu();
     if (cpu < 0 || cpu >= CPU_SETSIZE || ::sched_getaffinity(0, sizeof callers_, &callers_) != 0)
         return;
+    if (taken_.at(static_cast<std::size_t>(cpu)).exchange(true)) {
+        release(other);
+        return;
+    }
+    taken_by_us_ = cpu;
     CPU_ZERO(&one_);
     CPU_SET(cpu, &one_);
     if (others_cpu_ != cpu) {
@@ -56,6 +64,8 @@ void SameCpu::after(pid_t other) {
     const bool judged = long_ && took >= kLong;
     long_ = took >= kLong;
     shared_ = judged ? (time_used(other) - used_before_) * 4 < took * 3 : shared_ && long_;
+    if (taken_by_us_ >= 0)
+        taken_.at(static_cast<std::size_t>(std::exchange(taken_by_us_, -1))) = false;
     if (!bound_)
         return;
     bound_ = false;

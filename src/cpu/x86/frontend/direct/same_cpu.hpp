@@ -6,7 +6,10 @@
 /// its caches are cold, and to wake a CPU of a virtual machine from its sleep may take 40 µs, where
 /// the switch on one CPU takes two. So the process is bound to the CPU on which the caller is, and
 /// the caller too while it waits. What is bound cannot be moved to where there is room: hence
-/// neither is after a turn during which the CPU was others' as well.
+/// neither is after a turn during which the CPU was others' as well, nor where another pair is
+/// bound already.
+#include <array>
+#include <atomic>
 #include <chrono>
 
 #include <sched.h>
@@ -27,9 +30,13 @@ private:
     void bind(pid_t other);
     void release(pid_t other);
 
+    /// CPUs on which one of us takes a turn.
+    static std::array<std::atomic<bool>, CPU_SETSIZE> taken_;
+
     cpu_set_t callers_{}; // where it may be
     cpu_set_t one_{};
     int others_cpu_ = -1; // to which it is bound
+    int taken_by_us_ = -1;
     bool bound_ = false;  // the caller
     bool long_ = false;   // was the last turn, …
     bool shared_ = false; // … and others used the CPU

@@ -248,7 +248,8 @@ bool StubProcess::try_to_refuse_cpuid() {
     const std::uint64_t without = round_trip_cycles_;
     const bool can = refuse_cpuid(true) && try_code(std::array<std::uint8_t, 3>{0x0f, 0xa2, 0xcc},
                                                     2) == std::array{Stop::Refused, Stop::Trapped};
-    if (can && round_trip_cycles_ < without + kNothing)
+    refusing_is_free_ = can && round_trip_cycles_ < without + kNothing;
+    if (refusing_is_free_)
         return true;
     if (refuses_cpuid_ && !refuse_cpuid(false))
         end();

@@ -65,6 +65,7 @@ public:
     /// writes of an MSR a visit, each of which its host may have to execute.
     bool can_refuse_cpuid() const { return can_refuse_cpuid_; }
     bool refuses_cpuid() const { return refuses_cpuid_; }
+    bool refusing_is_free() const { return refusing_is_free_; }
     /// False: it can not. What is flush()ed along may not have been done.
     bool refuse_cpuid(bool yes);
     bool has_breakpoints() const { return has_breakpoints_; }
@@ -142,6 +143,7 @@ private:
     bool can_hide_ = false;
     bool can_refuse_cpuid_ = false;
     bool refuses_cpuid_ = false;
+    bool refusing_is_free_ = false;
     std::uint8_t int1_bytes_ = 1; // how far it is behind an INT1 that rip is
     base::UniqueFd handle_;       // of the process: whom to poke
     std::atomic<bool> running_{false};

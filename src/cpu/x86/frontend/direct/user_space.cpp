@@ -9,6 +9,7 @@ namespace {
 
 constexpr std::uint64_t kPageBytes = 4096;
 constexpr std::uint64_t kLarge = 512;    // pages of 2 MiB
+constexpr unsigned kWindow = 600;        // visits
 constexpr std::size_t kManyDoubts = 256; // ranges, when all at once is as well
 
 std::uint64_t page_of(std::uint64_t linear) { return linear & ~(kPageBytes - 1); }
@@ -165,14 +166,26 @@ void UserSpace::doubt_all() {
 
 void UserSpace::start_over() {
     drop_all();
-    shortages_ = 0;
-    if (stub_->refuses_cpuid() && !stub_->refuse_cpuid(false))
-        stub_->end();
+    stop_refusing();
 }
 
-bool UserSpace::short_of_breakpoints() {
-    constexpr unsigned kMany = 8;
-    if (!stub_->can_refuse_cpuid() || stub_->refuses_cpuid() || ++shortages_ < kMany)
+void UserSpace::stop_refusing() {
+    shortages_ = 0;
+    if (stub_->refuses_cpuid() && stub_->alive() && !stub_->refusing_is_free()) {
+        drop_all_code();
+        if (!stub_->refuse_cpuid(false))
+            stub_->end();
+    }
+}
+
+bool UserSpace::short_of_breakpoints(std::size_t wanted) {
+    // To take breakpoints from another page costs a visit, to leave a page to the translator twenty
+    // times that, and to refuse CPUID about half of one for each.
+    constexpr unsigned kMany = kWindow / 2, kLeftToTranslator = 20;
+    if (!stub_->can_refuse_cpuid() || stub_->refuses_cpuid())
+        return false;
+    shortages_ += wanted > most_refused() ? kLeftToTranslator : 1;
+    if (shortages_ < kMany)
         return false;
     drop_all_code();
     return stub_->refuse_cpuid(true);
@@ -218,6 +231,8 @@ void UserSpace::resolve(const StillSo& still_so) {
 }
 
 bool UserSpace::sync(const StillSo& still_so) {
+    if (++visits_ % kWindow == 0)
+        shortages_ = 0;
     resolve(still_so);
     return arrange();
 }

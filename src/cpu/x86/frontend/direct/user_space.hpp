@@ -41,8 +41,10 @@ public:
     }
     /// How many without taking one from another page, for that at `linear`.
     std::size_t free_breakpoints(std::uint64_t linear) const;
-    /// They were too few. True: it was so often; the process refuses CPUID from now on.
-    [[nodiscard]] bool short_of_breakpoints();
+    /// A page wants more than there are. True: that costs more than if the process refuses CPUID,
+    /// as it does from now on, which makes visits dearer.
+    [[nodiscard]] bool short_of_breakpoints(std::size_t wanted);
+    void stop_refusing(); // CPUID, unless that costs nothing
     /// Where map_code() with Rights::Execute will take the code from. nullptr: that cannot be.
     std::byte* next_copy();
     static bool is_code(Rights rights) {
@@ -77,10 +79,10 @@ private:
     bool arrange();
 
     std::unique_ptr<StubProcess> stub_;
-    StubProcess::Breakpoints breakpoints_{}; // where they should be …
-    bool moved_ = false;                     // … but are not yet
-    std::size_t copies_ = 0;                 // in use
-    unsigned shortages_ = 0;
+    StubProcess::Breakpoints breakpoints_{};        // where they should be …
+    bool moved_ = false;                            // … but are not yet
+    std::size_t copies_ = 0;                        // in use
+    unsigned visits_ = 0, shortages_ = 0;           // the latter in a window of the former
     std::size_t next_ = 0;                          // of them, to be taken from its page
     std::unordered_map<std::uint64_t, Page> pages_; // by linear page number
     std::unordered_multimap<std::uint64_t, std::uint64_t> by_ram_page_;
