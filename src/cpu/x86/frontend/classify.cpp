@@ -213,6 +213,11 @@ Treatment classify_bit_string(const Instruction& in, std::uint32_t mode) {
                 Treatment::BitString);
 }
 
+/// F3 REX.B 90: on hosts of Intel's it is PAUSE. Ours is one on every host.
+bool is_xchg_or_pause(const Instruction& in) {
+    return in.op == Op::Xchg && in.opcode == 0x90 && in.rep();
+}
+
 bool can_execute(const Instruction& in, std::uint32_t mode, const FeatureSet& features) {
     return (in.feature == IsaFeature::None || features.has(in.feature)) && unit_enabled(in, mode) &&
            plain_memory(in) && ((mode & mode::kCode32) == 0 || fits_flat32(in));
@@ -250,7 +255,7 @@ Treatment classify(const Instruction& in, std::uint32_t mode, const FeatureSet& 
     }
     if (is_bit_string(in))
         return classify_bit_string(in, mode);
-    if (is_awkward_high_byte(in))
+    if (is_awkward_high_byte(in) || is_xchg_or_pause(in))
         return Treatment::Interpret;
     return is_generic_integer(in.op) || is_generic_vector(in.op) ? Treatment::Generic
                                                                  : classify_system(in, mode);
