@@ -449,6 +449,7 @@ void TlbSet::drop_all_writes() {
             drop_stack(view);
             for (std::uint32_t i = 0; i < view.touched_count; ++i)
                 view.tlb->wtag[view.touched[i]] = TlbInstance::empty_tag(view.touched[i]);
+            clear(view.written);
         }
     }
 }

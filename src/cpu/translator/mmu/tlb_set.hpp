@@ -102,8 +102,8 @@ public:
     void flush_page(std::uint16_t pcid, std::uint64_t linear);
     /// Branch caches of all instances (code was dropped, or decodes differently now).
     void flush_branches();
-    /// Takes write permission from every entry of these host pages.
     using HostPages = std::span<const std::byte* const>;
+    /// Takes write permission from every entry of these host pages.
     void drop_write(HostPages pages);
     void drop_all_writes();
 

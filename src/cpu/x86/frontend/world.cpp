@@ -114,14 +114,18 @@ bool World::is_code_page(std::uint64_t gpa_page) {
 
 void World::make_code_pages(Caller& caller, std::span<const std::uint64_t> gpa_pages) {
     std::vector<Member> known;
-    std::vector<const std::byte*> hosts;
+    std::vector<const std::byte*> hosts; // of those that are written to …
+    std::vector<std::uint64_t>
+        numbers; // … no others: they may be again by the time all stand still
     for (const std::uint64_t page : gpa_pages) {
         const RamView::State& state = ram_.state(page);
         if ((state.load(std::memory_order_acquire) & GuestMemory::kPageCode) == 0)
             memory_.set_code_page({page}, true);
-        const std::vector<Member> writing = writers(state); // others cannot become any more
-        if (!writing.empty())
+        const std::vector<Member> writing = writers(state);
+        if (!writing.empty()) {
             hosts.push_back(memory_.engine_page({page}));
+            numbers.push_back(ram_.page_number(state));
+        }
         for (const Member& member : writing)
             if (std::ranges::find(known, member.vcpu, &Member::vcpu) == known.end())
                 known.push_back(member);
@@ -131,8 +135,8 @@ void World::make_code_pages(Caller& caller, std::span<const std::uint64_t> gpa_p
     const auto take_permission = [&] {
         for (const Member& member : known) {
             member.dispatcher->drop_write(hosts);
-            for (const std::uint64_t page : gpa_pages)
-                member.marks->clear(ram_.page_number(ram_.state(page)));
+            for (const std::uint64_t number : numbers)
+                member.marks->clear(number);
         }
     };
     std::vector<Caller*> vcpus;

@@ -101,17 +101,19 @@ bool DirectUsers::interrupted(std::uint64_t key) {
 
 /// Of its own, or of the one that has not been used for longest.
 bool DirectUsers::give_process(Space& space) {
-    if (space.users != nullptr)
-        return true;
     Space* oldest = nullptr;
     std::size_t count = 0;
     for (Space& other : spaces_) {
+        if (other.users != nullptr && !other.users->stub().alive())
+            retire(other);
         if (other.users == nullptr)
             continue;
         ++count;
         if (oldest == nullptr || other.last_use < oldest->last_use)
             oldest = &other;
     }
+    if (space.users != nullptr)
+        return true;
     if (count == kDirect) {
         oldest->direct = false;
         space.users = std::move(oldest->users);
@@ -155,7 +157,8 @@ void DirectUsers::give_up(Space& space) {
         return;
     ++counts_.given_up;
     space.direct = false;
-    space.users->stop_refusing();
+    if (space.users != nullptr)
+        space.users->stop_refusing();
     const bool gained = space.balance > 0;
     space.failures = gained ? 0 : std::min(space.failures + 1, kMostDoublings);
     space.not_before = gained ? 0 : __rdtsc() + (kFirstWait << space.failures);
@@ -266,7 +269,10 @@ bool DirectUsers::prepare(Space& space) {
             return false;
     if (const std::uint64_t awaited = std::exchange(space.awaited, 0); awaited != 0)
         map_missed(space, awaited, Wanted::Any);
-    return sync(*space.users) || sync(*space.users); // twice: there were too many pages
+    if (sync(*space.users) || sync(*space.users)) // twice: there were too many pages
+        return true;
+    retire(space);
+    return false;
 }
 
 void DirectUsers::drop_written() {
@@ -377,7 +383,12 @@ void DirectUsers::look_again() {
     const std::uint64_t rip = cx_.state.rip, behind = (rip | kPageOffset) + 1;
     memory::Gpa here, there;
     if (behind - rip >= kLongestInstruction || !translate_quietly(cx_, rip, here) ||
-        !translate_quietly(cx_, behind, there))
+        !translate_quietly(cx_, behind, there) || cx_.ram.find(here.value) == nullptr)
+        return;
+    const std::uint64_t number = cx_.ram.page_number(cx_.ram.state(here.value));
+    const auto known = secretive_.find(number);
+    if (known == secretive_.end() ||
+        !std::ranges::binary_search(known->second, static_cast<std::uint16_t>(rip & kPageOffset)))
         return;
     const auto *const first = cx_.ram.host(here.value), *const second = cx_.ram.host(there.value);
     if (first == nullptr || second == nullptr)
@@ -387,11 +398,8 @@ void DirectUsers::look_again() {
     std::memcpy(code.data() + (behind - rip), second, kLongestInstruction);
     if (is_secretive(code))
         return;
-    const std::uint64_t number = cx_.ram.page_number(cx_.ram.state(here.value));
-    if (secretive_.contains(number)) {
-        forget_code(number);
-        for_all([number](UserSpace& users) { users.drop_code(number); });
-    }
+    forget_code(number);
+    for_all([number](UserSpace& users) { users.drop_code(number); });
 }
 
 /// Maps what was missed. False: only the instruction itself can tell what is to happen.

@@ -120,7 +120,7 @@ private:
     bool map_missed(Space& space, std::uint64_t address, Wanted wanted);
     using Begins = std::bitset<4096>;
     using Places = std::vector<std::uint16_t>; // offsets in a page
-    static Places to_refuse(UserSpace& users, Places secretive, const std::byte* code);
+    static Places without_cpuid(Places secretive, const std::byte* code);
     Places begins_in(std::uint64_t gpa) const;
     Begins surely_begin(std::uint64_t linear, std::uint64_t gpa, const std::byte* code);
     bool map(UserSpace& users, std::uint64_t linear, Wanted wanted);

@@ -2,6 +2,7 @@
 /// Which pages users who run directly have, and with which rights.
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "cpu/x86/frontend/direct/direct_users.hpp"
 #include "cpu/x86/frontend/direct/page_scan.hpp"
@@ -112,22 +113,22 @@ DirectUsers::Begins DirectUsers::surely_begin(std::uint64_t linear, std::uint64_
         const std::byte* const host = cx_.ram.host(other.value);
         if (host == nullptr)
             continue;
-        for (const std::int64_t target :
-             reached_instructions(bytes(host), begins_in(other.value)).outside)
+        const Places theirs = begins_in(other.value);
+        const Reached reached = reached_instructions(bytes(host), theirs);
+        if (code_written_.load() || begins_in(other.value) != theirs)
+            continue; // written to meanwhile
+        for (const std::int64_t target : reached.outside)
             if (const std::int64_t here = target + i * kPage; here >= 0 && here < kPage)
                 begins.push_back(static_cast<std::uint16_t>(here));
     }
     return reached_instructions(bytes(code), std::move(begins)).begins;
 }
 
-/// Of `secretive`, what must not run in this process.
-DirectUsers::Places DirectUsers::to_refuse(UserSpace& users, Places secretive,
-                                           const std::byte* code) {
-    if (users.stub().refuses_cpuid())
-        std::erase_if(secretive, [code](std::uint16_t place) {
-            return place + 1u < kPageBytes && code[place] == std::byte{0x0f} &&
-                   code[place + 1u] == std::byte{0xa2};
-        });
+DirectUsers::Places DirectUsers::without_cpuid(Places secretive, const std::byte* code) {
+    std::erase_if(secretive, [code](std::uint16_t place) {
+        return place + 1u < kPageBytes && code[place] == std::byte{0x0f} &&
+               code[place + 1u] == std::byte{0xa2};
+    });
     return secretive;
 }
 
@@ -136,32 +137,36 @@ bool DirectUsers::map_code(UserSpace& users, std::uint64_t linear, const RamView
                            std::uint64_t gpa, UserSpace::Page page, Wanted wanted) {
     const std::byte* const code = region.host + (gpa - region.base);
     const Places& secretive = watch(region, gpa, linear);
-    Places refused = to_refuse(users, secretive, code);
+    const Places others = without_cpuid(secretive, code);
+    const Places& refused = users.stub().refuses_cpuid() ? others : secretive;
     // What only may be executed soon takes no breakpoints from what is.
     if (wanted != Wanted::Code && !refused.empty())
         return false;
-    if (refused.size() > users.free_breakpoints(linear) &&
-        users.short_of_breakpoints(refused.size()))
-        refused = to_refuse(users, secretive, code);
     page.rights = UserSpace::Rights::ReadExecute;
-    std::byte* const copy =
-        refused.size() > users.free_breakpoints(linear) ? users.next_copy() : nullptr;
-    if (copy == nullptr)
+    const std::size_t free = users.free_breakpoints(linear);
+    if (refused.size() <= free)
         return users.map_code(linear, page, refused);
     // In a copy they are replaced, but only those that surely are instructions. An operand that was
     // replaced would be read by the one whose it is.
-    const Begins begins = surely_begin(linear & ~kPageOffset, gpa, code);
-    Places known, others;
-    for (const std::uint16_t place : refused)
-        (begins.test(place) ? known : others).push_back(place);
-    if (known.empty() || others.size() > users.most_refused())
+    Places sure, unsure = refused;
+    if (users.has_copies()) {
+        const Begins begins = surely_begin(linear & ~kPageOffset, gpa, code);
+        std::ranges::copy_if(refused, std::back_inserter(sure),
+                             [&](std::uint16_t place) { return begins.test(place); });
+        std::erase_if(unsure, [&](std::uint16_t place) { return begins.test(place); });
+    }
+    if (unsure.size() > free && others.size() < unsure.size() &&
+        users.refuse_cpuid_for(unsure.size()))
+        return map_code(users, linear, region, gpa, page, wanted);
+    if (sure.empty() || unsure.size() > users.most_refused())
         return users.map_code(linear, page, refused);
     constexpr std::byte kHlt{0xf4};
+    std::byte* const copy = users.next_copy();
     std::memcpy(copy, code, kPageBytes);
-    for (const std::uint16_t place : known)
+    for (const std::uint16_t place : sure)
         copy[place] = kHlt;
     page.rights = UserSpace::Rights::Execute;
-    return users.map_code(linear, page, others);
+    return users.map_code(linear, page, unsure);
 }
 
 bool DirectUsers::can_map(UserSpace& users, std::uint64_t linear) {

@@ -21,7 +21,8 @@ class SameCpu {
 public:
     /// Before `other` is let go, for which the caller waits.
     void before(pid_t other);
-    /// The caller has been woken. What somebody else has bound it to meanwhile stays.
+    /// The caller has been woken. What somebody else has bound it to meanwhile stays, unless that
+    /// is the very CPU.
     void after(pid_t other);
 
 private:

@@ -218,9 +218,8 @@ void StubProcess::measure_round_trip() {
     round_trip_cycles_ = kNeverBack;
     for (int i = 0; i < 6; ++i) {
         const std::uint64_t from = __rdtsc();
-        if (run_at(own_ + code_.worked - 1).stop != Stop::Trapped)
-            return;
-        round_trip_cycles_ = std::min<std::uint64_t>(round_trip_cycles_, __rdtsc() - from);
+        if (run_at(own_ + code_.worked - 1).stop == Stop::Trapped) // not poked, that is
+            round_trip_cycles_ = std::min<std::uint64_t>(round_trip_cycles_, __rdtsc() - from);
     }
 }
 

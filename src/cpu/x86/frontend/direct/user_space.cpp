@@ -124,11 +124,11 @@ bool UserSpace::map_code(std::uint64_t linear, const Page& page,
 
 /// When all have been used, those who use them have to come again.
 std::byte* UserSpace::next_copy() {
-    if (copies_ >= stub_->copies()) {
+    if (copies_ == stub_->copies()) {
         drop_if([](std::uint64_t, const Page& page) { return page.rights == Rights::Execute; });
         copies_ = 0;
     }
-    return stub_->copies() == 0 ? nullptr : stub_->copy(copies_);
+    return stub_->copy(copies_);
 }
 
 /// If that page holds code.
@@ -172,13 +172,14 @@ void UserSpace::start_over() {
 void UserSpace::stop_refusing() {
     shortages_ = 0;
     if (stub_->refuses_cpuid() && stub_->alive() && !stub_->refusing_is_free()) {
-        drop_all_code();
+        drop_all();
+        stub_->unmap_all(); // and what was to be mapped need not be
         if (!stub_->refuse_cpuid(false))
             stub_->end();
     }
 }
 
-bool UserSpace::short_of_breakpoints(std::size_t wanted) {
+bool UserSpace::refuse_cpuid_for(std::size_t wanted) {
     // To take breakpoints from another page costs a visit, to leave a page to the translator twenty
     // times that, and to refuse CPUID about half of one for each.
     constexpr unsigned kMany = kWindow / 2, kLeftToTranslator = 20;

@@ -41,11 +41,12 @@ public:
     }
     /// How many without taking one from another page, for that at `linear`.
     std::size_t free_breakpoints(std::uint64_t linear) const;
-    /// A page wants more than there are. True: that costs more than if the process refuses CPUID,
-    /// as it does from now on, which makes visits dearer.
-    [[nodiscard]] bool short_of_breakpoints(std::size_t wanted);
+    /// A page wants so many and there are less. True: often enough that it costs less if the
+    /// process refuses CPUID, as it does now; all code is dropped.
+    [[nodiscard]] bool refuse_cpuid_for(std::size_t wanted);
     void stop_refusing(); // CPUID, unless that costs nothing
-    /// Where map_code() with Rights::Execute will take the code from. nullptr: that cannot be.
+    bool has_copies() const { return stub_->copies() != 0; }
+    /// Where map_code() with Rights::Execute will take the code from; if has_copies().
     std::byte* next_copy();
     static bool is_code(Rights rights) {
         return rights == Rights::ReadExecute || rights == Rights::Execute;
@@ -81,9 +82,9 @@ private:
     std::unique_ptr<StubProcess> stub_;
     StubProcess::Breakpoints breakpoints_{};        // where they should be …
     bool moved_ = false;                            // … but are not yet
-    std::size_t copies_ = 0;                        // in use
+    std::size_t next_ = 0;                          // of breakpoints_, to be taken from its page
     unsigned visits_ = 0, shortages_ = 0;           // the latter in a window of the former
-    std::size_t next_ = 0;                          // of them, to be taken from its page
+    std::size_t copies_ = 0;                        // in use
     std::unordered_map<std::uint64_t, Page> pages_; // by linear page number
     std::unordered_multimap<std::uint64_t, std::uint64_t> by_ram_page_;
     std::unordered_set<std::uint64_t> large_; // numbers of 2 MiB, pages of the guest's
