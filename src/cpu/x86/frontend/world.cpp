@@ -114,9 +114,9 @@ bool World::is_code_page(std::uint64_t gpa_page) {
 
 void World::make_code_pages(Caller& caller, std::span<const std::uint64_t> gpa_pages) {
     std::vector<Member> known;
-    std::vector<const std::byte*> hosts; // of those that are written to …
-    std::vector<std::uint64_t>
-        numbers; // … no others: they may be again by the time all stand still
+    // Of those that are written to, and no others: these may be by the time all stand still.
+    std::vector<const std::byte*> hosts;
+    std::vector<std::uint64_t> numbers;
     for (const std::uint64_t page : gpa_pages) {
         const RamView::State& state = ram_.state(page);
         if ((state.load(std::memory_order_acquire) & GuestMemory::kPageCode) == 0)

@@ -5,7 +5,7 @@
 /// Problem: a software MMU costs users' code a factor of two or three, and no cleverness of a
 /// translator takes it away. The host has an MMU; its processes are what users' code runs in best.
 ///
-/// Constraints: the guest must not notice, nor reach anything but its own memory. A visit costs 20
+/// Constraints: the guest must not notice, nor reach anything but its own memory. A visit costs 10
 /// to 30 µs (two switches of process, and what the tracer asks), a page that is mapped about 10: so
 /// only those gain who compute for long between visits to their kernel.
 ///
