@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// What translating costs: time, and host code for guest code.
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
 #include <ctime>
+#include <utility>
 
 #include "cpu/translator/cache/block.hpp"
 
@@ -14,15 +17,16 @@ namespace doppel::cpu::translator {
 class TranslationCost {
 public:
     // --- one thread at a time ---
-    /// Before scanning and emitting: one translation in 16 is timed, since the clock of a thread's
-    /// CPU time is a system call. 0: this one is not.
-    std::uint64_t begin() { return ++begun_ % 16 == 0 ? cpu_ns() : 0; }
+    /// Before scanning and emitting: one translation in 16 is timed. 0: this one is not.
+    std::uint64_t begin() { return ++begun_ % 16 == 0 ? now_ns() : 0; }
     void add(const NewBlock& block, std::uint64_t guest_instructions, std::uint64_t begun_ns) {
         instructions_.fetch_add(guest_instructions, std::memory_order_relaxed);
         if (begun_ns != 0) {
-            timed_instructions_.fetch_add(guest_instructions, std::memory_order_relaxed);
-            const std::uint64_t taken = cpu_ns() - begun_ns;
-            timed_ns_.fetch_add(taken - std::min(taken, clock_ns_), std::memory_order_relaxed);
+            const std::uint64_t taken = now_ns() - begun_ns;
+            if (undisturbed()) {
+                timed_instructions_.fetch_add(guest_instructions, std::memory_order_relaxed);
+                timed_ns_.fetch_add(taken, std::memory_order_relaxed);
+            }
         }
         if (block.loop || block.hot_guest_bytes == 0)
             return; // a loop is there a second time; what only the interpreter executes has no code
@@ -33,7 +37,7 @@ public:
 
     // --- any thread ---
     std::uint64_t instructions() const { return instructions_.load(std::memory_order_relaxed); }
-    /// CPU time of one of them on average; 0: not known yet.
+    /// What one of them takes on average; 0: not known yet.
     std::uint64_t ns_per_instruction() const {
         const std::uint64_t timed = timed_instructions_.load(std::memory_order_relaxed);
         return timed == 0 ? 0 : timed_ns_.load(std::memory_order_relaxed) / timed;
@@ -55,25 +59,24 @@ public:
 private:
     static constexpr std::uint64_t kStepsPerOne = 20, kSteps = 40 * kStepsPerOne;
 
-    /// What asking the clock takes of the time between two answers, at least.
-    static std::uint64_t clock_ns() {
-        std::uint64_t least = ~std::uint64_t{0};
-        for (int i = 0; i < 16; ++i) {
-            const std::uint64_t begun = cpu_ns();
-            least = std::min(least, cpu_ns() - begun);
-        }
-        return least;
-    }
-
-    static std::uint64_t cpu_ns() {
+    /// No system call on most hosts: one before a translation would take as much out of the host's
+    /// caches as a fifth of what is measured.
+    static std::uint64_t now_ns() {
         timespec time{};
-        ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+        ::clock_gettime(CLOCK_MONOTONIC, &time);
         return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000u +
                static_cast<std::uint64_t>(time.tv_nsec);
     }
+    /// The host has not run another thread in our place since the sample before. To ask at the
+    /// beginning, too, would be the system call that is avoided.
+    bool undisturbed() {
+        rusage usage{};
+        ::getrusage(RUSAGE_THREAD, &usage);
+        return usage.ru_nivcsw == std::exchange(involuntary_, usage.ru_nivcsw);
+    }
 
-    const std::uint64_t clock_ns_ = clock_ns();
     std::uint64_t begun_ = 0;
+    inline static thread_local long involuntary_ = -1;
     std::atomic<std::uint64_t> instructions_{0}, timed_instructions_{0}, timed_ns_{0};
     std::array<std::atomic<std::uint32_t>, kSteps> blocks_by_ratio_{};
 };

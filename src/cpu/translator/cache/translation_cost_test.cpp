@@ -32,11 +32,11 @@ TEST_CASE("translation cost: the median is of the hot path, without entries and 
     CHECK(cost.ns_per_instruction() == 0); // none of them was timed
 }
 
-TEST_CASE("translation cost: one translation in 16 is timed, by the thread's CPU time") {
+TEST_CASE("translation cost: one translation in 16 is timed, unless the host was elsewhere") {
     const std::uint8_t code[2000] = {};
     TranslationCost cost;
-    int timed = 0;
-    for (int i = 0; i < 160; ++i) {
+    int timed = 0, all = 0;
+    for (; all < 160 || (cost.ns_per_instruction() == 0 && all < 16'000); ++all) {
         const std::uint64_t begun = cost.begin();
         timed += begun != 0 ? 1 : 0;
         volatile int work = 0;
@@ -44,7 +44,7 @@ TEST_CASE("translation cost: one translation in 16 is timed, by the thread's CPU
             work = work + 1;
         cost.add(block_of(code, 20), 2, begun);
     }
-    CHECK(timed == 10);
+    CHECK(timed == all / 16);
     CHECK(cost.ns_per_instruction() > 1'000);
     CHECK(cost.ns_per_instruction() < 1'000'000'000);
 }
