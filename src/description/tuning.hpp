@@ -11,6 +11,7 @@ namespace doppel::description {
 struct Tuning {
     bool stack_page = true;      // one check for pushes, pops and accesses near rsp
     bool stack_pointer = true;   // pushes and pops that follow each other move rsp once
+    bool shared_checks = true;   // checks are calls, not copies, in code that runs seldom
     bool groups = true;          // one check for accesses through the same registers
     bool flags = true;           // flags that a check clobbers are computed again, not saved
     bool flag_operands = true;   // for that, operands that change are kept
@@ -28,6 +29,7 @@ struct Tuning {
     bool loops = true;           // hot loops are translated again, with their checks before them
     bool direct = true;          // users who compute run on the host's CPU itself
     bool direct_always = false;  // all users do; for tests
+    std::uint32_t busy_calls = 16381;  // of shared checks: that page of code runs often
     std::uint32_t loop_threshold = 32; // jumps back to its beginning that make a loop hot
 };
 
@@ -38,6 +40,7 @@ struct TuningName {
 inline constexpr std::array kTuningNames{
     TuningName{"stack-page", &Tuning::stack_page},
     TuningName{"stack-pointer", &Tuning::stack_pointer},
+    TuningName{"shared-checks", &Tuning::shared_checks},
     TuningName{"groups", &Tuning::groups},
     TuningName{"flags", &Tuning::flags},
     TuningName{"flag-operands", &Tuning::flag_operands},

@@ -65,7 +65,8 @@ def pairs_to_compare(options):
     build = options.build
     if options.engines:
         return [("boot, both engines", ("translator", "interpreter"), boot_arguments())]
-    first = f"translator:chaos={options.chaos},loop-threshold=1" if options.chaos else "translator"
+    disturbed = f"translator:chaos={options.chaos},loop-threshold=1,busy-calls=20"
+    first = disturbed if options.chaos else "translator"
     guests = sorted((SOURCE / "tests" / "guest").glob("*/*.S"))
     pairs = [(guest.stem, (first, "interpreter"), guest_arguments(guest, build))
              for guest in guests if guest.parent.name != "lib"]

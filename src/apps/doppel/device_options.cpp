@@ -273,14 +273,14 @@ Result<void> check_disk(const description::Disk& disk) {
 
 namespace {
 
-Result<std::uint32_t> parse_threshold(const std::string& value) {
-    std::uint32_t jumps = 0;
-    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), jumps);
-    if (error != std::errc{} || end != value.data() + value.size() || jumps == 0)
+Result<std::uint32_t> parse_threshold(std::string_view name, const std::string& value,
+                                      const char* advice) {
+    std::uint32_t number = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error != std::errc{} || end != value.data() + value.size() || number == 0)
         return base::fail(Errc::InvalidArgument,
-                          fmt::format("loop-threshold '{}' is not a number above 0", value),
-                          "give the jumps back to its beginning that make a loop hot, such as 32");
-    return jumps;
+                          fmt::format("{} '{}' is not a number above 0", name, value), advice);
+    return number;
 }
 
 Result<std::uint32_t> parse_cache(const std::string& value) {
@@ -321,15 +321,21 @@ Result<description::Translation> parse_translation(const std::string& text) {
         else if (key == "jitdump" && !value.empty())
             translation.jit_dump = value;
         else if (key == "loop-threshold")
-            translation.tuning.loop_threshold = DOPPEL_TRY(parse_threshold(value));
+            translation.tuning.loop_threshold = DOPPEL_TRY(parse_threshold(
+                key, value,
+                "give the jumps back to its beginning that make a loop hot, such as 32"));
+        else if (key == "busy-calls")
+            translation.tuning.busy_calls = DOPPEL_TRY(parse_threshold(
+                key, value, "give the calls of checks until a page is made anew, such as 16381"));
         else if (key == "chaos")
             translation.chaos = DOPPEL_TRY(parse_seed(value));
         else if (key == "cache")
             translation.cache_mib = DOPPEL_TRY(parse_cache(value));
         else
             return base::fail(Errc::InvalidArgument, fmt::format("'{}' is unknown", part),
-                              fmt::format("use {}direct=always, loop-threshold=JUMPS, chaos=SEED, "
-                                          "cache=MIB, jitdump=DIRECTORY",
+                              fmt::format("use {}direct=always, loop-threshold=JUMPS, "
+                                          "busy-calls=CALLS, chaos=SEED, cache=MIB, "
+                                          "jitdump=DIRECTORY",
                                           names));
     }
     return translation;

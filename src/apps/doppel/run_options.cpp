@@ -240,12 +240,14 @@ void add_execution_options(CLI::App& command, RunOptions& o) {
         .add_option(
             "--translator", o.translator,
             "for work on the translator: optimizations to leave out (no-stack-page, "
-            "no-stack-pointer, no-groups, no-flags, no-flag-operands, no-slots, no-lend, "
+            "no-stack-pointer, no-shared-checks, no-groups, no-flags, no-flag-operands, no-slots, "
+            "no-lend, "
             "no-links, no-branches, no-shared-branches, no-far-links, no-paired-returns, "
             "no-fixed-code, no-huge-code, no-cold-apart, no-long-blocks, no-loops, no-direct), "
             "direct=always for users' code on the host's CPU even where that is slower, "
             "loop-threshold=JUMPS to its beginning after which a loop is translated "
-            "again, chaos=SEED for disturbances that no guest may notice (slow), cache=MIB of "
+            "again, busy-calls=CALLS of checks until the page of code that asks has its own, "
+            "chaos=SEED for disturbances that no guest may notice (slow), cache=MIB of "
             "room for translated code (128 unless given), and "
             "jitdump=DIRECTORY for a file by which Linux perf knows translated code")
         ->type_name("LIST");

@@ -109,7 +109,9 @@ TEST_CASE("run: optimizations can be left out one by one") {
         CHECK_FALSE(run({"--translator", fmt::format("no-{}", name)})->translation.tuning.*member);
     CHECK(refused({"--translator", "no-magic"}).find("'no-magic' is unknown") != std::string::npos);
     CHECK(run({"--translator", "loop-threshold=1"})->translation.tuning.loop_threshold == 1);
-    for (const auto* bad : {"loop-threshold=0", "loop-threshold=", "loop-threshold=1x"})
+    CHECK(run({"--translator", "busy-calls=7"})->translation.tuning.busy_calls == 7);
+    for (const auto* bad : {"loop-threshold=0", "loop-threshold=", "loop-threshold=1x",
+                            "busy-calls=0", "busy-calls=", "busy-calls=-1"})
         CHECK(refused({"--translator", bad}).find("is not a number above 0") != std::string::npos);
     CHECK(run({"--translator", "chaos=7"})->translation.chaos == 7);
     for (const char* const bad : {"chaos", "chaos=", "chaos=0", "chaos=-1", "chaos=7x"})

@@ -53,8 +53,9 @@ struct NewBlock {
     const std::uint8_t* made_entry = nullptr;
     std::uint16_t made_writes = 0;
     FlagsWanted flags_wanted = FlagsWanted::Either;
-    bool loop = false;    // runs turns without checks
-    bool landing = false; // has used CodeCache::next_landing()
+    bool loop = false;        // runs turns without checks
+    std::uint16_t checks = 0; // see Block
+    bool landing = false;     // has used CodeCache::next_landing()
     std::uint16_t guest_bytes = 0;
     std::uint16_t instructions = 0;           // those that its host code executes itself
     std::span<const SignalSite> signal_sites; // ascending host_offset; its maker's
@@ -84,6 +85,7 @@ struct Block {
     std::uint32_t next_in_page = kNone;
     std::uint32_t next_in_second_page = kNone;
     std::uint16_t signals = 0;
+    std::uint16_t checks = 0; // records of the front end's at the very end of its code
     std::uint16_t guest_bytes = 0;
     std::uint16_t instructions = 0;
     std::uint16_t made_writes = 0;
@@ -99,6 +101,8 @@ struct Block {
     bool loop = false;
 
     const std::uint8_t* end() const { return begin + host_bytes; }
+    /// Of all of it.
+    const std::uint8_t* code_end() const { return cold_bytes != 0 ? cold_end() : end(); }
     const std::uint8_t* cold_end() const { return cold_begin + cold_bytes; }
     const std::uint8_t* far_entry() const { return begin + far_offset; }
     const std::uint8_t* slot_poll_entry() const { return begin + slot_poll_offset; }

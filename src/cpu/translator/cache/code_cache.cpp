@@ -22,6 +22,7 @@ Block packed(const NewBlock& made) {
     block.cold_begin = made.cold_begin;
     block.cold_bytes = static_cast<std::uint32_t>(made.cold_end - made.cold_begin);
     block.signals = static_cast<std::uint16_t>(made.signal_sites.size());
+    block.checks = made.checks;
     block.guest_bytes = made.guest_bytes;
     block.instructions = made.instructions;
     block.made_writes = made.made_writes;
@@ -239,6 +240,17 @@ void CodeCache::retire(Block& block) {
         forget(block, block.key.second_page);
 }
 
+void CodeCache::supersede_page(std::uint64_t gpa_page) {
+    const auto found = pages_.find(gpa_page);
+    std::uint32_t number = found == pages_.end() ? Block::kNone : found->second;
+    while (number != Block::kNone) {
+        Block& block = blocks_[number];
+        number = next_of(block, gpa_page);
+        if (!block.loop && (block.key.gpa & ~std::uint64_t{0xfff}) == gpa_page)
+            kill(block);
+    }
+}
+
 void CodeCache::retire_through(const BlockKey& head) {
     const std::uint64_t page = head.gpa & ~std::uint64_t{0xfff};
     const auto found = pages_.find(page);
@@ -284,7 +296,7 @@ std::vector<const Block*> CodeCache::blocks_in(std::uint64_t gpa_page) const {
     for (std::uint32_t number = found->second; number != Block::kNone;) {
         const Block& block = blocks_[number];
         number = next_of(blocks_[number], gpa_page);
-        if (!block.dead && (block.key.gpa & ~std::uint64_t{0xfff}) == gpa_page)
+        if ((block.key.gpa & ~std::uint64_t{0xfff}) == gpa_page)
             in.push_back(&block);
     }
     return in;
@@ -300,8 +312,7 @@ bool CodeCache::overlaps(std::uint64_t gpa, std::uint64_t length_bytes) const {
         number = next_of(block, page);
         const std::uint64_t begin = block.key.gpa;
         const std::uint64_t end = begin + std::max<std::uint64_t>(block.guest_bytes, 1);
-        if (!block.dead &&
-            (block.key.second_page != 0 || (gpa < end && begin < gpa + length_bytes)))
+        if (block.key.second_page != 0 || (gpa < end && begin < gpa + length_bytes))
             return true;
     }
     return false;

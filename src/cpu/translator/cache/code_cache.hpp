@@ -123,6 +123,9 @@ public:
               const std::uint8_t* entry);
     /// Drops one block, so that another may take its place.
     void retire(Block& block);
+    /// The same of all that begin in the page, but loops: they stay in its list until the page is
+    /// dropped, and overlap what they did.
+    void supersede_page(std::uint64_t gpa_page);
     /// Drops those that run through the head of a loop, so that they will lead to it instead.
     void retire_through(const BlockKey& head);
     /// The first head of a loop behind `gpa`, or the end of the page.
@@ -138,7 +141,7 @@ public:
         return from.blocks == 0 ? nullptr
                                 : &blocks_[from.first_block + random / kArenas % from.blocks];
     }
-    /// Living blocks that begin in the page.
+    /// Blocks that begin in the page, superseded ones among them.
     std::vector<const Block*> blocks_in(std::uint64_t gpa_page) const;
     /// A block was made from a byte of [gpa, gpa + length), which lies in one page.
     bool overlaps(std::uint64_t gpa, std::uint64_t length_bytes) const;

@@ -124,6 +124,23 @@ TEST_CASE_FIXTURE(Rig, "a block in two pages dies with either") {
     CHECK_FALSE(cache->overlaps(0x5ffe, 2));
 }
 
+TEST_CASE_FIXTURE(Rig, "code cache: what a page had before it was made anew is still its code") {
+    add(0x7100, 1);
+    add(0x7200, 2);
+    add(0x8ffe, 3, 0x7000);
+    const base::MutexLock lock{cache->mutex()};
+    cache->supersede_page(0x7000);
+    CHECK(find(0x7100) == nullptr);
+    CHECK(find(0x7200) == nullptr);
+    CHECK(cache->find({.gpa = 0x8ffe, .second_page = 0x7000, .mode = 0}) != nullptr);
+    CHECK(cache->blocks_in(0x7000).size() == 2);
+    CHECK(cache->overlaps(0x7101, 1)); // by who made it again, a write is a write to code
+    CHECK(cache->invalidate_page(0x7000));
+    CHECK_FALSE(cache->page_has_code(0x7000));
+    CHECK_FALSE(cache->overlaps(0x7101, 1));
+    cache->supersede_page(0x7000); // nothing to do
+}
+
 TEST_CASE_FIXTURE(Rig, "a block in two pages is forgotten by both, its neighbours are not") {
     add(0x1800, 1);
     add(0x1ffc, 5, 0x2000);

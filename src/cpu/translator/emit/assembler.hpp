@@ -145,6 +145,15 @@ public:
         if (count > 8)
             put(words[1], count - 8);
     }
+    /// Not an instruction; its size is a multiple of eight.
+    template <typename T> void data(const T& object) {
+        static_assert(sizeof object % 8 == 0);
+        for (std::size_t i = 0; i < sizeof object; i += 8) {
+            std::uint64_t word = 0;
+            std::memcpy(&word, reinterpret_cast<const std::byte*>(&object) + i, sizeof word);
+            put(word, sizeof word);
+        }
+    }
     void byte(std::uint8_t value) { put(value, 1); }
     void u16(std::uint16_t value) { put(value, 2); }
     void u32(std::uint32_t value) { put(value, 4); }

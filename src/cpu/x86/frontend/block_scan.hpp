@@ -117,6 +117,7 @@ struct BlockScan {
     std::uint32_t mode = 0;
     std::uint64_t page_va = 0;  // linear address of the block's page, here and now
     std::uint16_t far_link = 0; // number of the next direct branch to another page, see TlbInstance
+    bool compact = false;       // checks are calls: see SharedChecks
     std::uint32_t landing = 0;  // number of the block's one, see CodeCache::next_landing()
     std::array<Lending, 4> lendings{};
     std::size_t lending_count = 0;

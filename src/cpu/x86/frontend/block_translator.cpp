@@ -41,6 +41,7 @@ bool names_scratch1(const ScannedInstruction& at) {
 void BlockTranslator::translate(NewBlock& out) {
     cold_.clear();
     makers_.clear();
+    checks_.clear();
     signals_.clear();
     begin_ = a_.here();
     out.begin = begin_;
@@ -68,6 +69,7 @@ void BlockTranslator::translate(NewBlock& out) {
         a_.go_on_at(out.cold_begin);
     emit_cold();
     emit_makers();
+    emit_check_sites(out);
     (out.cold_begin != nullptr ? out.cold_end : out.end) = a_.here();
     out.flags_wanted = scan_.flags_wanted;
     out.guest_bytes = static_cast<std::uint16_t>(scan_.end_offset - scan_.list[0].page_offset);

@@ -10,6 +10,8 @@
 ///                      entries come behind this one
 ///     body
 ///     cold code        misses, unlinked jumps: exits with a Site behind them
+///     check sites      of a compact block: its checks, flags saved and, in users' code, branches
+///                      are calls of stubs, which know where they were called (SharedChecks)
 ///
 /// Flags live in the host's EFLAGS and/or in the frame's slot. A TLB check destroys the register,
 /// so before it the flags go to the slot (unless they are there already): a fault at the access
@@ -37,6 +39,12 @@ class BlockTranslator {
         std::uint8_t kept = kNone;
         static constexpr std::uint8_t kNone = 0xff, kKept = 0xfe;
         explicit operator bool() const { return maker != nullptr; }
+        bool operator==(const Recipe&) const = default;
+    };
+    /// A shared check.
+    struct Check {
+        CheckSite site;
+        Recipe recipe;
     };
     /// Code out of the way: a call to a stub, or the far jump of a condition.
     struct Cold {
@@ -66,14 +74,16 @@ public:
         friend BlockTranslator;
         std::vector<Cold> cold_;
         std::vector<Maker> makers_;
+        std::vector<Check> checks_;
         std::vector<translator::SignalSite> signals_;
     };
 
     BlockTranslator(translator::Assembler& to, const Stubs& stubs, const BlockScan& scan,
                     Workspace& space)
         : a_{to}, stubs_{stubs}, scan_{scan}, cold_{space.cold_}, signals_{space.signals_},
-          makers_{space.makers_}, counting_{(scan.mode & mode::kCount) != 0},
-          code32_{(scan.mode & mode::kCode32) != 0}, fixed_{(scan.mode & mode::kFixed) != 0},
+          makers_{space.makers_}, checks_{space.checks_},
+          counting_{(scan.mode & mode::kCount) != 0}, code32_{(scan.mode & mode::kCode32) != 0},
+          fixed_{(scan.mode & mode::kFixed) != 0}, compact_{scan.compact},
           word_{word_bytes(scan.mode)}, next_far_link_{scan.far_link} {}
 
     /// Fills everything of `out` but key, what is in the workspace included. The result is void
@@ -142,6 +152,17 @@ private:
     Mem other_access(const ScannedInstruction& at); // a word of a PUSH or CALL through memory
     void compare_tag(bool write);
     void compare_limit(std::uint32_t bytes);
+    const std::uint8_t* shared_check(bool write, CheckGives gives, std::uint32_t bytes) const {
+        return compact_ ? stubs_.shared.check(write, gives, bytes) : nullptr;
+    }
+    void emit_check(const ScannedInstruction& at, const Mem* simple, std::uint32_t size, bool write,
+                    bool single, Cold& miss);
+    void emit_locked_check(const ScannedInstruction& at, const Mem* simple, std::uint32_t size,
+                           bool write, bool single, Cold& miss);
+    bool call_check(const ScannedInstruction& at, const Mem* simple, std::uint32_t size, bool write,
+                    bool single);
+    void note_check(const ScannedInstruction& at, const Site& site, CheckSite::Of of);
+    void emit_check_sites(translator::NewBlock& out);
     static std::int32_t tag_offset(bool write) {
         return write ? DOPPEL_TLB(wtag) : DOPPEL_TLB(rtag);
     }
@@ -307,6 +328,9 @@ private:
                        std::uint16_t undo);
     void find_target(const ScannedInstruction& at, std::int64_t target, std::uint16_t undo);
     void branch_cache_jump(const ScannedInstruction& at, std::uint16_t undo);
+    bool shares_branches() const;
+    void shared_branch_jump(const ScannedInstruction& at, std::uint16_t undo);
+    void save_flags_at_end();
     void known_branch_jump(const ScannedInstruction& at, std::int64_t target, std::uint16_t undo);
     void far_link_jump(const ScannedInstruction& at, std::uint16_t undo);
     static Site branch_site(const ScannedInstruction& at, std::uint16_t undo);
@@ -331,6 +355,7 @@ private:
     std::vector<Cold>& cold_;
     std::vector<translator::SignalSite>& signals_;
     std::vector<Maker>& makers_;
+    std::vector<Check>& checks_;
     const std::uint8_t* begin_ = nullptr;
     const std::uint8_t* exit_begin_ = nullptr; // of the exit that the body ends with, if it does
     bool native_ = true;                       // the register holds the flags
@@ -369,6 +394,7 @@ private:
     const bool counting_;
     const bool code32_;
     const bool fixed_;        // see mode::fixed()
+    const bool compact_;      // see SharedChecks
     const std::uint8_t word_; // bytes: see word_bytes()
     std::uint16_t next_far_link_;
     std::uint8_t counted_ = 0; // instructions that the block takes from the budget

@@ -51,7 +51,7 @@ void BlockTranslator::link_jump(const ScannedInstruction& at, std::int64_t targe
 
 void BlockTranslator::far_jump(const ScannedInstruction& at, std::int64_t target,
                                std::uint16_t undo) {
-    save_flags();
+    save_flags_at_end();
     if (is_known(target)) {
         a_.mov_imm(kScratch0, linear_of(target));
         find_target(at, target, undo);
@@ -61,7 +61,7 @@ void BlockTranslator::far_jump(const ScannedInstruction& at, std::int64_t target
     far_jump_from(0, at, target, undo);
 }
 
-/// Scratch 0 is `from` in the block's page; the flags are in the slot.
+/// Scratch 0 is `from` in the block's page; the flags are as save_flags_at_end() leaves them.
 void BlockTranslator::far_jump_from(std::int64_t from, const ScannedInstruction& at,
                                     std::int64_t target, std::uint16_t undo) {
     address_word(kScratch0, {kScratch0, kNoReg, 1, static_cast<std::int32_t>(target - from)});
@@ -71,7 +71,8 @@ void BlockTranslator::far_jump_from(std::int64_t from, const ScannedInstruction&
 /// Whose RIP scratch 0 is.
 void BlockTranslator::find_target(const ScannedInstruction& at, std::int64_t target,
                                   std::uint16_t undo) {
-    if (!scan_.tuning.far_links || (target & 0xfff) <= TlbInstance::kLastEmptyBranchTag)
+    if (shares_branches() || !scan_.tuning.far_links ||
+        (target & 0xfff) <= TlbInstance::kLastEmptyBranchTag)
         branch_cache_jump(at, undo);
     else if ((scan_.mode & mode::kUser) != 0)
         far_link_jump(at, undo);
@@ -123,8 +124,36 @@ void BlockTranslator::jump_or_ask(const Mem& to, const Site& site) {
     ended_ = true;
 }
 
-/// To the guest RIP in r13; the flags are in the slot.
+/// Of compact code of users: what runs often runs on the host's CPU itself, or is made anew.
+bool BlockTranslator::shares_branches() const {
+    return compact_ && (scan_.mode & mode::kUser) != 0 && !counting_ &&
+           scan_.tuning.shared_branches;
+}
+
+/// A stub looks for the target, and brings the flags into the slot if they are not there yet.
+void BlockTranslator::shared_branch_jump(const ScannedInstruction& at, std::uint16_t undo) {
+    if (!saved_)
+        restore_flags(); // a check may have come in between
+    exit_begin_ = a_.here() + Stubs::exit_bytes(Exit::Branch);
+    emit_leave(Exit::Branch, saved_ ? stubs_.branch : stubs_.branch_with_flags,
+               branch_site(at, undo), 0);
+    ended_ = true;
+}
+
+/// Before a branch_cache_jump() and its like: those of shared branches are saved there.
+void BlockTranslator::save_flags_at_end() {
+    if (!shares_branches())
+        save_flags();
+    else if (!saved_)
+        restore_flags();
+}
+
+/// To the guest RIP in r13; the flags are as save_flags_at_end() leaves them.
 void BlockTranslator::branch_cache_jump(const ScannedInstruction& at, std::uint16_t undo) {
+    if (shares_branches()) {
+        shared_branch_jump(at, undo);
+        return;
+    }
     a_.rorx(kScratch1, kScratch0, 12);
     a_.alu(Alu::Xor, kScratch1, kScratch0);
     a_.alu_imm(Alu::And, kScratch1, 2 * (TlbInstance::kBranches - 1), false);
@@ -231,7 +260,7 @@ void BlockTranslator::emit_call(const ScannedInstruction& at) {
         far_jump(at, target, word_);
         return;
     }
-    save_flags();
+    save_flags_at_end();
     far_jump_from(at.page_offset + at.in.length, at, target, word_);
 }
 
@@ -264,7 +293,7 @@ void BlockTranslator::check_canonical_target(const ScannedInstruction& at) {
 
 void BlockTranslator::emit_indirect(const ScannedInstruction& at) {
     load_target(at);
-    save_flags();
+    save_flags_at_end();
     if (at.treatment == Treatment::IndirectJump) {
         branch_cache_jump(at, 0);
         return;
@@ -288,7 +317,7 @@ void BlockTranslator::emit_return(const ScannedInstruction& at) {
         return;
     }
     move_rsp(bytes);
-    save_flags();
+    save_flags_at_end();
     branch_cache_jump(at, bytes);
 }
 

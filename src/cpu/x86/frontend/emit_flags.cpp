@@ -85,12 +85,11 @@ void BlockTranslator::save_flags() {
         return;
     restore_flags();
     take(kScratch1);
-    a_.mov(kScratch1, kRax);
-    a_.lahf();
-    a_.seto_al();
-    a_.store32(DOPPEL_FRAME(flags), kRax); // a byte shorter than 16 bits
-    a_.mov(kRax, kScratch1);
     saved_ = true;
+    if (compact_)
+        a_.call(stubs_.shared.save_flags);
+    else
+        emit_save_flags(a_, DOPPEL_FRAME(flags));
 }
 
 void BlockTranslator::restore_flags() {
@@ -103,6 +102,10 @@ void BlockTranslator::restore_flags() {
         return;
     }
     take(kScratch1);
+    if (compact_) {
+        a_.call(stubs_.shared.restore_flags);
+        return;
+    }
     a_.mov(kScratch1, kRax);
     a_.load16_zero_extended(kRax, DOPPEL_FRAME(flags));
     a_.alu_imm8_al(Alu::Add, 0x7f);

@@ -41,28 +41,32 @@ void BlockTranslator::check_base_group(const ScannedInstruction& at, bool write,
     clobber_in_check();
     std::uint8_t* const start = a_.here();
     compute_address(at, group.low - at.base_offset);
-    emit_operand_index(at, group.low - at.base_offset);
-    compare_tag(writable);
-    compare_limit(static_cast<std::uint32_t>(group.high - group.low));
-    Cold miss;
-    miss.place = a_.jump_if_later(Condition::Above);
-    miss.at = &at;
-    miss.group = true;
-    miss.relative_to = start;
-    miss.site = {.page_offset = at.page_offset,
-                 .extra = static_cast<std::uint16_t>(group.high - group.low),
-                 .bits = static_cast<std::uint8_t>(Site::kGroup | (writable ? Site::kWrite : 0) |
-                                                   (writable && !write ? Site::kEarly : 0)),
-                 .length = at.in.length};
-    miss.left = left_before(at);
-    miss.recipe = lost_recipe();
-    miss.flags = lost_place();
-    cold_.push_back(miss);
-    if (state.found) {
-        a_.load(kScratch0, group_host(at.base_group));
+    const auto bytes = static_cast<std::uint32_t>(group.high - group.low);
+    const Site site{.page_offset = at.page_offset,
+                    .extra = static_cast<std::uint16_t>(bytes),
+                    .bits = static_cast<std::uint8_t>(Site::kGroup | (writable ? Site::kWrite : 0) |
+                                                      (writable && !write ? Site::kEarly : 0)),
+                    .length = at.in.length};
+    const std::uint8_t* const shared = shared_check(writable, CheckGives::HostAddress, bytes);
+    if (shared != nullptr) {
+        a_.call(shared);
+        note_check(at, site, CheckSite::Of::Group);
     } else {
-        a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(page_host)));
+        emit_operand_index(at, group.low - at.base_offset);
+        compare_tag(writable);
+        compare_limit(bytes);
+        Cold miss;
+        miss.place = a_.jump_if_later(Condition::Above);
+        miss.at = &at;
+        miss.group = true;
+        miss.relative_to = start;
+        miss.site = site;
+        push_miss(miss, at);
     }
+    if (state.found)
+        a_.load(kScratch0, group_host(at.base_group));
+    else if (shared == nullptr)
+        a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(page_host)));
     state.found = true;
     state.writable = writable;
 }

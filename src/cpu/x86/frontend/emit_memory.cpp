@@ -257,40 +257,116 @@ void BlockTranslator::emit_lookup(const ScannedInstruction& at, const Mem* simpl
     compare_tag(write);
 }
 
+/// By a call. False: there is none for this size.
+bool BlockTranslator::call_check(const ScannedInstruction& at, const Mem* simple,
+                                 std::uint32_t size, bool write, bool single) {
+    const CheckGives gives = single              ? CheckGives::HostAddress
+                             : simple != nullptr ? CheckGives::Addend
+                                                 : CheckGives::PageHost;
+    const std::uint8_t* const shared = shared_check(write, gives, size);
+    if (shared == nullptr)
+        return false;
+    if (simple == nullptr)
+        compute_address(at);
+    else if (simple->displacement == 0)
+        a_.mov(kScratch0, simple->base);
+    else
+        a_.lea(kScratch0, *simple);
+    if (at.treatment == Treatment::BitString)
+        add_bit_offset(at);
+    a_.call(shared);
+    note_check(at, miss_site(at, size, write, single, a_.here()), CheckSite::Of::Access);
+    return true;
+}
+
+/// Behind the call of a shared check.
+void BlockTranslator::note_check(const ScannedInstruction& at, const Site& site, CheckSite::Of of) {
+    Check& check = checks_.emplace_back();
+    check.recipe = lost_recipe();
+    check.site.site = site;
+    check.site.behind = static_cast<std::uint16_t>(a_.here() - begin_);
+    check.site.left = left_before(at);
+    check.site.flags = check.recipe ? FlagPlace::Register : lost_place();
+    check.site.of = of;
+}
+
+/// What their misses need; checks one after the other have the same flags as a rule.
+void BlockTranslator::emit_check_sites(NewBlock& out) {
+    const Recipe* last = nullptr;
+    std::uint32_t maker = 0;
+    for (Check& check : checks_) {
+        if (!check.recipe)
+            continue;
+        if (last == nullptr || !(*last == check.recipe)) {
+            maker = static_cast<std::uint32_t>(a_.here() - stubs_.base);
+            emit_recipe(check.recipe);
+            a_.jump(stubs_.made_register);
+            last = &check.recipe;
+        }
+        check.site.maker = maker;
+    }
+    if (checks_.empty())
+        return;
+    a_.align(alignof(CheckSite));
+    for (const Check& check : checks_)
+        a_.data(check.site);
+    out.checks = static_cast<std::uint16_t>(checks_.size());
+}
+
+/// Leaves in the scratch registers what the access behind it needs.
+void BlockTranslator::emit_check(const ScannedInstruction& at, const Mem* simple,
+                                 std::uint32_t size, bool write, bool single, Cold& miss) {
+    emit_lookup(at, simple, write);
+    compare_limit(size);
+    miss.place = a_.jump_if_later(Condition::Above);
+    if (single)
+        a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(page_host)));
+    else if (simple != nullptr)
+        a_.load(kScratch1, tlb_entry(DOPPEL_TLB(addend)));
+    else
+        a_.load(kScratch1, tlb_entry(DOPPEL_TLB(page_host)));
+}
+
 /// A locked operand that is not aligned may lie in two cache lines: rotating the offset in the page
 /// brings the low bits to the top, so that one compare sees them with everything else.
+void BlockTranslator::emit_locked_check(const ScannedInstruction& at, const Mem* simple,
+                                        std::uint32_t size, bool write, bool single, Cold& miss) {
+    emit_lookup(at, simple, write);
+    const auto turn = static_cast<unsigned>(std::countr_zero(size));
+    a_.rorx(kScratch0, kScratch0, static_cast<std::uint8_t>(turn));
+    a_.alu_imm(Alu::Cmp, kScratch0, static_cast<std::int32_t>((4096 - size) >> turn));
+    miss.place = a_.jump_if_later(Condition::Above);
+    if (simple != nullptr && !single) {
+        a_.load(kScratch1, tlb_entry(DOPPEL_TLB(addend)));
+        return;
+    }
+    a_.rorx(kScratch0, kScratch0, static_cast<std::uint8_t>(64 - turn));
+    if (single)
+        a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(page_host)));
+    else
+        a_.load(kScratch1, tlb_entry(DOPPEL_TLB(page_host)));
+}
+
 Mem BlockTranslator::checked(const ScannedInstruction& at, const Mem* simple, std::uint32_t size,
                              bool write, bool single) {
+    // As a base r13 would need a displacement.
+    const Mem result = single              ? Mem{kScratch0}
+                       : simple != nullptr ? Mem{simple->base, kScratch1, 1, simple->displacement}
+                                           : Mem{kScratch1, kScratch0};
+    const bool locked = is_locked(at.in) && size > 1;
+    if (!locked && call_check(at, simple, size, write, single))
+        return result;
     if (std::uint64_t linear = 0; simple == nullptr && known_operand(at, size, linear))
         return checked_known(at, linear, size, write, single);
     std::uint8_t* const start = a_.here();
-    emit_lookup(at, simple, write);
-    const unsigned turn = is_locked(at.in) ? static_cast<unsigned>(std::countr_zero(size)) : 0;
-    if (turn != 0) {
-        a_.rorx(kScratch0, kScratch0, static_cast<std::uint8_t>(turn));
-        a_.alu_imm(Alu::Cmp, kScratch0, static_cast<std::int32_t>((4096 - size) >> turn));
-    } else {
-        compare_limit(size);
-    }
     Cold miss;
-    miss.place = a_.jump_if_later(Condition::Above);
-    Mem result;
-    if (simple != nullptr && !single) {
-        a_.load(kScratch1, tlb_entry(DOPPEL_TLB(addend)));
-        result = {simple->base, kScratch1, 1, simple->displacement};
-    } else {
-        if (turn != 0)
-            a_.rorx(kScratch0, kScratch0, static_cast<std::uint8_t>(64 - turn));
-        if (single)
-            a_.alu(Alu::Add, kScratch0, tlb_entry(DOPPEL_TLB(page_host)));
-        else
-            a_.load(kScratch1, tlb_entry(DOPPEL_TLB(page_host)));
-        // As a base r13 would need a displacement.
-        result = single ? Mem{kScratch0} : Mem{kScratch1, kScratch0};
-    }
+    if (locked)
+        emit_locked_check(at, simple, size, write, single, miss);
+    else
+        emit_check(at, simple, size, write, single, miss);
     miss.relative_to = start;
     miss.site = miss_site(at, size, write, single, start);
-    miss.site.bits |= turn != 0 ? Site::kTurned : std::uint8_t{0};
+    miss.site.bits |= locked ? Site::kTurned : std::uint8_t{0};
     push_miss(miss, at);
     return result;
 }

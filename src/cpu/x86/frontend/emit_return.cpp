@@ -15,7 +15,8 @@ using namespace translator;
 
 /// Of users alone: landings would have to be learned in each view.
 bool BlockTranslator::pairs_returns() const {
-    return scan_.tuning.paired_returns && (scan_.mode & mode::kUser) != 0 && !counting_ && !code32_;
+    return scan_.tuning.paired_returns && (scan_.mode & mode::kUser) != 0 && !counting_ &&
+           !code32_ && !shares_branches();
 }
 
 /// Of the return address at the guest address in `from`, into scratch 1.

@@ -92,27 +92,35 @@ void BlockTranslator::check_stack_group(const ScannedInstruction& at, std::int32
     std::uint8_t* const start = a_.here();
     const std::int32_t low = group.low - at.rsp_before;
     const std::int32_t range = group.high - group.low;
+    const Site site{.page_offset = at.page_offset,
+                    .extra = static_cast<std::uint16_t>(range),
+                    .bits = static_cast<std::uint8_t>(
+                        (write ? Site::kWrite : 0) |
+                        (at.in.type >= InstructionClass::X87 ? Site::kVector : 0) |
+                        (interpreter_decides(at.in) ? Site::kCareful : 0)),
+                    .length = at.in.length,
+                    .size = static_cast<std::uint8_t>(size),
+                    .low = static_cast<std::int16_t>(low),
+                    .first = static_cast<std::int16_t>(offset)};
+    const auto bytes = static_cast<std::uint32_t>(range);
     a_.lea(kScratch0, {kGuestRsp, kNoReg, 1, low});
+    // In 32-bit code the page must keep its distance: see is_stack_page32().
+    const bool shares = compact_ && !code32_;
+    if (const auto* const shared = shares ? stubs_.shared.stack_check(bytes) : nullptr;
+        shared != nullptr) {
+        a_.call(shared);
+        note_check(at, site, CheckSite::Of::Stack);
+        stack_in_scratch1_ = true;
+        return;
+    }
     a_.alu(Alu::Xor, kScratch0, kStackPage);
-    compare_limit(static_cast<std::uint32_t>(range));
+    compare_limit(bytes);
     Cold miss;
     miss.place = a_.jump_if_later(Condition::Above);
     miss.why = Exit::StackMiss;
     miss.relative_to = start;
-    miss.site = {.page_offset = at.page_offset,
-                 .extra = static_cast<std::uint16_t>(range),
-                 .bits = static_cast<std::uint8_t>(
-                     (write ? Site::kWrite : 0) |
-                     (at.in.type >= InstructionClass::X87 ? Site::kVector : 0) |
-                     (interpreter_decides(at.in) ? Site::kCareful : 0)),
-                 .length = at.in.length,
-                 .size = static_cast<std::uint8_t>(size),
-                 .low = static_cast<std::int16_t>(low),
-                 .first = static_cast<std::int16_t>(offset)};
-    miss.left = left_before(at);
-    miss.recipe = lost_recipe();
-    miss.flags = lost_place();
-    cold_.push_back(miss);
+    miss.site = site;
+    push_miss(miss, at);
 }
 
 Mem BlockTranslator::cached_stack(const ScannedInstruction& at, std::int32_t offset,

@@ -45,7 +45,9 @@ inline constexpr std::uint16_t kWithoutHome = 0xf000; // the set of those
 struct FrameHeader {
     static constexpr std::size_t kNearGroups = 8;
 
-    std::array<std::uint64_t, 3> gap{};
+    const std::uint8_t* busy_code = nullptr;           // where the count below ended
+    std::uint64_t shared_calls_left = 0;               // see SharedChecks
+    std::uint64_t shared_calls = 0;                    // what it begins with
     std::uint64_t tsc_offset = 0;                      // guest TSC - host TSC
     std::uint64_t shared_branch_wait = 0;              // see Stubs::shared_branch
     std::uint64_t host_limit = std::uint64_t{1} << 48; // above all host addresses
@@ -81,6 +83,7 @@ struct FrameHeader {
         return 0x4000'0000'0000'0000 | (random >> 3 & ~std::uint64_t{0xfff});
     }
     /// Not an address: a poll that follows it is a SIGSEGV, which is how tight loops notice.
+    /// Joined to the frame's address: all there is to see is `busy_code`.
     static constexpr std::uint64_t kAttention = 0x4000'0000'0000'0000;
 };
 static_assert(sizeof(FrameHeader) == 256 && offsetof(FrameHeader, group_host) == 128);
@@ -112,7 +115,8 @@ struct alignas(64) Frame {
     /// segment does not reach over all 4 GiB, the interpreter checks its limits.
     std::array<std::uint64_t, 2> segment_guard{};
     static constexpr std::uint64_t kNotFlat = 0x4000'0000'0000'0000;
-    std::uint64_t flag_scratch = 0; // of an exit that computes the flags
+    const std::uint8_t* shared_back = nullptr; // of SharedChecks
+    std::uint64_t flag_scratch = 0;            // of an exit that computes the flags
     /// Where a return leads, by the guest address of its return address, bits 18:3: the landing of
     /// the last call that pushed one there, or Stubs::landing.
     static constexpr std::size_t kLandings = std::size_t{1} << 16;
@@ -267,6 +271,7 @@ static_assert(sizeof(Site) == 16);
 enum class Exit : std::uint32_t {
     Miss,      // TLB, at the site
     StackMiss, // stack page cache
+    Check,     // either, in a shared check: exit_site is behind its call
     Link,      // direct jump not linked yet
     Branch,    // r13 = target, not in the branch cache; the site tells how to undo
     Stale,     // r13 = target, no site: its block is dead
@@ -277,6 +282,26 @@ enum class Exit : std::uint32_t {
     Budget,    // the budget does not last for the block
     Count
 };
+
+/// Where the guest's flags are when translated code leaves.
+enum class FlagPlace : std::uint8_t { Register, Slot, Made };
+
+/// What a miss in a shared check needs. A block's are at the end of what is out of its way, in
+/// ascending order.
+struct CheckSite {
+    enum class Of : std::uint8_t { Access, Group, Stack };
+
+    Site site;
+    std::uint32_t maker = 0;  // Register: offset in code memory of what brings the flags there
+    std::uint16_t behind = 0; // the call, from the beginning of the block
+    std::uint8_t left = 0;    // see Site
+    FlagPlace flags : 4 = FlagPlace::Slot;
+    Of of : 4 = Of::Access;
+
+    static constexpr std::uint32_t kCallBytes = 5;
+};
+
+static_assert(sizeof(CheckSite) == 24);
 
 /// Of a Site.
 constexpr std::size_t site_bytes(Exit why) {

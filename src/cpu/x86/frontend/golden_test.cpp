@@ -28,7 +28,7 @@ struct Golden {
     const char* what;
     std::vector<std::uint8_t> code;
     std::uint32_t mode = mode::kUser;
-    bool loop = false; // as a loop without checks
+    enum class As { Inline, Loop, Compact } as = As::Inline;
 };
 
 constexpr std::uint16_t kAt = 0x100; // in the page
@@ -126,12 +126,33 @@ const std::vector<Golden> kGoldens{
     {"a hot loop: a sum",
      {0x48, 0x03, 0x10, 0x48, 0x83, 0xc0, 0x08, 0x48, 0x39, 0xc8, 0x75, 0xf4},
      mode::kUser,
-     true},
+     Golden::As::Loop},
     {"a hot loop whose loads may raise exceptions",
      {0xf3, 0x0f, 0x10, 0x02, 0xf3, 0x0f, 0x59, 0x04, 0x9f, 0x48, 0x83,
       0xc2, 0x04, 0xf3, 0x0f, 0x58, 0xc8, 0x48, 0x39, 0xf2, 0x75, 0xea},
      mode::kUser,
-     true},
+     Golden::As::Loop},
+    {"compact: a load through a register", {0x48, 0x8b, 0x03}, mode::kUser, Golden::As::Compact},
+    {"compact: a store with an index", {0x89, 0x44, 0x8b, 0x08}, mode::kUser, Golden::As::Compact},
+    {"compact: a load into a register without a home",
+     {0x4c, 0x8b, 0x6b, 0x08},
+     mode::kUser,
+     Golden::As::Compact},
+    {"compact: several accesses through one register",
+     {0x48, 0x8b, 0x43, 0x08, 0x48, 0x03, 0x43, 0x10, 0x48, 0x89, 0x43, 0x18},
+     mode::kUser,
+     Golden::As::Compact},
+    {"compact: push and pop", {0x50, 0x5b}, mode::kUser, Golden::As::Compact},
+    {"compact: a call to another page",
+     {0xe8, 0x00, 0x20, 0x00, 0x00},
+     mode::kUser,
+     Golden::As::Compact},
+    {"compact: return", {0xc3}, mode::kUser, Golden::As::Compact},
+    {"compact: a locked one", {0xf0, 0x48, 0x0f, 0xc1, 0x03}, mode::kUser, Golden::As::Compact},
+    {"compact: kernel that knows where it is, a load relative to rip",
+     {0x48, 0x8b, 0x05, 0x00, 0x01, 0x00, 0x00},
+     kKernel,
+     Golden::As::Compact},
 };
 
 CodeSize size_of(const Golden& golden) {
@@ -152,6 +173,24 @@ std::string guest_text(const Golden& golden) {
     return text;
 }
 
+/// Of what compact code calls.
+std::string shared_name(const SharedChecks& shared, const std::uint8_t* called) {
+    constexpr std::uint32_t kSizes[] = {1, 2, 4, 8, 16, 24, 32, 64};
+    constexpr const char* kGives[] = {"addend", "page", "host address"};
+    for (const std::uint32_t bytes : kSizes) {
+        if (shared.stack_check(bytes) == called)
+            return fmt::format("(stack check, {} bytes)", bytes);
+        for (const bool write : {false, true})
+            for (const CheckGives gives :
+                 {CheckGives::Addend, CheckGives::PageHost, CheckGives::HostAddress})
+                if (shared.check(write, gives, bytes) == called)
+                    return fmt::format("(check, {}, {} bytes, gives the {})",
+                                       write ? "write" : "read", bytes,
+                                       kGives[static_cast<std::size_t>(gives)]);
+    }
+    return "";
+}
+
 class NoBlocks final : public BlockFinder {
 public:
     bool exists(std::uint16_t) const override { return false; }
@@ -167,7 +206,7 @@ std::string host_text(const Golden& golden) {
     const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
     const CodeBytes bytes_of{reinterpret_cast<const std::byte*>(guest.data()), 64, nullptr};
     const std::uint32_t bits = golden.mode | mode::kSse | mode::kAvx;
-    if (golden.loop)
+    if (golden.as == Golden::As::Loop)
         REQUIRE(scan_loop(scan, bytes_of, kAt, bits, features, {}, NoBlocks{}));
     else
         scan_block(scan, bytes_of, kAt, bits, features, {});
@@ -176,6 +215,7 @@ std::string host_text(const Golden& golden) {
     translator::Assembler assembler{memory.data(), exec, memory.size()};
     const Stubs stubs = emit_stubs(assembler);
     assembler.align(64);
+    scan.compact = golden.as == Golden::As::Compact;
     scan.page_va = (golden.mode & mode::kFixed) != 0 ? kKernelPage : 0;
     translator::NewBlock block;
     BlockTranslator::Workspace space;
@@ -190,8 +230,14 @@ std::string host_text(const Golden& golden) {
         Instruction in;
         const std::span<const std::uint8_t> bytes{memory.data() + offset, left};
         REQUIRE(decode(bytes, CodeSize::Bits64, in) == DecodeStatus::Ok);
-        text += fmt::format("    {}\n", disassemble(bytes, CodeSize::Bits64,
-                                                    static_cast<std::uint64_t>(at - block.begin)));
+        const std::string line =
+            disassemble(bytes, CodeSize::Bits64, static_cast<std::uint64_t>(at - block.begin));
+        const bool calls = in.op == Op::Call && in.operands[0].kind == OperandKind::Relative;
+        const std::string name =
+            calls ? shared_name(stubs.shared,
+                                at + in.length + static_cast<std::int64_t>(in.immediate))
+                  : "";
+        text += fmt::format("    {}\n", name.empty() ? line : "call " + name);
         at += in.length;
     }
     return text + (block.hot_end != block.body_end ? "    (exit)\n" : "");

@@ -78,6 +78,30 @@ const std::uint8_t* emit_common(Assembler& a) {
     return start;
 }
 
+/// Jumps to where the branch cache says r13 is, if it knows; clobbers r14.
+void emit_lookup(Assembler& a) {
+    a.rorx(kScratch1, kScratch0, 12);
+    a.alu(Alu::Xor, kScratch1, kScratch0);
+    a.alu_imm(Alu::And, kScratch1, 2 * (TlbInstance::kBranches - 1), false);
+    const Mem found{kTlb, kScratch1, 8, DOPPEL_TLB(branches)};
+    a.alu(Alu::Cmp, kScratch0, found + offsetof(TlbInstance::BranchEntry, tag));
+    std::uint8_t* const other = a.short_jump_if_later(Condition::NotEqual);
+    a.jump(found + offsetof(TlbInstance::BranchEntry, host));
+    a.bind_short(other);
+}
+
+const std::uint8_t* emit_branch(Assembler& a, bool flags_in_slot, const std::uint8_t* shared) {
+    a.align(16);
+    const std::uint8_t* const start = a.here();
+    a.store32(DOPPEL_FRAME(exit_site), kScratch1);
+    if (!flags_in_slot)
+        emit_save_flags(a, DOPPEL_FRAME(flags));
+    emit_lookup(a);
+    a.load32(kScratch1, DOPPEL_FRAME(exit_site));
+    a.jump(shared);
+    return start;
+}
+
 } // namespace
 
 /// rsp is the frame - 8 here.
@@ -132,14 +156,7 @@ const std::uint8_t* emit_shared_branch(Assembler& a, const std::uint8_t* miss) {
 }
 
 void emit_landing(Assembler& a, const Stubs& stubs) {
-    a.rorx(kScratch1, kScratch0, 12);
-    a.alu(Alu::Xor, kScratch1, kScratch0);
-    a.alu_imm(Alu::And, kScratch1, 2 * (TlbInstance::kBranches - 1), false);
-    const Mem found{kTlb, kScratch1, 8, DOPPEL_TLB(branches)};
-    a.alu(Alu::Cmp, kScratch0, found + offsetof(TlbInstance::BranchEntry, tag));
-    std::uint8_t* const other = a.short_jump_if_later(Condition::NotEqual);
-    a.jump(found + offsetof(TlbInstance::BranchEntry, host));
-    a.bind_short(other);
+    emit_lookup(a);
     const Site site{.bits = Site::kLanding};
     emit_exit(a, Exit::Branch, stubs.shared_branch, stubs, site, sizeof site);
 }
@@ -158,6 +175,8 @@ Stubs emit_stubs(Assembler& a) {
     stubs.made_register = a.here();
     emit_made(a, true, common);
     for (std::uint32_t why = 0; why < static_cast<std::uint32_t>(Exit::Count); ++why) {
+        if (static_cast<Exit>(why) == Exit::Check)
+            continue; // below
         for (std::size_t flags = 0; flags < 3; ++flags) {
             a.align(16);
             stubs.exits[why][flags] = a.here();
@@ -174,11 +193,17 @@ Stubs emit_stubs(Assembler& a) {
         }
     }
     a.align(16);
+    const std::uint8_t* const leave_check = a.here();
+    emit_leave(a, Exit::Check, FlagPlace::Slot, common);
+    a.align(16);
     const std::uint8_t* const miss = stubs.exit(Exit::Branch, FlagPlace::Slot);
     stubs.shared_branch = emit_shared_branch(a, miss);
     a.align(16);
     stubs.landing = a.here();
     emit_landing(a, stubs);
+    stubs.branch = emit_branch(a, true, stubs.shared_branch);
+    stubs.branch_with_flags = emit_branch(a, false, stubs.shared_branch);
+    stubs.shared = emit_shared_checks(a, stubs.base, leave_check);
     return stubs;
 }
 

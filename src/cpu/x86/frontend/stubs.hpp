@@ -6,11 +6,9 @@
 
 #include "cpu/translator/emit/assembler.hpp"
 #include "cpu/x86/frontend/frame.hpp"
+#include "cpu/x86/frontend/shared_checks.hpp"
 
 namespace doppel::cpu::x86::frontend {
-
-/// Where the guest's flags are when translated code leaves.
-enum class FlagPlace : std::uint8_t { Register, Slot, Made };
 
 struct Stubs {
     /// Length of an exit: `mov r14d, offset of the Site; jmp stub`, and then the Site; where r14
@@ -31,12 +29,17 @@ struct Stubs {
     /// there, what runs once does not take its place.
     const std::uint8_t* shared_branch = nullptr;
     static constexpr std::uint64_t kSharedBranchWait = 31;
+    /// Likewise, but looks in the branch cache before that: r13 = target. The flags are in the
+    /// slot, or in the register.
+    const std::uint8_t* branch = nullptr;
+    const std::uint8_t* branch_with_flags = nullptr;
     /// For returns whose call has left no landing: looks in the branch cache.
     const std::uint8_t* landing = nullptr;
     /// What Frame::flag_maker names when the flags are in the slot. Otherwise it names code that
     /// brings them into the register, touches nothing else and jumps to made_register.
     const std::uint8_t* made_slot = nullptr;
     const std::uint8_t* made_register = nullptr;
+    SharedChecks shared;
     /// Targets of exits (Stale, HostFault: without a Site).
     std::array<std::array<const std::uint8_t*, 3>, static_cast<std::size_t>(Exit::Count)> exits{};
 

@@ -52,13 +52,17 @@ inline constexpr std::uint64_t kTablesAt = 0x600000;
 /// A page that plug() gives to a device; its physical address is beyond RAM.
 inline constexpr std::uint64_t kDeviceAt = kRamBytes - 0x1000, kDeviceGpa = 0xe000'0000;
 
-/// DOPPEL_CHAOS=SEED in the environment: all tests run with the translator disturbed.
+/// DOPPEL_CHAOS=SEED in the environment: all tests run with the translator disturbed;
+/// DOPPEL_INLINE=1: no checks are shared.
 inline TranslatorOptions environment_options() {
     TranslatorOptions options;
     const char* const chaos = std::getenv("DOPPEL_CHAOS");
     options.chaos = chaos == nullptr ? 0 : std::strtoull(chaos, nullptr, 0);
-    if (options.chaos != 0)
+    if (options.chaos != 0) {
         options.tuning.loop_threshold = 1;
+        options.tuning.busy_calls = 20;
+    }
+    options.tuning.shared_checks = std::getenv("DOPPEL_INLINE") == nullptr;
     return options;
 }
 

@@ -25,9 +25,16 @@ using translator::TlbSet;
 namespace {
 
 /// Of Exit, for people.
-constexpr std::array<const char*, 9> kExitNames{
-    "TLB miss", "stack page miss", "jump not linked", "indirect branch not cached", "stale block",
-    "poll",     "to interpreter",  "host fault",      "end of the budget"};
+constexpr std::array<const char*, 10> kExitNames{"TLB miss",
+                                                 "stack page miss",
+                                                 "miss in compact code",
+                                                 "jump not linked",
+                                                 "indirect branch not cached",
+                                                 "stale block",
+                                                 "poll",
+                                                 "to interpreter",
+                                                 "host fault",
+                                                 "end of the budget"};
 static_assert(kExitNames.size() == static_cast<std::size_t>(Exit::Count));
 
 std::uint64_t unguessable() {
@@ -150,6 +157,10 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
     bool link_landing(const Site& site, std::uint64_t address, const std::uint8_t* host) override {
         return world.link_landing(site, address, host);
     }
+    void promote(const std::uint8_t* host_code) override { world.promote(host_code); }
+    const CheckSite& find_check(const std::uint8_t* behind) override {
+        return world.find_check(behind);
+    }
     bool find_loop(const translator::Block& head, const std::byte* host,
                    LoopCounter& counter) override {
         return world.find_loop(head, host, system.features, counter);
@@ -245,13 +256,15 @@ const EventLog* TranslatorVcpu::events() const { return &parts_->system.events; 
 GuestPlace TranslatorVcpu::place(const void* host_pc) noexcept {
     GuestPlace place = Vcpu::place(host_pc);
     auto& cache = parts_->world.cache();
-    const auto* const at = static_cast<const std::uint8_t*>(host_pc);
+    const auto* at = static_cast<const std::uint8_t*>(host_pc);
     if (!cache.memory().contains(at))
         return place;
+    if (parts_->world.stubs().shared.contains(at))
+        at = reinterpret_cast<const std::uint8_t*>(parts_->frame.header.call_slot);
     const base::MutexLock lock{cache.mutex()};
     const translator::Block* const block = cache.find_by_host(at);
     if (block == nullptr)
-        return place; // a stub
+        return place; // another stub
     std::uint64_t offset = block->key.gpa & 0xfff;
     for (const auto& site : cache.signal_sites(*block))
         if (!site.is_poll && block->begin + site.host_offset <= at)

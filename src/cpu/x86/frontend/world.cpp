@@ -42,6 +42,10 @@ private:
     BlockKey key_;
 };
 
+std::size_t busy_index(std::uint64_t gpa) {
+    return (gpa >> 12) * 0x9e37'79b9'7f4a'7c15ull >> (64 - World::kBusyBits);
+}
+
 /// nullptr: there is none for flags that are neither in the slot nor in the register.
 const std::uint8_t* link_entry(const Site& at, const Block& target) {
     const bool backward = (at.bits & Site::kBackward) != 0;
@@ -181,6 +185,7 @@ void World::evict(Caller& caller, EvictWhen when) {
             return; // somebody else was faster
         for (const std::uint64_t page : cache_->recycle())
             memory_.set_code_page({page}, false);
+        busy_pages_.reset();
         const std::scoped_lock among{mutex_};
         for (const Member& member : members_)
             member.dispatcher->drop_code();
@@ -285,6 +290,8 @@ Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t b
     t_scan.page_va = rip & ~kPageOffset;
     t_scan.far_link = next_far_link_;
     t_scan.landing = cache_->next_landing();
+    t_scan.compact = tuning_.shared_checks && !made.loop && t_scan.lending_count == 0 &&
+                     !busy_pages_.test(busy_index(key.gpa));
     BlockTranslator translator{assembler, stubs_, t_scan, t_space};
     translator.translate(made);
     DOPPEL_VERIFY(!assembler.full(), "a block fits in the room that full() leaves");
@@ -299,6 +306,28 @@ Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t b
     if (jit_dump_ != nullptr)
         note(block, rip);
     return &block;
+}
+
+void World::promote(const std::uint8_t* host_code) {
+    const base::MutexLock lock{cache_->mutex()};
+    const Block* const found = cache_->find_by_host(host_code);
+    if (found == nullptr || found->dead)
+        return;
+    const std::uint64_t page = found->key.gpa & ~kPageOffset;
+    busy_pages_.set(busy_index(page));
+    cache_->supersede_page(page);
+}
+
+const CheckSite& World::find_check(const std::uint8_t* behind) {
+    const base::MutexLock lock{cache_->mutex()};
+    const Block* const block = cache_->find_by_host(behind);
+    DOPPEL_VERIFY(block != nullptr, "a check is called by a block");
+    const std::span sites{reinterpret_cast<const CheckSite*>(block->code_end()) - block->checks,
+                          block->checks};
+    const auto found = std::ranges::find(sites, static_cast<std::size_t>(behind - block->begin),
+                                         &CheckSite::behind);
+    DOPPEL_VERIFY(found != sites.end(), "a block knows its checks");
+    return *found;
 }
 
 void World::link(const Site& site, std::uint64_t site_address, Block& target) {

@@ -9,6 +9,7 @@
 /// From then on each write to it takes a slow path that ends in GuestMemory, which tells us before
 /// and after the bytes change: blocks that overlap the write die both times, so that a block made
 /// in between from half-changed bytes dies as well.
+#include <bitset>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -69,12 +70,21 @@ public:
     void link(const Site& site, std::uint64_t site_address, translator::Block& target);
     bool link_landing(const Site& site, std::uint64_t site_address, const std::uint8_t* host);
 
+    /// Of the call that ends at `behind`. Valid until that code is evicted.
+    const CheckSite& find_check(const std::uint8_t* behind);
+    /// The code with `host_code` runs often: all blocks of its page will have their checks in line.
+    /// They are made anew in the order in which they run. Single ones would be made in the order in
+    /// which they happen to be met, and lie apart from what runs before and after them.
+    void promote(const std::uint8_t* host_code);
+
     /// Unlink, Evict, EvictArena, Safepoint; see Chaos. The caller is between two blocks.
     void disturb(cpu::Rendezvous::Participant& caller, Chaos::Act act, std::uint64_t random);
 
     // --- any thread ---
     void on_code_write(memory::Gpa gpa, std::uint64_t length_bytes,
                        Moment moment) noexcept override;
+
+    static constexpr unsigned kBusyBits = 18;
 
 private:
     World(memory::GuestMemory& memory, const TranslatorOptions& options)
@@ -105,6 +115,9 @@ private:
     Stubs stubs_;
     std::uint16_t next_far_link_ = 0; // see TlbInstance
     translator::TranslationCost cost_;
+    /// By hashes of their addresses; of the cache's mutex. What is taken for one by chance has its
+    /// checks in line, too.
+    std::bitset<std::size_t{1} << kBusyBits> busy_pages_;
     cpu::Rendezvous rendezvous_;
     std::mutex mutex_; // of all below
     std::vector<Member> members_;

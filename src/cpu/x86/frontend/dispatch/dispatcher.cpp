@@ -63,6 +63,7 @@ void Dispatcher::drop_all_writes() {
 void Dispatcher::drop_code() {
     tlbs_.flush_branches();
     forget_landings();
+    known_checks_.fill({});
     if (runner_ != nullptr && runner_->holds_pages())
         runner_->drop_code();
 }
@@ -220,9 +221,19 @@ void Dispatcher::disturb() {
     }
 }
 
+/// False: somebody else asks for attention, too.
+bool Dispatcher::promote_busy_code() {
+    std::uint64_t asked = calm() | FrameHeader::kAttention;
+    if (!frame_.header.attention.compare_exchange_strong(asked, calm()))
+        return false;
+    vectors_.store();
+    cold_.promote(frame_.header.busy_code);
+    return true;
+}
+
 /// Between two blocks: pause, kick, events. False: run() returns `result`.
 bool Dispatcher::attend(Result& result) {
-    if (frame_.header.attention.load(std::memory_order_relaxed) != calm()) {
+    if (frame_.header.attention.load(std::memory_order_relaxed) != calm() && !promote_busy_code()) {
         frame_.header.attention = calm();
         event_hint_ = service_ = true;
         frame_.event_hint = 1;
@@ -318,6 +329,7 @@ void Dispatcher::settle(Exit why, std::uint64_t granted) {
     switch (why) {
     case Exit::Stale:
     case Exit::Attention: break;
+    case Exit::Check: left = shared_check().left; break;
     case Exit::HostFault: left = frame_.header.exit_r13 >> 16 & 0xff; break;
     case Exit::Branch: // a branch to a non-canonical address has not been executed
         left = is_canonical(frame_.header.exit_r13) ? 0 : 1;

@@ -42,6 +42,10 @@ public:
     /// Translates it so, in the place of `head`. nullptr: it stays as it is.
     virtual translator::Block* make_loop(translator::Block& head, std::uint64_t rip,
                                          const std::byte* host) = 0;
+    /// Of the shared check whose call ends at `behind`. Valid until Dispatcher::drop_code().
+    virtual const CheckSite& find_check(const std::uint8_t* behind) = 0;
+    /// The page of the block with this code is to be made anew, for speed: see World.
+    virtual void promote(const std::uint8_t* host_code) = 0;
     virtual bool has_event() = 0;
     /// Another thread wants all vCPUs to stand still: returns when it is done.
     virtual void safepoint() = 0;
@@ -110,6 +114,7 @@ public:
         forget_landings();
         loops_ = tuning.loops && tuning.loop_threshold != 0;
         loop_profile_.set_threshold(tuning.loop_threshold);
+        frame_.header.shared_calls = frame_.header.shared_calls_left = tuning.busy_calls;
     }
     /// Before the first run(); outlives us.
     void set_user_runner(UserRunner* runner) { runner_ = runner; }
@@ -146,6 +151,7 @@ private:
     Site site() const;
     std::uint64_t site_rip(const Site& at) const { return frame_.header.page_va + at.page_offset; }
 
+    bool promote_busy_code();
     bool attend(Result& result);
     void disturb();
     void apply_changes();
@@ -194,10 +200,22 @@ private:
     void count_fault();
     /// True: go on in translated code at header.resume.
     bool serve(Exit why, Result& result, bool& leave);
-    bool serve_miss(Result& result, bool& leave);
-    bool serve_fault(const Site& at, Result& result, bool& leave);
-    bool serve_stack_miss(Result& result, bool& leave);
-    bool serve_group_miss(const Site& at, Result& result, bool& leave);
+    /// The check that translated code has left.
+    struct FailedCheck {
+        Site site;
+        std::uint64_t again = 0;           // where it begins, or its call with r13 = the address
+        std::uint64_t passed = 0;          // behind it
+        const CheckSite* shared = nullptr; // if it is one
+    };
+    const CheckSite& shared_check();
+    FailedCheck failed_check() const;
+    bool check_again(const FailedCheck& check, std::uint64_t linear);
+    void recover_flags(const FailedCheck& check);
+    bool serve_check(Result& result, bool& leave);
+    bool serve_miss(const FailedCheck& check, Result& result, bool& leave);
+    bool serve_fault(const FailedCheck& check, Result& result, bool& leave);
+    bool serve_stack_miss(const FailedCheck& check, Result& result, bool& leave);
+    bool serve_group_miss(const FailedCheck& check, Result& result, bool& leave);
     bool enter_variant(bool& leave, Result& result);
     bool serve_link(Result& result, bool& leave);
     bool visit_loop(translator::Block*& head, const std::byte* host);
@@ -211,7 +229,7 @@ private:
     bool resume_at(std::uint64_t address);
     bool resume_block(const std::uint8_t* entry);
     bool compare_first();
-    bool bounce(const Site& at, std::uint64_t linear, std::uint64_t check);
+    bool bounce(const FailedCheck& check, std::uint64_t linear);
     bool enter_rip(std::uint64_t rip, std::uint32_t variant, bool& leave, Result& result);
 
     Frame& frame_;
@@ -238,6 +256,12 @@ private:
     bool loops_ = true;            // likewise
     UserRunner* runner_ = nullptr; // none: users are translated
     bool runs_users_ = false;      // those of the address space in force
+    /// Shared checks that have failed lately, by where they were called.
+    struct KnownCheck {
+        std::uint32_t behind = 0;
+        const CheckSite* site = nullptr;
+    };
+    std::array<KnownCheck, 1024> known_checks_{};
     LoopProfile loop_profile_;
     Chaos chaos_;
     bool curtailed_ = false; // by chaos: translated code was given less than is left

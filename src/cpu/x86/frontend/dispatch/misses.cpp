@@ -66,9 +66,58 @@ bool Dispatcher::fill(std::uint64_t linear, bool write, std::byte*& host, bool& 
     return true;
 }
 
+const CheckSite& Dispatcher::shared_check() {
+    const std::uint32_t behind = frame_.header.exit_site;
+    KnownCheck& known = known_checks_.data()[behind % known_checks_.size()];
+    if (known.behind != behind) {
+        vectors_.store();
+        known = {.behind = behind, .site = &cold_.find_check(stubs_.base + behind)};
+    }
+    return *known.site;
+}
+
+Dispatcher::FailedCheck Dispatcher::failed_check() const {
+    const Site at = site();
+    const std::uint64_t begin = site_address() - at.distance();
+    return {.site = at, .again = begin, .passed = begin + at.extra};
+}
+
+bool Dispatcher::serve_check(Result& result, bool& leave) {
+    const CheckSite& shared = shared_check();
+    const FailedCheck check{.site = shared.site,
+                            .again = site_address() - CheckSite::kCallBytes,
+                            .passed = site_address(),
+                            .shared = &shared};
+    switch (shared.of) {
+    case CheckSite::Of::Access: return serve_miss(check, result, leave);
+    case CheckSite::Of::Group: return serve_group_miss(check, result, leave);
+    default: return serve_stack_miss(check, result, leave);
+    }
+}
+
+bool Dispatcher::check_again(const FailedCheck& check, std::uint64_t linear) {
+    frame_.header.resume_r13 = linear;
+    return resume_at(check.again);
+}
+
+/// Translated code is left for good at a shared check: only now does it matter what the flags are.
+/// What computes them is code, which runs on the guest's registers and comes back at once.
+void Dispatcher::recover_flags(const FailedCheck& check) {
+    if (check.shared == nullptr || check.shared->flags == FlagPlace::Slot)
+        return;
+    FrameHeader& header = frame_.header;
+    const bool made = check.shared->flags == FlagPlace::Made;
+    header.resume = reinterpret_cast<std::uint64_t>(stubs_.base) +
+                    (made ? header.flag_maker : check.shared->maker);
+    header.resume_r13 = static_cast<std::uint64_t>(Exit::Check);
+    stubs_.enter(&cx_.state);
+    cx_.state.rflags = unpack_flags(cx_.state.rflags, header.flags);
+}
+
 /// A load from two pages or from a device: its bytes are collected in frame_.bounce, and the
 /// instruction is made to read there.
-bool Dispatcher::bounce(const Site& at, std::uint64_t linear, std::uint64_t check) {
+bool Dispatcher::bounce(const FailedCheck& check, std::uint64_t linear) {
+    const Site& at = check.site;
     if (!read_linear(cx_, linear, frame_.bounce.data(), at.size, data_privilege(cx_)))
         return false;
     const auto host = reinterpret_cast<std::uint64_t>(frame_.bounce.data());
@@ -77,13 +126,11 @@ bool Dispatcher::bounce(const Site& at, std::uint64_t linear, std::uint64_t chec
     frame_.header.resume_r14 = host - linear;
     if ((at.bits & Site::kKnown) != 0) // the access is at that of the page
         frame_.header.resume_r13 = frame_.header.resume_r14 = host - (linear & kPageOffset);
-    return resume_at(check + at.extra);
+    return resume_at(check.passed);
 }
 
-bool Dispatcher::serve_miss(Result& result, bool& leave) {
-    const Site at = site();
-    if ((at.bits & Site::kGroup) != 0)
-        return serve_group_miss(at, result, leave);
+bool Dispatcher::serve_miss(const FailedCheck& check, Result& result, bool& leave) {
+    const Site& at = check.site;
     const TlbInstance& tlb = *tlbs_.current();
     const bool write = (at.bits & Site::kWrite) != 0;
     const std::size_t index = frame_.header.exit_r14;
@@ -94,7 +141,6 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
     const bool known = (at.bits & Site::kKnown) != 0;
     const std::uint64_t linear =
         known ? difference : difference ^ (write ? tlb.wtag.data() : tlb.rtag.data())[index];
-    const std::uint64_t check = site_address() - at.distance();
     cx_.state.rip = site_rip(at);
     const bool exists = addressable(linear, at.size);
     const bool crosses = (linear & kPageOffset) + at.size > 4096;
@@ -109,12 +155,14 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
         return false;
     }
     if (exists && !crosses && fill(linear, write, host, fault))
-        return resume_at(check);
-    if (fault)
-        return serve_fault(at, result, leave);
+        return check_again(check, linear);
     // With a meter, what touches a device ends the block: it may ask for an interrupt.
-    if (exists && !write && !careful && meter_ == nullptr) {
-        if (bounce(at, linear, check))
+    const bool may_bounce = !fault && exists && !write && !careful && meter_ == nullptr;
+    recover_flags(check);
+    if (fault)
+        return serve_fault(check, result, leave);
+    if (may_bounce) {
+        if (bounce(check, linear))
             return true;
         leave = !deliver(result);
         return false;
@@ -128,21 +176,21 @@ bool Dispatcher::serve_miss(Result& result, bool& leave) {
 }
 
 /// The page at the site cannot be accessed, which cx_.fault tells.
-bool Dispatcher::serve_fault(const Site& at, Result& result, bool& leave) {
-    if ((at.bits & Site::kCareful) == 0) {
+bool Dispatcher::serve_fault(const FailedCheck& check, Result& result, bool& leave) {
+    if ((check.site.bits & Site::kCareful) == 0) {
         leave = !deliver(result);
         return false;
     }
     if (compare_first())
         return false;
-    if ((at.bits & Site::kVector) != 0)
+    if ((check.site.bits & Site::kVector) != 0)
         vectors_.store();
     leave = !interpret(result);
     return false;
 }
 
-bool Dispatcher::serve_stack_miss(Result& result, bool& leave) {
-    const Site at = site();
+bool Dispatcher::serve_stack_miss(const FailedCheck& check, Result& result, bool& leave) {
+    const Site& at = check.site;
     const std::uint64_t rsp = cx_.state.gpr.data()[Rsp];
     const std::uint64_t low = rsp + static_cast<std::uint64_t>(std::int64_t{at.low});
     const std::uint64_t first = rsp + static_cast<std::uint64_t>(std::int64_t{at.first});
@@ -157,15 +205,18 @@ bool Dispatcher::serve_stack_miss(Result& result, bool& leave) {
             std::byte* host = nullptr;
             bool fault = false;
             fill(first, write, host, fault);
-            if (fault)
-                return serve_fault(at, result, leave);
+            if (fault) {
+                recover_flags(check);
+                return serve_fault(check, result, leave);
+            }
         }
         if (tlb.wtag.data()[index] == page) {
             tlb.stack_page = page;
             tlb.stack_addend = tlb.addend.data()[index];
-            return resume_at(site_address() - at.distance());
+            return check_again(check, low);
         }
     }
+    recover_flags(check);
     return enter_variant(leave, result);
 }
 
@@ -178,7 +229,8 @@ bool Dispatcher::enter_variant(bool& leave, Result& result) {
     return enter_rip(cx_.state.rip, mode::kEachChecked, leave, result);
 }
 
-bool Dispatcher::serve_group_miss(const Site& at, Result& result, bool& leave) {
+bool Dispatcher::serve_group_miss(const FailedCheck& check, Result& result, bool& leave) {
+    const Site& at = check.site;
     const bool write = (at.bits & Site::kWrite) != 0;
     const TlbInstance& tlb = *tlbs_.current();
     const std::uint64_t* const tags = write ? tlb.wtag.data() : tlb.rtag.data();
@@ -189,8 +241,9 @@ bool Dispatcher::serve_group_miss(const Site& at, Result& result, bool& leave) {
         bool fault = false;
         fill(low, write && (at.bits & Site::kEarly) == 0, host, fault);
         if (!fault && tags[TlbInstance::index(low)] == (low & ~kPageOffset))
-            return resume_at(site_address() - at.distance());
+            return check_again(check, low);
     }
+    recover_flags(check);
     return enter_variant(leave, result); // which will find the same, and whose it is
 }
 
@@ -352,8 +405,11 @@ bool Dispatcher::serve_host_fault(Result& result, bool& leave) {
 bool Dispatcher::serve(Exit why, Result& result, bool& leave) {
     ++exits_[static_cast<std::size_t>(why)];
     switch (why) {
-    case Exit::Miss: return serve_miss(result, leave);
-    case Exit::StackMiss: return serve_stack_miss(result, leave);
+    case Exit::Miss:
+        return (site().bits & Site::kGroup) != 0 ? serve_group_miss(failed_check(), result, leave)
+                                                 : serve_miss(failed_check(), result, leave);
+    case Exit::StackMiss: return serve_stack_miss(failed_check(), result, leave);
+    case Exit::Check: return serve_check(result, leave);
     case Exit::Link: return serve_link(result, leave);
     case Exit::Branch:
     case Exit::Stale: return serve_branch(why, result, leave);
