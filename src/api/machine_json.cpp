@@ -200,6 +200,7 @@ template <typename Visit> void members(Visit& visit, description::Tuning& tuning
         visit(name, tuning.*member);
     visit("direct_always", tuning.direct_always);
     visit("loop_threshold", tuning.loop_threshold);
+    visit("busy_calls", tuning.busy_calls);
 }
 template <typename Visit> void members(Visit& visit, description::Translation& translation) {
     visit("tuning", translation.tuning);

@@ -20,6 +20,7 @@ Machine unusual() {
     m.engine = description::Engine::Translator;
     m.time = description::TimeMode::Virtual;
     m.translation.tuning.groups = false;
+    m.translation.tuning.busy_calls = 7;
     m.translation.chaos = UINT64_MAX;
     m.translation.cache_mib = 64;
     m.translation.jit_dump = "/tmp/dumps";
@@ -92,6 +93,7 @@ TEST_CASE("a description survives the way through JSON, whatever its members hol
         CHECK(back->reboot == machine.reboot);
         CHECK(back->checking == machine.checking);
         CHECK(back->translation.tuning.groups == machine.translation.tuning.groups);
+        CHECK(back->translation.tuning.busy_calls == machine.translation.tuning.busy_calls);
         CHECK(back->translation.chaos == machine.translation.chaos);
         CHECK(back->translation.cache_mib == machine.translation.cache_mib);
         CHECK(back->translation.tuning.flags == machine.translation.tuning.flags);
