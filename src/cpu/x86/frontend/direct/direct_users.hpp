@@ -54,6 +54,7 @@ public:
                std::size_t count) override;
     Next run(const std::atomic<std::uint64_t>& attention, std::uint64_t calm) override;
     void interrupted_elsewhere() override { samples_ = 0; }
+    void let_go() noexcept override { SameCpu::let_go(); }
     bool selected() const override { return current_ != nullptr && current_->direct; }
     void flush(const TlbFlush& flush) override;
     void drop_write(const std::byte* host_page) override;

@@ -7,6 +7,7 @@
 namespace doppel::cpu::x86::frontend {
 
 std::array<std::atomic<bool>, CPU_SETSIZE> SameCpu::taken_{};
+thread_local SameCpu::Caller SameCpu::caller_;
 
 namespace {
 
@@ -22,41 +23,48 @@ std::chrono::nanoseconds time_used(pid_t process) {
     return std::chrono::seconds{used.tv_sec} + std::chrono::nanoseconds{used.tv_nsec};
 }
 
+cpu_set_t set_of(int cpu) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    return one;
+}
+
 } // namespace
 
 void SameCpu::before(pid_t other) {
     begun_ = Clock::now();
     if (long_)
         used_before_ = time_used(other);
-    if (shared_)
+    if (shared_ || (caller_.cpu < 0 && !caller_.take()))
         release(other);
     else
         bind(other);
 }
 
-void SameCpu::release(pid_t other) {
-    if (others_cpu_ >= 0 && ::sched_getaffinity(0, sizeof callers_, &callers_) == 0)
-        ::sched_setaffinity(other, sizeof callers_, &callers_);
-    others_cpu_ = -1;
+bool SameCpu::Caller::take() {
+    const int here = ::sched_getcpu();
+    if (here < 0 || here >= CPU_SETSIZE || ::sched_getaffinity(0, sizeof allowed, &allowed) != 0 ||
+        taken_.at(static_cast<std::size_t>(here)).exchange(true))
+        return false;
+    cpu = here;
+    const cpu_set_t one = set_of(here);
+    bound = CPU_COUNT(&allowed) > 1 && ::sched_setaffinity(0, sizeof one, &one) == 0;
+    return true;
 }
 
 void SameCpu::bind(pid_t other) {
-    const int cpu = ::sched_getcpu();
-    if (cpu < 0 || cpu >= CPU_SETSIZE || ::sched_getaffinity(0, sizeof callers_, &callers_) != 0)
-        return;
-    if (taken_.at(static_cast<std::size_t>(cpu)).exchange(true)) {
-        release(other);
-        return;
-    }
-    taken_by_us_ = cpu;
-    CPU_ZERO(&one_);
-    CPU_SET(cpu, &one_);
-    if (others_cpu_ != cpu) {
-        if (::sched_setaffinity(other, sizeof one_, &one_) != 0)
-            return;
-        others_cpu_ = cpu;
-    }
-    bound_ = CPU_COUNT(&callers_) > 1 && ::sched_setaffinity(0, sizeof one_, &one_) == 0;
+    const cpu_set_t one = set_of(caller_.cpu);
+    if (others_cpu_ != caller_.cpu && ::sched_setaffinity(other, sizeof one, &one) == 0)
+        others_cpu_ = caller_.cpu;
+}
+
+void SameCpu::release(pid_t other) {
+    let_go();
+    cpu_set_t allowed;
+    if (others_cpu_ >= 0 && ::sched_getaffinity(0, sizeof allowed, &allowed) == 0)
+        ::sched_setaffinity(other, sizeof allowed, &allowed);
+    others_cpu_ = -1;
 }
 
 void SameCpu::after(pid_t other) {
@@ -64,14 +72,19 @@ void SameCpu::after(pid_t other) {
     const bool judged = long_ && took >= kLong;
     long_ = took >= kLong;
     shared_ = judged ? (time_used(other) - used_before_) * 4 < took * 3 : shared_ && long_;
-    if (taken_by_us_ >= 0)
-        taken_.at(static_cast<std::size_t>(std::exchange(taken_by_us_, -1))) = false;
-    if (!bound_)
+}
+
+void SameCpu::let_go() noexcept {
+    Caller& caller = caller_;
+    if (caller.cpu < 0)
         return;
-    bound_ = false;
+    const cpu_set_t one = set_of(caller.cpu);
+    taken_[static_cast<std::size_t>(caller.cpu)] = false;
+    caller.cpu = -1;
     cpu_set_t now;
-    if (::sched_getaffinity(0, sizeof now, &now) == 0 && CPU_EQUAL(&now, &one_))
-        ::sched_setaffinity(0, sizeof callers_, &callers_);
+    if (caller.bound && ::sched_getaffinity(0, sizeof now, &now) == 0 && CPU_EQUAL(&now, &one))
+        ::sched_setaffinity(0, sizeof caller.allowed, &caller.allowed);
+    caller.bound = false;
 }
 
 } // namespace doppel::cpu::x86::frontend

@@ -121,7 +121,9 @@ StubProcess::StubProcess()
 base::Result<std::unique_ptr<StubProcess>> StubProcess::create(int ram) {
     auto stub = std::unique_ptr<StubProcess>{new StubProcess};
     DOPPEL_TRY(stub->spawn(ram));
-    DOPPEL_TRY(stub->begin());
+    const auto begun = stub->begin(); // which has tried it out
+    SameCpu::let_go();
+    DOPPEL_TRY(begun);
     return stub;
 }
 

@@ -237,6 +237,8 @@ bool Dispatcher::attend(Result& result) {
         frame_.header.attention = calm();
         event_hint_ = service_ = true;
         frame_.event_hint = 1;
+        if (runner_ != nullptr)
+            runner_->let_go();
         if (safepoint_.exchange(false)) {
             vectors_.store();
             cold_.safepoint();
@@ -465,6 +467,8 @@ Dispatcher::Result Dispatcher::run() {
             break;
     }
     vectors_.store();
+    if (runner_ != nullptr)
+        runner_->let_go();
     return result;
 }
 

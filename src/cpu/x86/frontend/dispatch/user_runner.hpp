@@ -38,6 +38,8 @@ public:
                        std::size_t count) = 0;
     /// On from the state, a user's, until something happens or `attention` is not `calm`.
     virtual Next run(const std::atomic<std::uint64_t>& attention, std::uint64_t calm) = 0;
+    /// The vCPU will do something else than to run, or has been interrupted.
+    virtual void let_go() noexcept = 0;
     /// Whether users of the address space in force still run directly.
     virtual bool selected() const = 0;
 
