@@ -119,17 +119,16 @@ void AddressSpace::set_doorbell_host(DoorbellHost* host) {
 }
 
 void AddressSpace::hang(const Mapping& mapping) {
-    each_doorbell(mapping, [this](std::uint64_t address, int eventfd) {
-        if (doorbell_host_ != nullptr)
-            doorbell_host_->hang(address, eventfd);
-    });
+    if (DoorbellHost* const host = doorbell_host_; host != nullptr)
+        each_doorbell(mapping,
+                      [host](std::uint64_t address, int eventfd) { host->hang(address, eventfd); });
 }
 
 void AddressSpace::take_down(const Mapping& mapping) {
-    each_doorbell(mapping, [this](std::uint64_t address, int eventfd) {
-        if (doorbell_host_ != nullptr)
-            doorbell_host_->take_down(address, eventfd);
-    });
+    if (DoorbellHost* const host = doorbell_host_; host != nullptr)
+        each_doorbell(mapping, [host](std::uint64_t address, int eventfd) {
+            host->take_down(address, eventfd);
+        });
 }
 
 // --- look-ups ---------------------------------------------------------------------------------
