@@ -428,6 +428,7 @@ bool DirectUsers::serve_memory(Space& space, std::uint64_t address, bool& transl
     if (fetch) {
         ++counts_.refused;
         space.credit -= kRefusal;
+        space.balance -= kRefusal;
     } else {
         space.awaited = address;
     }
