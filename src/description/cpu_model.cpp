@@ -8,6 +8,7 @@
 
 #include <fmt/core.h>
 
+#include "description/cpu_extensions.hpp"
 #include "description/host_cpu.hpp"
 
 namespace doppel::description {
@@ -169,6 +170,19 @@ CpuModel make(const Level& level) {
     return model;
 }
 
+base::Result<CpuModel> find_whole_model(std::string_view name) {
+    if (name == "host")
+        return host_cpu_model();
+    std::string known;
+    for (const auto& model : cpu_models()) {
+        if (model.name == name)
+            return model;
+        known += (known.empty() ? "" : ", ") + model.name;
+    }
+    return base::fail(base::Errc::InvalidArgument, fmt::format("CPU model '{}' is unknown", name),
+                      "use one of " + known + ", host");
+}
+
 } // namespace
 
 CpuidRegisters CpuModel::lookup(std::uint32_t leaf, std::uint32_t subleaf) const noexcept {
@@ -191,16 +205,11 @@ std::span<const CpuModel> cpu_models() {
 }
 
 base::Result<CpuModel> find_cpu_model(std::string_view name) {
-    if (name == "host")
-        return host_cpu_model();
-    std::string known;
-    for (const auto& model : cpu_models()) {
-        if (model.name == name)
-            return model;
-        known += (known.empty() ? "" : ", ") + model.name;
-    }
-    return base::fail(base::Errc::InvalidArgument, fmt::format("CPU model '{}' is unknown", name),
-                      "use one of " + known + ", host");
+    const std::size_t comma = name.find(',');
+    CpuModel model = DOPPEL_TRY(find_whole_model(name.substr(0, comma)));
+    if (comma != std::string_view::npos)
+        DOPPEL_TRY_VOID(take_away(model, name.substr(comma + 1)));
+    return model;
 }
 
 } // namespace doppel::description

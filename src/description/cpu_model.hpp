@@ -39,8 +39,8 @@ struct CpuModel {
     void add_paravirtual_features(std::uint32_t features) noexcept;
 };
 
-/// "x86-64-v1" … "x86-64-v4", and "host" (host_cpu.hpp). Errors: InvalidArgument naming the known
-/// models.
+/// "x86-64-v1" … "x86-64-v4", and "host" (host_cpu.hpp); behind each, extensions to be left out:
+/// "x86-64-v3,-sha". Errors: InvalidArgument naming the known models or extensions.
 base::Result<CpuModel> find_cpu_model(std::string_view name);
 /// The frozen ones.
 std::span<const CpuModel> cpu_models();

@@ -8,11 +8,15 @@
 
 #include <fmt/core.h>
 
+#include "description/cpu_extensions.hpp"
+
 namespace doppel::description {
 
 namespace {
 
 constexpr std::uint32_t bits(auto... positions) { return ((1u << positions) | ...); }
+
+constexpr std::uint32_t kExtended = 0x8000'0001;
 
 CpuidRegisters host(std::uint32_t leaf, std::uint32_t subleaf = 0) {
     CpuidRegisters r;
@@ -22,71 +26,26 @@ CpuidRegisters host(std::uint32_t leaf, std::uint32_t subleaf = 0) {
     return r;
 }
 
-enum class Where : std::uint8_t { Eax, Ebx, Ecx, Edx };
-
-/// An extension whose instructions engines pass on to the host's CPU.
-struct Extension {
-    const char* name;
-    std::uint32_t leaf;
-    Where where;
-    std::uint8_t bit;
-    bool offered = true; // by our engines
-};
-constexpr std::uint32_t kExtended = 0x8000'0001;
-// Intel SDM (June 2025) Vol. 2A, CPUID; AMD APM Vol. 3 appendix E.
-constexpr Extension kExtensions[] = {
-    {"SSE3", 1, Where::Ecx, 0},
-    {"PCLMULQDQ", 1, Where::Ecx, 1},
-    {"SSSE3", 1, Where::Ecx, 9},
-    {"FMA", 1, Where::Ecx, 12},
-    {"CMPXCHG16B", 1, Where::Ecx, 13},
-    {"SSE4.1", 1, Where::Ecx, 19},
-    {"SSE4.2", 1, Where::Ecx, 20},
-    {"MOVBE", 1, Where::Ecx, 22},
-    {"POPCNT", 1, Where::Ecx, 23},
-    {"AES", 1, Where::Ecx, 25},
-    {"AVX", 1, Where::Ecx, 28},
-    {"F16C", 1, Where::Ecx, 29},
-    {"RDRAND", 1, Where::Ecx, 30},
-    {"BMI1", 7, Where::Ebx, 3},
-    {"AVX2", 7, Where::Ebx, 5},
-    {"BMI2", 7, Where::Ebx, 8},
-    {"RDSEED", 7, Where::Ebx, 18},
-    {"ADX", 7, Where::Ebx, 19},
-    {"CLFLUSHOPT", 7, Where::Ebx, 23},
-    {"CLWB", 7, Where::Ebx, 24},
-    {"SHA", 7, Where::Ebx, 29},
-    {"GFNI", 7, Where::Ecx, 8},
-    {"VAES", 7, Where::Ecx, 9},
-    {"VPCLMULQDQ", 7, Where::Ecx, 10},
-    {"LZCNT", kExtended, Where::Ecx, 5},
-    {"AVX512F", 7, Where::Ebx, 16, false},
-    {"AVX512DQ", 7, Where::Ebx, 17, false},
-    {"AVX512CD", 7, Where::Ebx, 28, false},
-    {"AVX512BW", 7, Where::Ebx, 30, false},
-    {"AVX512VL", 7, Where::Ebx, 31, false},
-};
-
-bool has(const CpuidRegisters& registers, const Extension& extension) {
-    const std::array words{registers.eax, registers.ebx, registers.ecx, registers.edx};
-    return (words[static_cast<unsigned>(extension.where)] >> extension.bit & 1) != 0;
-}
+bool host_has(const Extension& extension) { return has(host(extension.leaf, 0), extension); }
 
 std::string missing_extensions(const CpuModel& model, bool& not_offered) {
     std::string missing;
-    for (const auto& extension : kExtensions) {
-        if (!has(model.lookup(extension.leaf, 0), extension))
+    for (const auto& extension : extensions()) {
+        if (extension.always_offered || !has(model.lookup(extension.leaf, 0), extension))
             continue;
         not_offered |= !extension.offered;
-        if (!extension.offered || !has(host(extension.leaf), extension))
+        if (!extension.offered || !host_has(extension))
             missing += (missing.empty() ? "" : ", ") + std::string{extension.name};
     }
     return missing;
 }
 
-std::string best_model() {
-    std::string best = "x86-64-v1";
-    for (const auto& model : cpu_models()) {
+std::string find_default_model() {
+    std::string best = cpu_models().front().name;
+    for (CpuModel model : cpu_models()) {
+        for (const auto& extension : extensions())
+            if (extension.optional && !host_has(extension))
+                take_away(model, extension);
         bool unused = false;
         if (missing_extensions(model, unused).empty())
             best = model.name;
@@ -101,11 +60,11 @@ CpuidRegisters own_features(std::uint32_t leaf) {
 }
 
 /// Of one feature word: what the engines do by themselves, and extensions the host has.
-std::uint32_t word(std::uint32_t leaf, Where where, std::uint32_t own) {
+std::uint32_t word(std::uint32_t leaf, CpuidWord where, std::uint32_t own) {
     const CpuidRegisters here = host(leaf);
     std::uint32_t value = own;
-    for (const auto& extension : kExtensions) {
-        if (extension.leaf != leaf || extension.where != where)
+    for (const auto& extension : extensions()) {
+        if (extension.leaf != leaf || extension.where != where || extension.always_offered)
             continue;
         const std::uint32_t bit = 1u << extension.bit;
         value = extension.offered && has(here, extension) ? value | bit : value & ~bit;
@@ -118,7 +77,7 @@ void add_identity(CpuModel& model, bool amd) {
     auto& all = model.cpuid;
     const bool avx = (one.ecx & bits(28)) != 0;
     all.push_back({0, 0, false, {avx ? 0xdu : 0xbu, vendor.ebx, vendor.ecx, vendor.edx}});
-    std::uint32_t ecx = word(1, Where::Ecx, own_features(1).ecx);
+    std::uint32_t ecx = word(1, CpuidWord::Ecx, own_features(1).ecx);
     if (!avx)
         ecx &= ~bits(26);
     all.push_back({1, 0, false, {one.eax, 8 << 8, ecx, own_features(1).edx}});
@@ -133,11 +92,11 @@ void add_identity(CpuModel& model, bool amd) {
     all.push_back({6, 0, false, own_features(6)});
     const CpuidRegisters seven = own_features(7);
     const std::uint32_t edx = amd ? seven.edx & bits(4) : seven.edx; // AMD: no SPEC_CTRL leaf here
-    all.push_back(
-        {7,
-         0,
-         true,
-         {amd ? 0u : 2u, word(7, Where::Ebx, seven.ebx), word(7, Where::Ecx, seven.ecx), edx}});
+    all.push_back({7,
+                   0,
+                   true,
+                   {amd ? 0u : 2u, word(7, CpuidWord::Ebx, seven.ebx),
+                    word(7, CpuidWord::Ecx, seven.ecx), edx}});
     if (!amd)
         all.push_back({7, 2, true, find_cpu_model("x86-64-v3")->lookup(7, 2)});
     all.push_back({0xb, 0, true, {}});
@@ -169,7 +128,7 @@ void add_extended(CpuModel& model, bool amd) {
         {kExtended,
          0,
          false,
-         {amd ? host(1).eax : 0, 0, word(kExtended, Where::Ecx, own.ecx), own.edx | legacy}});
+         {amd ? host(1).eax : 0, 0, word(kExtended, CpuidWord::Ecx, own.ecx), own.edx | legacy}});
     for (std::uint32_t leaf = 0x8000'0002; leaf <= 0x8000'0006; ++leaf)
         all.push_back({leaf, 0, false, host(leaf)});
     all.push_back({0x8000'0007, 0, false, own_features(0x8000'0007)});
@@ -202,7 +161,12 @@ base::Result<void> check_runs_here(const CpuModel& model) {
     const char* who = not_offered ? "which the engines do not offer" : "which this host lacks";
     return base::fail(base::Errc::Unsupported,
                       fmt::format("CPU model '{}' needs {}, {}", model.name, missing, who),
-                      fmt::format("use {} or host", best_model()));
+                      fmt::format("use {} or host", default_cpu_model()));
+}
+
+std::string default_cpu_model() {
+    static const std::string name = find_default_model(); // a hypervisor below makes CPUID slow
+    return name;
 }
 
 } // namespace doppel::description

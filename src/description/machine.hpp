@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/result.hpp"
+#include "description/host_cpu.hpp"
 #include "description/tuning.hpp"
 
 namespace doppel::description {
@@ -126,7 +127,7 @@ struct Machine {
     std::string name = "doppel";
     std::uint64_t memory_bytes = 512ull << 20;
     std::uint32_t cpus = 1;
-    std::string cpu_model = "x86-64-v3";
+    std::string cpu_model = default_cpu_model();
     Engine engine = Engine::Auto;
     TimeMode time = TimeMode::Real;
     Translation translation;

@@ -325,7 +325,10 @@ void add_run_options(CLI::App& command, RunOptions& o) {
     command.add_option("-c,--cpus", o.cpus, "number of vCPUs, 1 to 16")
         ->type_name("N")
         ->capture_default_str();
-    command.add_option("--cpu", o.cpu, "CPU model: " + model_names())
+    command
+        .add_option("--cpu", o.cpu,
+                    "CPU model: " + model_names() +
+                        ", host; behind it what is left out, as in x86-64-v3,-sha")
         ->type_name("MODEL")
         ->capture_default_str();
     add_execution_options(command, o);

@@ -14,10 +14,10 @@ class App;
 namespace doppel::cli {
 
 struct RunOptions {
-    std::string kernel, initrd, append, memory = "512M", cpu = "x86-64-v3", engine = "auto",
-                                        console = "stdio", virtio_console, name, log = "warning",
-                                        debug_exit_port, time, translator, profile, restore,
-                                        restore_clock = "catch-up";
+    std::string kernel, initrd, append,
+        memory = "512M", cpu = description::default_cpu_model(), engine = "auto", console = "stdio",
+        virtio_console, name, log = "warning", debug_exit_port, time, translator, profile, restore,
+        restore_clock = "catch-up";
     std::vector<std::string> modules, objects, disks, nets, profile_symbols;
     const CLI::App* command = nullptr; // which was parsed: knows what was given
     std::uint32_t cpus = 1;

@@ -13,7 +13,7 @@ namespace {
 void compare_engines(Code code, std::uint64_t cases) {
     TestMachine interpreter{TestMachine::Kind::Interpreter};
     TestMachine translator{TestMachine::Kind::Translator};
-    const auto model = *description::find_cpu_model("x86-64-v3");
+    const auto model = *description::find_cpu_model(description::default_cpu_model());
     const FeatureSet features = features_of(model);
     Generator generator{number("DOPPEL_SEED", 1), code};
     const std::uint64_t count = number("DOPPEL_CASES", cases);
@@ -69,7 +69,8 @@ bool same_dirty_bits(TestMachine& a, TestMachine& b) {
 void compare_groups(Code code, std::uint64_t cases) {
     TestMachine interpreter{TestMachine::Kind::Interpreter};
     TestMachine translator{TestMachine::Kind::Translator};
-    const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
+    const FeatureSet features =
+        features_of(*description::find_cpu_model(description::default_cpu_model()));
     Generator generator{number("DOPPEL_SEED", 3), code};
     generator.gather();
     const std::uint64_t count = number("DOPPEL_CASES", cases);
@@ -103,7 +104,8 @@ TEST_CASE("what hosts make of it does not matter") {
     TestMachine interpreter{TestMachine::Kind::Interpreter};
     TestMachine translator{TestMachine::Kind::Translator};
     Generator generator{number("DOPPEL_SEED", 3), Code::Long64};
-    Case test = make_case(generator, features_of(*description::find_cpu_model("x86-64-v3")));
+    Case test = make_case(
+        generator, features_of(*description::find_cpu_model(description::default_cpu_model())));
     test.code = {0xf3, 0x49, 0x90, 0xf4}; // xchg rax, r8; hlt
     CHECK(run(interpreter, Code::Long64, test, kCodeAt).index() ==
           run(translator, Code::Long64, test, kCodeAt).index());
@@ -155,7 +157,8 @@ std::vector<std::uint8_t> make_loop(Generator& generator, const FeatureSet& feat
 TEST_CASE("a loop that faults shows the flags of its last turn") {
     TestMachine interpreter{TestMachine::Kind::Interpreter};
     TestMachine translator{TestMachine::Kind::Translator};
-    const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
+    const FeatureSet features =
+        features_of(*description::find_cpu_model(description::default_cpu_model()));
     const char* const seed = std::getenv("DOPPEL_SEED");
     const char* const cases = std::getenv("DOPPEL_CASES");
     Generator generator{seed != nullptr ? std::strtoull(seed, nullptr, 0) : 5};
@@ -225,7 +228,8 @@ std::vector<std::uint8_t> make_stack_code(Generator& generator, const FeatureSet
 TEST_CASE("a stack that is moved in many ways, at the edges of pages with other rights") {
     TestMachine interpreter{TestMachine::Kind::Interpreter};
     TestMachine translator{TestMachine::Kind::Translator};
-    const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
+    const FeatureSet features =
+        features_of(*description::find_cpu_model(description::default_cpu_model()));
     Generator generator{number("DOPPEL_SEED", 6)};
     const std::uint64_t count = number("DOPPEL_CASES", 10'000);
     unsigned failures = 0;
@@ -335,7 +339,8 @@ void compare_counts(Code code, std::uint64_t cases) {
     InstructionMeter mine;
     TestMachine interpreter{TestMachine::Kind::Interpreter, &theirs};
     TestMachine translator{TestMachine::Kind::Translator, &mine};
-    const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
+    const FeatureSet features =
+        features_of(*description::find_cpu_model(description::default_cpu_model()));
     Generator generator{number("DOPPEL_SEED", 2), code};
     const std::uint64_t count = number("DOPPEL_CASES", cases);
     unsigned failures = 0;

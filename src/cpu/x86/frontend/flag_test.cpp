@@ -77,7 +77,8 @@ std::vector<std::uint8_t> make_flag_code(Generator& generator) {
 TEST_CASE("a fault shows the flags, whatever has become of what made them") {
     TestMachine interpreter{TestMachine::Kind::Interpreter};
     TestMachine translator{TestMachine::Kind::Translator};
-    const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
+    const FeatureSet features =
+        features_of(*description::find_cpu_model(description::default_cpu_model()));
     Generator generator{number("DOPPEL_SEED", 7)};
     const std::uint64_t count = number("DOPPEL_CASES", 20'000);
     unsigned failures = 0;

@@ -109,7 +109,8 @@ Bytes make_code(Generator& generator) {
 TEST_CASE("registers that lend their homes have their values wherever the block is left") {
     TestMachine interpreter{TestMachine::Kind::Interpreter};
     TestMachine translator{TestMachine::Kind::Translator};
-    const FeatureSet features = features_of(*description::find_cpu_model("x86-64-v3"));
+    const FeatureSet features =
+        features_of(*description::find_cpu_model(description::default_cpu_model()));
     Generator generator{number("DOPPEL_SEED", 8)};
     const std::uint64_t count = number("DOPPEL_CASES", 20'000);
     unsigned failures = 0;

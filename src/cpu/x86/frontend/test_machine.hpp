@@ -16,6 +16,7 @@
 #include "cpu/x86/frontend/translator_vcpu.hpp"
 #include "cpu/x86/interpreter/vcpu/interpreter_vcpu.hpp"
 #include "description/cpu_model.hpp"
+#include "description/host_cpu.hpp"
 
 namespace doppel::cpu::x86::frontend {
 
@@ -78,7 +79,7 @@ public:
                          TranslatorOptions options = environment_options()) {
         const memory::RamRegion region{{0}, kRamBytes};
         memory_ = std::move(*memory::GuestMemory::create({&region, 1}));
-        model_ = *description::find_cpu_model("x86-64-v3");
+        model_ = *description::find_cpu_model(description::default_cpu_model());
         const VcpuWiring wiring{0,       memory_.get(), &pio_,   &mmio_, &interrupts_,
                                 nullptr, &tsc_,         &model_, meter};
         if (kind == Kind::Interpreter) {
