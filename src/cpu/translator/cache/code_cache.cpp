@@ -91,12 +91,13 @@ Block& CodeCache::add_block(const NewBlock& made) {
     if (made.cold_begin != nullptr)
         into.cold_used = static_cast<std::size_t>(made.cold_end - memory_->exec());
     into.landings += made.landing ? 1 : 0;
-    made_.fetch_add(1, std::memory_order_relaxed);
+    made_.add(1);
     if (block.loop) {
-        loops_.fetch_add(1, std::memory_order_relaxed);
+        loops_.add(1);
         loop_heads_.insert(block.key.gpa);
+        loop_pages_.set(loop_page(block.key.gpa));
     }
-    guest_bytes_.fetch_add(block.guest_bytes, std::memory_order_relaxed);
+    guest_bytes_.add(block.guest_bytes);
     const auto enlist = [&](std::uint64_t gpa_page, std::uint32_t& next) {
         next = std::exchange(pages_.try_emplace(gpa_page, Block::kNone).first->second, number);
     };
@@ -266,6 +267,8 @@ void CodeCache::retire_through(const BlockKey& head) {
 
 std::uint64_t CodeCache::next_loop_head(std::uint64_t gpa) const {
     const std::uint64_t end = (gpa | 0xfff) + 1;
+    if (!loop_pages_.test(loop_page(gpa)))
+        return end;
     const auto found = loop_heads_.upper_bound(gpa);
     return found == loop_heads_.end() ? end : std::min(*found, end);
 }

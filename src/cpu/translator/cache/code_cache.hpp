@@ -25,6 +25,7 @@
 /// it: the runtime's stop() sees to that.
 #include <array>
 #include <atomic>
+#include <bitset>
 #include <cstdint>
 #include <memory>
 #include <set>
@@ -36,6 +37,7 @@
 #include "base/result.hpp"
 #include "cpu/translator/cache/block.hpp"
 #include "cpu/translator/cache/code_memory.hpp"
+#include "cpu/translator/cache/counter.hpp"
 #include "cpu/translator/cache/pool.hpp"
 
 namespace doppel::cpu::translator {
@@ -151,9 +153,9 @@ public:
         return {&signals_[block.first_signal], block.signals};
     }
 
-    std::uint64_t blocks_made() const { return made_.load(std::memory_order_relaxed); }
-    std::uint64_t loops_made() const { return loops_.load(std::memory_order_relaxed); }
-    std::uint64_t guest_bytes() const { return guest_bytes_.load(std::memory_order_relaxed); }
+    std::uint64_t blocks_made() const { return made_.get(); }
+    std::uint64_t loops_made() const { return loops_.get(); }
+    std::uint64_t guest_bytes() const { return guest_bytes_.get(); }
     std::uint64_t code_bytes() const;
     /// Arenas that were emptied.
     std::uint64_t evictions() const { return evictions_; }
@@ -193,6 +195,7 @@ private:
         return (page >> 40 & ~std::uint64_t{63}) | ((key.gpa ^ key.gpa >> 6) & 63) |
                (tag >> 48 << 48);
     }
+    static std::size_t loop_page(std::uint64_t gpa) { return gpa >> 12 & 0x1fff; }
     Arena& arena() { return arenas_[current_]; }
     const Arena& arena() const { return arenas_[current_]; }
     void enter_table(Block& block, std::uint32_t number);
@@ -216,9 +219,11 @@ private:
     Reserved<SignalSite> signals_{kArenas * kArenaSignals};
     std::unordered_map<std::uint64_t, std::uint32_t> pages_; // gpa of page -> first block
     std::set<std::uint64_t> loop_heads_;                     // gpa
+    // Where there may be some, by loop_page(): looking into the tree takes a fiftieth of what a
+    // translation does.
+    std::bitset<1 << 13> loop_pages_;
     const std::uint8_t* stale_entry_ = nullptr;
-    std::atomic<std::uint64_t> made_{0}, loops_{0};
-    std::atomic<std::uint64_t> guest_bytes_{0};
+    Counter<std::uint64_t> made_, loops_, guest_bytes_;
     std::uint64_t evictions_ = 0;
 };
 

@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <ctime>
 #include <utility>
 
 #include "cpu/translator/cache/block.hpp"
+#include "cpu/translator/cache/counter.hpp"
 
 namespace doppel::cpu::translator {
 
@@ -20,36 +20,36 @@ public:
     /// Before scanning and emitting: one translation in 16 is timed. 0: this one is not.
     std::uint64_t begin() { return ++begun_ % 16 == 0 ? now_ns() : 0; }
     void add(const NewBlock& block, std::uint64_t guest_instructions, std::uint64_t begun_ns) {
-        instructions_.fetch_add(guest_instructions, std::memory_order_relaxed);
+        instructions_.add(guest_instructions);
         if (begun_ns != 0) {
             const std::uint64_t taken = now_ns() - begun_ns;
             if (undisturbed()) {
-                timed_instructions_.fetch_add(guest_instructions, std::memory_order_relaxed);
-                timed_ns_.fetch_add(taken, std::memory_order_relaxed);
+                timed_instructions_.add(guest_instructions);
+                timed_ns_.add(taken);
             }
         }
         if (block.loop || block.hot_guest_bytes == 0)
             return; // a loop is there a second time; what only the interpreter executes has no code
-        const auto hot_bytes = static_cast<std::uint64_t>(block.hot_end - block.hot_begin);
-        const std::uint64_t ratio = hot_bytes * kStepsPerOne / block.hot_guest_bytes;
-        blocks_by_ratio_.at(std::min(ratio, kSteps - 1)).fetch_add(1, std::memory_order_relaxed);
+        const auto hot_bytes = static_cast<std::uint32_t>(block.hot_end - block.hot_begin);
+        const std::uint32_t ratio = hot_bytes * kStepsPerOne / block.hot_guest_bytes;
+        blocks_by_ratio_.at(std::min(ratio, kSteps - 1)).add(1);
     }
 
     // --- any thread ---
-    std::uint64_t instructions() const { return instructions_.load(std::memory_order_relaxed); }
+    std::uint64_t instructions() const { return instructions_.get(); }
     /// What one of them takes on average; 0: not known yet.
     std::uint64_t ns_per_instruction() const {
-        const std::uint64_t timed = timed_instructions_.load(std::memory_order_relaxed);
-        return timed == 0 ? 0 : timed_ns_.load(std::memory_order_relaxed) / timed;
+        const std::uint64_t timed = timed_instructions_.get();
+        return timed == 0 ? 0 : timed_ns_.get() / timed;
     }
     /// Host bytes for 100 guest bytes on the hot path of the median block; 0 without blocks.
     std::uint64_t median_percent() const {
         std::uint64_t all = 0;
         for (const auto& count : blocks_by_ratio_)
-            all += count.load(std::memory_order_relaxed);
+            all += count.get();
         std::uint64_t below = 0;
         for (std::uint64_t step = 0; step < kSteps; ++step) {
-            below += blocks_by_ratio_.at(step).load(std::memory_order_relaxed);
+            below += blocks_by_ratio_.at(step).get();
             if (all != 0 && below * 2 >= all)
                 return step * 100 / kStepsPerOne;
         }
@@ -57,7 +57,7 @@ public:
     }
 
 private:
-    static constexpr std::uint64_t kStepsPerOne = 20, kSteps = 40 * kStepsPerOne;
+    static constexpr std::uint32_t kStepsPerOne = 20, kSteps = 40 * kStepsPerOne;
 
     /// No system call on most hosts: one before a translation would take as much out of the host's
     /// caches as a fifth of what is measured.
@@ -77,8 +77,8 @@ private:
 
     std::uint64_t begun_ = 0;
     inline static thread_local long involuntary_ = -1;
-    std::atomic<std::uint64_t> instructions_{0}, timed_instructions_{0}, timed_ns_{0};
-    std::array<std::atomic<std::uint32_t>, kSteps> blocks_by_ratio_{};
+    Counter<std::uint64_t> instructions_, timed_instructions_, timed_ns_;
+    std::array<Counter<std::uint32_t>, kSteps> blocks_by_ratio_{};
 };
 
 } // namespace doppel::cpu::translator

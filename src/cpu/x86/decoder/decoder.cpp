@@ -1,175 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/x86/decoder/decoder.hpp"
 
-#include "cpu/x86/decoder/encoding.hpp"
-#include "cpu/x86/decoder/sizes.hpp"
-#include "cpu/x86/decoder/table.hpp"
-
-#define DOPPEL_DECODER_INLINE [[gnu::always_inline]] inline
+#include "cpu/x86/decoder/decoding.hpp"
 
 namespace doppel::cpu::x86 {
 namespace decoder {
 namespace {
-
-constexpr unsigned kMaxLength = 15;
-/// The farthest byte that is looked at, whatever the code: 14 prefixes, two escapes and the opcode,
-/// ModRM, SIB, displacement, and an eight-byte load of the immediate.
-constexpr std::size_t kReach = 32;
-
-template <typename T> DOPPEL_DECODER_INLINE T load(const std::uint8_t* at) {
-    T value;
-    __builtin_memcpy(&value, at, sizeof value);
-    return value;
-}
-
-DOPPEL_DECODER_INLINE void store(std::uint8_t* at, std::uint64_t value) {
-    __builtin_memcpy(at, &value, sizeof value);
-}
-
-/// One decoding in progress. Lives in registers: what is on the usual path is inlined into
-/// decode(), and it avoids branches that data would make unpredictable. The same pointer, but the
-/// compiler no longer knows how to compute it, and so keeps it.
-template <typename T> DOPPEL_DECODER_INLINE const T* keep(const T* pointer) {
-    __asm__("" : "+r"(pointer));
-    return pointer;
-}
-
-/// Likewise a number: what it is used for becomes arithmetic instead of a branch on where it came
-/// from.
-DOPPEL_DECODER_INLINE unsigned plain(unsigned value) {
-    __asm__("" : "+r"(value));
-    return value;
-}
-
-template <bool kLongMode> struct Decoding {
-    const std::uint8_t* code; // kReach bytes can be read
-    CodeSize mode;
-    unsigned position = 0;
-    unsigned prefixes = 0;
-    unsigned segment = kNoRegister; // override
-    unsigned rex = 0;               // as Instruction::rex
-    unsigned choice = 0;            // Choice::Prefix
-    unsigned size_shift = 0;        // into Entry::operand_sizes: 2 * (66) + 4 * REX.W
-    unsigned vvvv = 0;              // upright: 0 if the field is all ones
-    unsigned vector = 0;            // VEX.L
-    unsigned map = 0;
-    unsigned encoding = 0;
-    std::uint8_t opcode = 0;
-    std::uint8_t modrm = 0;
-    bool modrm_seen = false; // it has been looked at, so it belongs to the instruction
-    const Entry* entry = nullptr;
-
-    unsigned opcode_offset = 0;
-    unsigned modrm_offset = 0;
-    unsigned operand_size_log2 = 0;
-    unsigned address_size = 0;
-    unsigned register_modrm = 0; // modrm, with mod = 3 unless it names memory
-    unsigned displacement_size = 0;
-    unsigned immediate_size = 0;
-    unsigned address_registers = 0; // set of them
-    std::uint64_t address = kNoAddress;
-    std::uint64_t immediate = 0;
-    const SizeColumn* sizes = nullptr;
-
-    DOPPEL_DECODER_INLINE bool long_mode() const { return kLongMode; }
-    DOPPEL_DECODER_INLINE bool vex() const { return encoding != unsigned(Encoding::Legacy); }
-    DOPPEL_DECODER_INLINE bool memory() const { return register_modrm < 0xc0; }
-    DOPPEL_DECODER_INLINE unsigned mod() const { return modrm >> 6; }
-    DOPPEL_DECODER_INLINE unsigned reg() const { return modrm >> 3 & 7u; }
-    DOPPEL_DECODER_INLINE unsigned rm() const { return modrm & 7u; }
-};
-
-/// Calls what is not inlined with a copy, so that `d` itself needs no address and stays in
-/// registers.
-template <bool kLongMode, typename Call>
-DOPPEL_DECODER_INLINE bool aside(Decoding<kLongMode>& d, const Call& call) {
-    Decoding<kLongMode> copy = d;
-    const bool result = call(copy);
-    d = copy;
-    return result;
-}
-
-template <bool kLongMode>
-DOPPEL_DECODER_INLINE void take_segment(Decoding<kLongMode>& d, std::uint8_t byte) {
-    if (byte >= 0x64)
-        d.segment = byte - 0x60u;
-    else if (!d.long_mode()) // ignored in 64-bit code, SDM Vol. 1 §3.4.2.1
-        d.segment = byte >> 3 & 3;
-    d.prefixes |= prefix::kSegment;
-}
-
-/// All prefixes. A REX counts only if it stands directly before the opcode. False: too long.
-template <bool kLongMode> [[gnu::noinline]] bool read_all_prefixes(Decoding<kLongMode>& d) {
-    unsigned rex = 0;
-    for (d.position = 0;; ++d.position) {
-        if (d.position == kMaxLength)
-            return false;
-        const std::uint8_t byte = d.code[d.position];
-        const PrefixByte kind = kPrefixBytes[d.long_mode()][byte];
-        if (kind == PrefixByte::None)
-            break;
-        rex = 0;
-        switch (kind) {
-        case PrefixByte::Segment: take_segment(d, byte); break;
-        case PrefixByte::Size: d.prefixes |= prefix::kOperandSize; break;
-        case PrefixByte::Address: d.prefixes |= prefix::kAddressSize; break;
-        case PrefixByte::Lock: d.prefixes |= prefix::kLock; break;
-        case PrefixByte::Repne: // the last of F2 and F3 counts
-            d.prefixes = (d.prefixes & ~unsigned(prefix::kRep)) | prefix::kRepne;
-            break;
-        case PrefixByte::Rep:
-            d.prefixes = (d.prefixes & ~unsigned(prefix::kRepne)) | prefix::kRep;
-            break;
-        default: rex = byte; break;
-        }
-    }
-    d.prefixes |= rex != 0 ? prefix::kRex : 0;
-    d.rex = rex;
-    d.choice = kPrefixChoices[d.prefixes & 0xf];
-    d.size_shift = 2 * (d.prefixes & prefix::kOperandSize) + (rex >> 1 & 4u);
-    return true;
-}
-
-/// Prefixes up to the opcode, quick for at most a REX. False: too long.
-template <bool kLongMode> DOPPEL_DECODER_INLINE bool read_prefixes(Decoding<kLongMode>& d) {
-    const std::uint8_t first = d.code[0];
-    const unsigned rex = plain(kPrefixBytes[d.long_mode()][first] == PrefixByte::Rex);
-    d.position = rex;
-    if (kPrefixBytes[d.long_mode()][d.code[d.position]] != PrefixByte::None) [[unlikely]]
-        return aside(d, [](auto& copy) { return read_all_prefixes(copy); });
-    d.rex = first & (0u - rex);
-    d.prefixes = d.rex & prefix::kRex; // the same bit
-    d.size_shift = d.rex >> 1 & 4u;
-    return true;
-}
-
-/// VEX; SDM Vol. 2 §2.3.5. False: undefined.
-template <bool kLongMode> [[gnu::noinline]] bool read_vex(Decoding<kLongMode>& d) {
-    constexpr std::uint8_t kForbidden =
-        prefix::kOperandSize | prefix::kRep | prefix::kRepne | prefix::kLock | prefix::kRex;
-    constexpr std::uint8_t kByPp[] = {0, prefix::kOperandSize, prefix::kRep, prefix::kRepne};
-    const bool three = d.code[d.position] == 0xc4;
-    const std::uint8_t first = d.code[d.position + 1];
-    const std::uint8_t last = three ? d.code[d.position + 2] : first;
-    const unsigned map = three ? first & 0x1fu : 1u;
-    const unsigned inverted = std::uint8_t(~first);
-    d.rex = three ? inverted >> 5 : inverted >> 5 & 4u;
-    d.rex |= three ? last >> 4 & 8u : 0u;
-    d.vvvv = std::uint8_t(~last) >> 3 & 0xfu;
-    if (!d.long_mode()) // R and X are 0 there, or this were LES or LDS; B is ignored
-        d.rex &= 8u;
-    d.size_shift = d.long_mode() ? d.rex >> 1 & 4u : 0u;
-    d.rex |= 0x40u;
-    d.vector = last >> 2 & 1u;
-    d.choice = last & 3u;
-    d.encoding = unsigned(three ? Encoding::Vex3 : Encoding::Vex2);
-    d.position += three ? 3 : 2;
-    if ((d.prefixes & kForbidden) != 0 || map == 0 || map > 3)
-        return false;
-    d.prefixes |= kByPp[d.choice];
-    d.map = map;
-    return true;
-}
 
 /// Immediates of a shape of their own.
 template <bool kLongMode> void read_unusual_immediate(Decoding<kLongMode>& d, Instruction& out) {
@@ -200,26 +36,6 @@ template <bool kLongMode> void read_unusual_immediate(Decoding<kLongMode>& d, In
     }
     out.immediate_size = size & 0xfu;
     d.position += size;
-}
-
-/// Escapes and VEX. False: undefined.
-template <bool kLongMode> DOPPEL_DECODER_INLINE bool read_escapes(Decoding<kLongMode>& d) {
-    const std::uint8_t byte = d.code[d.position];
-    if (((byte & 0xfe) == 0xc4 || byte == 0x62) && // VEX, EVEX, or LES, LDS, BOUND
-        (d.long_mode() || d.code[d.position + 1] >= 0xc0)) [[unlikely]] {
-        if (byte != 0x62)
-            return aside(d, [](auto& copy) { return read_vex(copy); });
-        d.position += 2;
-        return false;
-    }
-    d.map = plain(byte == 0x0f);
-    d.position += d.map;
-    const std::uint8_t second = d.code[d.position];
-    if ((d.map & plain((second & 0xfd) == 0x38)) != 0) [[unlikely]] { // 0F 38, 0F 3A
-        d.map = second == 0x38 ? 2 : 3;
-        ++d.position;
-    }
-    return true;
 }
 
 /// Follows the choices from the opcode to its entry. False: undefined.
@@ -518,25 +334,51 @@ DOPPEL_DECODER_INLINE bool decode_operands(Decoding<kLongMode>& d, Instruction& 
     return !rare || aside(d, [&out](auto& copy) { return finish_rare(copy, out); });
 }
 
-/// Decodes at `code`, where kReach bytes can be read, `available` of which are the instruction's.
+/// What has come out; `short_enough`: as far as the opcode.
 template <bool kLongMode>
-DOPPEL_DECODER_INLINE DecodeStatus decode_at(const std::uint8_t* code, std::size_t available,
-                                             CodeSize mode, Instruction& out) {
-    Decoding<kLongMode> d{.code = code, .mode = kLongMode ? CodeSize::Bits64 : mode};
-    bool defined = false;
-    const bool short_enough = read_prefixes(d);
-    if (short_enough) {
-        if (read_escapes(d) && find_entry(d))
-            defined = decode_operands(d, out);
-        else
-            d.position += d.modrm_seen;
-    }
+DOPPEL_DECODER_INLINE DecodeStatus status_of(const Decoding<kLongMode>& d, std::size_t available,
+                                             bool defined, bool short_enough = true) {
     if (defined && d.position <= (available < kMaxLength ? available : kMaxLength)) [[likely]]
         return DecodeStatus::Ok;
     if (d.position > available && available < kMaxLength)
         return DecodeStatus::NeedMoreBytes;
     return short_enough && d.position <= kMaxLength ? DecodeStatus::Undefined
                                                     : DecodeStatus::TooLong;
+}
+
+/// Any instruction.
+template <bool kLongMode>
+[[gnu::noinline]] DecodeStatus decode_any(const std::uint8_t* code, std::size_t available,
+                                          CodeSize mode, Instruction& out) {
+    Decoding<kLongMode> d{.code = code, .mode = mode};
+    const bool short_enough = read_prefixes(d);
+    if (!short_enough)
+        return status_of(d, available, false, false);
+    bool defined = false;
+    if (read_escapes_or_vex(d) && find_entry(d))
+        defined = decode_operands(d, out);
+    else
+        d.position += d.modrm_seen;
+    return status_of(d, available, defined);
+}
+
+/// Decodes at `code`, where kReach bytes can be read, `available` of which are the instruction's.
+/// Nine instructions of ten have no prefix but REX: what prefixes would change is a constant here.
+template <bool kLongMode>
+DOPPEL_DECODER_INLINE DecodeStatus decode_at(const std::uint8_t* code, std::size_t available,
+                                             CodeSize mode, Instruction& out) {
+    if (kLongMode)
+        mode = CodeSize::Bits64;
+    Decoding<kLongMode> d{.code = code, .mode = mode};
+    if (!read_rex(d)) [[unlikely]]
+        return decode_any<kLongMode>(code, available, mode, out);
+    bool defined = false;
+    read_escapes(d);
+    if (find_entry(d))
+        defined = decode_operands(d, out);
+    else
+        d.position += d.modrm_seen;
+    return status_of(d, available, defined);
 }
 
 /// `code` with zeros behind it. Written out, as memcpy and memset are not to be called.

@@ -29,6 +29,18 @@ consteval std::array<PrefixByte, 256> prefix_bytes(bool long_mode) {
 inline constexpr std::array<std::array<PrefixByte, 256>, 2> kPrefixBytes{prefix_bytes(false),
                                                                          prefix_bytes(true)};
 
+/// Neither a prefix nor a byte that is, or may be, the beginning of VEX or EVEX.
+consteval std::array<bool, 256> begins_plainly(bool long_mode) {
+    std::array<bool, 256> table{};
+    for (unsigned byte = 0; byte < 256; ++byte)
+        table[byte] = kPrefixBytes[long_mode][byte] == PrefixByte::None && byte != 0x62 &&
+                      byte != 0xc4 && byte != 0xc5;
+    return table;
+}
+/// By "64-bit code", then byte.
+inline constexpr std::array<std::array<bool, 256>, 2> kBeginsPlainly{begins_plainly(false),
+                                                                     begins_plainly(true)};
+
 /// Choice::Prefix by the low bits of Instruction::prefixes: F2, then F3, then 66.
 inline constexpr std::uint8_t kPrefixChoices[16] = {0, 1, 0, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3};
 

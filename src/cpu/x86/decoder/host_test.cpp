@@ -150,8 +150,13 @@ bool may_be_undefined(const Instruction& in) {
 
 /// The CPU does something with what we call undefined: hidden from guests, or the CPU is lax.
 bool may_be_hidden(const Bytes& bytes, CodeSize code_size) {
+    const bool vex3 = bytes[0] == 0xc4 && (bytes[1] & 0xc0) == 0xc0;
+    const unsigned map = vex3 ? bytes[1] & 0x1fu : 0;
     return is_hidden_instruction(bytes, code_size) ||
-           bytes[0] == 0xf0 ||                                           // AMD: LOCK MOV CR0 is CR8
+           (map == 1 && bytes[3] == 0xae && (bytes[2] & 3) == 1) || // Skylake: CLWB with VEX
+           (map == 3 && code_size == CodeSize::Bits32 &&
+            (bytes[3] == 0x16 || bytes[3] == 0x22)) || // Intel: VPEXTRQ, VPINSRQ without their W
+           bytes[0] == 0xf0 ||                         // AMD: LOCK MOV CR0 is CR8
            (bytes[0] == 0xc4 && bytes[3] <= 1 && (bytes[1] & 3) == 3) || // AMD: VPERMQ ignores W
            (bytes[1] == 0x0f && bytes[2] == 0x01 && bytes[3] == 0xc1);   // a hypervisor's VMCALL
 }

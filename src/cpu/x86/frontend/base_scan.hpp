@@ -18,13 +18,14 @@ public:
     void finish();
 
 private:
-    /// A group that may still grow.
+    /// A group that may still grow. Without initial values: there is room for many, and most blocks
+    /// have one or two.
     struct Open {
-        bool used = false;
-        std::uint8_t group = 0;
-        std::uint8_t base = kNoRegister, index = kNoRegister, scale = 1, segment = 0;
-        std::int32_t shift = 0; // what the base register has grown since the group began
-        unsigned exits = 0;     // side exits of the block before its first access
+        bool used;
+        std::uint8_t group;
+        std::uint8_t base, index, scale, segment;
+        std::int32_t shift; // what the base register has grown since the group began
+        unsigned exits;     // side exits of the block before its first access
     };
     std::span<Open> opened() { return std::span{open_}.first(opened_); }
     Open* find(const Instruction& in);
@@ -34,8 +35,8 @@ private:
 
     BlockScan& scan_;
     const unsigned word_;
-    std::array<Open, BlockScan::kMaxBases> open_{};
-    std::size_t opened_ = 0; // the first so many have been in use
+    std::array<Open, BlockScan::kMaxBases> open_;
+    std::size_t opened_ = 0; // the first so many have been in use, the others have no value
     unsigned exits_ = 0;
     unsigned registers_ = 0; // a set: some group goes, or went, through them
 };

@@ -196,6 +196,7 @@ Block* World::translate(Caller& caller, const BlockKey& key, std::uint64_t rip,
                         const std::byte* host, const std::byte* second,
                         const FeatureSet& features) {
     const std::uint64_t page = key.gpa & ~kPageOffset;
+    __builtin_prefetch(host); // the guest's code has mostly not been looked at before
     for (;;) {
         make_code_pages(caller, {&page, 1});
         if (second != nullptr)
