@@ -14,8 +14,8 @@ enum class CpuidWord : std::uint8_t { Eax, Ebx, Ecx, Edx };
 
 /// A bit of CPUID; Intel SDM (June 2025) Vol. 2A, CPUID; AMD APM Vol. 3 appendix E.
 struct Extension {
-    const char* name; // in upper case
-    std::uint32_t leaf;
+    const char* name;   // in upper case
+    std::uint32_t leaf; // 1, 7 or 8000'0001H; the only or the first subleaf
     CpuidWord where;
     std::uint8_t bit;
     bool offered = true;         // by our engines

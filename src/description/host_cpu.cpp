@@ -26,18 +26,30 @@ CpuidRegisters host(std::uint32_t leaf, std::uint32_t subleaf = 0) {
     return r;
 }
 
-bool host_has(const Extension& extension) { return has(host(extension.leaf, 0), extension); }
+/// Where a hypervisor is below, a CPUID takes tens of microseconds: each leaf is asked for once.
+bool host_has(const Extension& extension) {
+    static const CpuidRegisters one = host(1), seven = host(7), extended = host(kExtended);
+    const auto& leaf = extension.leaf == 1 ? one : extension.leaf == 7 ? seven : extended;
+    return has(leaf, extension);
+}
 
-std::string missing_extensions(const CpuModel& model, bool& not_offered) {
-    std::string missing;
-    for (const auto& extension : extensions()) {
-        if (extension.always_offered || !has(model.lookup(extension.leaf, 0), extension))
-            continue;
-        not_offered |= !extension.offered;
-        if (!extension.offered || !host_has(extension))
-            missing += (missing.empty() ? "" : ", ") + std::string{extension.name};
-    }
-    return missing;
+/// Those of the model's extensions that are so.
+std::string extensions_of(const CpuModel& model, const auto& is_so) {
+    std::string names;
+    for (const auto& extension : extensions())
+        if (has(model.lookup(extension.leaf, 0), extension) && is_so(extension))
+            names += (names.empty() ? "" : ", ") + std::string{extension.name};
+    return names;
+}
+
+std::string not_offered(const CpuModel& model) {
+    return extensions_of(model, [](const Extension& extension) { return !extension.offered; });
+}
+
+std::string lacking_here(const CpuModel& model) {
+    return extensions_of(model, [](const Extension& extension) {
+        return !extension.always_offered && !host_has(extension);
+    });
 }
 
 std::string find_default_model() {
@@ -46,8 +58,7 @@ std::string find_default_model() {
         for (const auto& extension : extensions())
             if (extension.optional && !host_has(extension))
                 take_away(model, extension);
-        bool unused = false;
-        if (missing_extensions(model, unused).empty())
+        if (not_offered(model).empty() && lacking_here(model).empty())
             best = model.name;
     }
     return best;
@@ -154,14 +165,16 @@ CpuModel host_cpu_model() {
 }
 
 base::Result<void> check_runs_here(const CpuModel& model) {
-    bool not_offered = false;
-    const std::string missing = missing_extensions(model, not_offered);
-    if (missing.empty())
-        return {};
-    const char* who = not_offered ? "which the engines do not offer" : "which this host lacks";
-    return base::fail(base::Errc::Unsupported,
-                      fmt::format("CPU model '{}' needs {}, {}", model.name, missing, who),
-                      fmt::format("use {} or host", default_cpu_model()));
+    const auto refuse = [&model](const std::string& names, const char* why) {
+        return base::fail(base::Errc::Unsupported,
+                          fmt::format("CPU model '{}' needs {}, {}", model.name, names, why),
+                          fmt::format("use {} or host", default_cpu_model()));
+    };
+    if (const std::string names = not_offered(model); !names.empty())
+        return refuse(names, "which the engines do not offer");
+    if (const std::string names = lacking_here(model); !names.empty())
+        return refuse(names, "which this host lacks");
+    return {};
 }
 
 std::string default_cpu_model() {
