@@ -113,4 +113,22 @@ base::Result<void> take_away(CpuModel& model, std::string_view list) {
     }
 }
 
+std::string best_cpu_model(const std::function<bool(const Extension&)>& host_has) {
+    const auto runs = [&](const CpuModel& model) {
+        return std::ranges::all_of(kExtensions, [&](const Extension& extension) {
+            return !has(model.lookup(extension.leaf, 0), extension) || extension.always_offered ||
+                   (extension.offered && host_has(extension));
+        });
+    };
+    std::string best = cpu_models().front().name;
+    for (CpuModel model : cpu_models()) {
+        for (const auto& extension : kExtensions)
+            if (extension.optional && !host_has(extension))
+                take_away(model, extension);
+        if (runs(model))
+            best = model.name;
+    }
+    return best;
+}
+
 } // namespace doppel::description

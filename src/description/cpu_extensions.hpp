@@ -2,7 +2,9 @@
 #pragma once
 /// The instruction-set extensions in which CPU models and hosts differ. Pure data; any thread.
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "base/result.hpp"
@@ -33,5 +35,9 @@ void take_away(CpuModel& model, const Extension& extension);
 /// `list` is "-sha,-aes": optional extensions, in any case of letters. Errors: InvalidArgument,
 /// naming the word that is wrong and those that can be taken away.
 base::Result<void> take_away(CpuModel& model, std::string_view list);
+
+/// The highest frozen model that a host with these extensions runs, less the optional ones that it
+/// lacks.
+std::string best_cpu_model(const std::function<bool(const Extension&)>& host_has);
 
 } // namespace doppel::description

@@ -52,18 +52,6 @@ std::string lacking_here(const CpuModel& model) {
     });
 }
 
-std::string find_default_model() {
-    std::string best = cpu_models().front().name;
-    for (CpuModel model : cpu_models()) {
-        for (const auto& extension : extensions())
-            if (extension.optional && !host_has(extension))
-                take_away(model, extension);
-        if (not_offered(model).empty() && lacking_here(model).empty())
-            best = model.name;
-    }
-    return best;
-}
-
 /// System features that the engines provide themselves, whatever the host has: those of the highest
 /// frozen model without AVX-512.
 CpuidRegisters own_features(std::uint32_t leaf) {
@@ -178,7 +166,7 @@ base::Result<void> check_runs_here(const CpuModel& model) {
 }
 
 std::string default_cpu_model() {
-    static const std::string name = find_default_model(); // a hypervisor below makes CPUID slow
+    static const std::string name = best_cpu_model(host_has);
     return name;
 }
 

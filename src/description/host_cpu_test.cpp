@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "description/host_cpu.hpp"
 
+#include <algorithm>
+#include <initializer_list>
+#include <string_view>
+
 #include <doctest/doctest.h>
 
 #include "description/cpu_extensions.hpp"
@@ -50,6 +54,19 @@ TEST_CASE("the default is the highest level that this host has, with what it has
         if (has(whole.lookup(extension.leaf, 0), extension) &&
             has(host_cpu_model().lookup(extension.leaf, 0), extension) && !extension.always_offered)
             CHECK(has(model->lookup(extension.leaf, 0), extension));
+}
+
+TEST_CASE("the best model of hosts without this and that") {
+    const auto without = [](std::initializer_list<std::string_view> names) {
+        return best_cpu_model([names](const Extension& extension) {
+            return std::ranges::find(names, extension.name) == names.end();
+        });
+    };
+    CHECK(without({}) == "x86-64-v3"); // engines do not offer v4
+    CHECK(without({"SHA"}) == "x86-64-v3,-sha");
+    CHECK(without({"SHA", "RDPID", "ADX"}) == "x86-64-v3,-adx,-sha,-rdpid");
+    CHECK(without({"AVX2", "SHA"}) == "x86-64-v2");
+    CHECK(without({"SSE3"}) == "x86-64-v1");
 }
 
 TEST_CASE("every 64-bit host runs x86-64-v1") {
