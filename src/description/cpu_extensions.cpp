@@ -116,8 +116,8 @@ base::Result<void> take_away(CpuModel& model, std::string_view list) {
 std::string best_cpu_model(const std::function<bool(const Extension&)>& host_has) {
     const auto runs = [&](const CpuModel& model) {
         return std::ranges::all_of(kExtensions, [&](const Extension& extension) {
-            return !has(model.lookup(extension.leaf, 0), extension) || extension.always_offered ||
-                   (extension.offered && host_has(extension));
+            return !has(model.lookup(extension.leaf, 0), extension) ||
+                   (extension.is_hosts() ? host_has(extension) : extension.offered);
         });
     };
     std::string best = cpu_models().front().name;

@@ -23,6 +23,9 @@ struct Extension {
     bool offered = true;         // by our engines
     bool always_offered = false; // whatever the host has
     bool optional = false;       // no level of the x86-64 psABI asks for it: can be taken away
+
+    /// A host must have it for a guest to have it.
+    bool is_hosts() const { return offered && !always_offered; }
 };
 
 std::span<const Extension> extensions();

@@ -48,7 +48,7 @@ std::string not_offered(const CpuModel& model) {
 
 std::string lacking_here(const CpuModel& model) {
     return extensions_of(model, [](const Extension& extension) {
-        return !extension.always_offered && !host_has(extension);
+        return extension.is_hosts() && !host_has(extension);
     });
 }
 

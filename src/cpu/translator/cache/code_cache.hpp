@@ -219,8 +219,8 @@ private:
     Reserved<SignalSite> signals_{kArenas * kArenaSignals};
     std::unordered_map<std::uint64_t, std::uint32_t> pages_; // gpa of page -> first block
     std::set<std::uint64_t> loop_heads_;                     // gpa
-    // Where there may be some, by loop_page(): looking into the tree takes a fiftieth of what a
-    // translation does.
+    // Where there may be some, by loop_page(): looking into the tree takes a hundredth of what a
+    // translation does. None is taken out: that would only save such a look.
     std::bitset<1 << 13> loop_pages_;
     const std::uint8_t* stale_entry_ = nullptr;
     Counter<std::uint64_t> made_, loops_, guest_bytes_;

@@ -8,7 +8,7 @@ namespace doppel::cpu::translator {
 
 template <typename T> class Counter {
 public:
-    /// One thread at a time: no locked instruction, of which a translation would have six.
+    /// One thread at a time: no locked instruction, of which a translation would have four.
     void add(T count) {
         value_.store(value_.load(std::memory_order_relaxed) + count, std::memory_order_relaxed);
     }
