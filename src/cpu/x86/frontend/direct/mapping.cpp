@@ -67,17 +67,24 @@ const DirectUsers::Places& DirectUsers::watch(const RamView::Region& region, std
     code_marks_.set(number);
     while (!watch_({&gpa, 1})) {
     }
-    if (const auto known = secretive_.find(number); known != secretive_.end())
-        return known->second;
-    PageBytes code;
-    code.end = PageBytes::kBefore + PageBytes::kPage;
-    std::memcpy(code.bytes.data() + code.first, region.host + (gpa - region.base), kPageBytes);
     const auto neighbour = [&](std::uint64_t at) -> const std::byte* {
         memory::Gpa there;
         return translate_quietly(cx_, at, there) ? cx_.ram.host(there.value) : nullptr;
     };
     const std::uint64_t page = linear & ~kPageOffset;
-    if (const auto* const behind = neighbour(page + kPageBytes); behind != nullptr) {
+    const auto* const behind = neighbour(page + kPageBytes);
+    // What ends on the next page may have been taken for one because that was not there.
+    const auto may_be_known_better = [behind](const Places& places) {
+        return behind != nullptr && !places.empty() &&
+               places.back() + PageBytes::kBehind >= PageBytes::kPage;
+    };
+    if (const auto known = secretive_.find(number);
+        known != secretive_.end() && !may_be_known_better(known->second))
+        return known->second;
+    PageBytes code;
+    code.end = PageBytes::kBefore + PageBytes::kPage;
+    std::memcpy(code.bytes.data() + code.first, region.host + (gpa - region.base), kPageBytes);
+    if (behind != nullptr) {
         std::memcpy(code.bytes.data() + code.end, behind, PageBytes::kBehind);
         code.end += PageBytes::kBehind;
     }

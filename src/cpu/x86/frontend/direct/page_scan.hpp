@@ -24,7 +24,7 @@ namespace doppel::cpu::x86::frontend {
 
 /// A page of 64-bit code with its surroundings.
 struct PageBytes {
-    static constexpr std::size_t kPage = 4096, kBefore = 64, kBehind = 2;
+    static constexpr std::size_t kPage = 4096, kBefore = 96, kBehind = 2;
     std::array<std::uint8_t, kBefore + kPage + kBehind> bytes{};
     std::size_t first = kBefore;                 // what is known, from here …
     std::size_t end = kBefore + kPage + kBehind; // … to here

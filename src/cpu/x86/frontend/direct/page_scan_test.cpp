@@ -46,6 +46,13 @@ TEST_CASE("others are not, nor the same bytes as operands") {
     CHECK(secretive_instructions(page_with(lea, 404)).empty());
 }
 
+TEST_CASE("who begins to read amid operands is given the time to get into step") {
+    // 30 of add al,4, which read the same from their second byte on; mov eax,0xa20f
+    auto page = page_with({0xb8, 0x0f, 0xa2, 0x00, 0x00}, 404);
+    std::fill_n(page.bytes.begin() + PageBytes::kBefore + 404 - 60, 60, std::uint8_t{4});
+    CHECK(secretive_instructions(page).empty());
+}
+
 TEST_CASE("one instruction") {
     const auto is = [](std::initializer_list<std::uint8_t> code) {
         return doppel::cpu::x86::frontend::is_secretive({code.begin(), code.size()});
