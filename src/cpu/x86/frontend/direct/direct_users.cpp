@@ -137,7 +137,7 @@ bool DirectUsers::start(Space& space) {
     space.direct = wants_pages = true;
     space.primed = false;
     space.credit = kCredit;
-    space.balance = 0;
+    space.gains = space.balance = 0;
     ++counts_.begun;
     note();
     return true;
@@ -159,9 +159,11 @@ void DirectUsers::give_up(Space& space) {
     space.direct = false;
     if (space.users != nullptr)
         space.users->stop_refusing();
-    const bool gained = space.balance > 0;
-    space.failures = gained ? 0 : std::min(space.failures + 1, kMostDoublings);
-    space.not_before = gained ? 0 : __rdtsc() + (kFirstWait << space.failures);
+    // Who comes near to gaining has parts that do gain, as with a program that now allocates and
+    // now computes; they begin before it is clear that waiting was right.
+    const bool worthwhile = space.balance > -space.gains / 3;
+    space.failures = worthwhile ? 0 : std::min(space.failures + 1, kMostDoublings);
+    space.not_before = worthwhile ? 0 : __rdtsc() + (kFirstWait << space.failures);
     note();
 }
 
@@ -172,9 +174,10 @@ void DirectUsers::weigh(Space& space, std::uint64_t total, std::uint64_t ran) {
     const std::uint64_t round_trip =
         stub.refuses_cpuid() ? stub.round_trip_cycles() : round_trip_; // the former costs more
     const std::uint64_t useful = ran - std::min(ran, round_trip);
-    const auto gain =
-        static_cast<std::int64_t>(useful * 7 / 4) - static_cast<std::int64_t>(total - useful);
+    const auto gained = static_cast<std::int64_t>(useful * 7 / 4);
+    const std::int64_t gain = gained - static_cast<std::int64_t>(total - useful);
     counts_.cycles += useful;
+    space.gains += gained;
     space.balance += gain;
     const std::int64_t most = kCredit + std::clamp<std::int64_t>(space.balance / 4, 0, kCredit);
     space.credit = std::min(most, space.credit + gain);

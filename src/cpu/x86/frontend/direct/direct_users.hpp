@@ -87,7 +87,8 @@ private:
         bool primed = false;
         std::uint64_t last_use = 0;
         std::int64_t credit = 0;                     // cycles it may cost from now on …
-        std::int64_t balance = 0;                    // … and what it has gained since it began
+        std::int64_t gains = 0;                      // what it has gained since it began …
+        std::int64_t balance = 0;                    // … less what that has cost
         unsigned failures = 0;                       // in a row
         std::uint64_t not_before = 0;                // TSC: of the next attempt
         bool barred = false;                         // it does what cannot be done directly
