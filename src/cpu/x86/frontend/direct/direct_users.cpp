@@ -272,6 +272,7 @@ bool DirectUsers::prepare(Space& space) {
             return false;
     if (const std::uint64_t awaited = std::exchange(space.awaited, 0); awaited != 0)
         map_missed(space, awaited, Wanted::Any);
+    enter_guarded(cx_.state.rip);
     if (sync(*space.users) || sync(*space.users)) // twice: there were too many pages
         return true;
     retire(space);
@@ -288,7 +289,7 @@ void DirectUsers::drop_written() {
     }
     for (const std::uint64_t page : pages) {
         for_all([page](UserSpace& users) { users.drop_code(page); });
-        forget_code(page);
+        code_.erase(page);
         code_marks_.clear(page);
     }
 }
@@ -351,6 +352,8 @@ UserRunner::Next DirectUsers::serve(const StubProcess::Result& result, bool& aga
         cx_.changes |= change::kEvents;
         return Next::Around;
     case Refused:
+        if (enter_guarded(state.rip))
+            return Next::Translate;
         note_instruction(state.rip);
         look_again();
         break;
@@ -368,16 +371,31 @@ void DirectUsers::note_instruction(std::uint64_t rip) {
         return;
     const std::uint64_t number = cx_.ram.page_number(cx_.ram.state(gpa.value));
     const auto offset = static_cast<std::uint16_t>(rip & kPageOffset);
-    if (!secretive_.contains(number))
+    const auto known = code_.find(number);
+    if (known == code_.end())
         return;
-    Places& seen = seen_[number];
+    Places& seen = known->second.seen;
     if (seen.size() < kMost && std::ranges::find(seen, offset) == seen.end())
         seen.push_back(offset);
 }
 
-void DirectUsers::forget_code(std::uint64_t ram_page) {
-    secretive_.erase(ram_page);
-    seen_.erase(ram_page);
+/// Whether rip is within a function that has secretive instructions and a guard at its entry: from
+/// now on there is a breakpoint for each of them, or the page is the translator's.
+bool DirectUsers::enter_guarded(std::uint64_t rip) {
+    const UserSpace::Page* const page = current_->users->find(rip);
+    if (page == nullptr || !page->guarded)
+        return false;
+    const std::uint64_t number = page->ram_page;
+    const auto known = code_.find(number);
+    const auto offset = static_cast<std::uint16_t>(rip & kPageOffset);
+    const auto is_within = [offset](const Guard& guard) {
+        return guard.is_entry() && offset >= guard.place && offset <= guard.last;
+    };
+    if (known == code_.end() || std::ranges::none_of(known->second.guards, is_within))
+        return false;
+    known->second.entered = true;
+    for_all([number](UserSpace& users) { users.drop_code(number); });
+    return true;
 }
 
 /// At the end of a page there may be half an instruction of which the other half was not known when
@@ -389,9 +407,10 @@ void DirectUsers::look_again() {
         !translate_quietly(cx_, behind, there) || cx_.ram.find(here.value) == nullptr)
         return;
     const std::uint64_t number = cx_.ram.page_number(cx_.ram.state(here.value));
-    const auto known = secretive_.find(number);
-    if (known == secretive_.end() ||
-        !std::ranges::binary_search(known->second, static_cast<std::uint16_t>(rip & kPageOffset)))
+    const auto known = code_.find(number);
+    if (known == code_.end() ||
+        !std::ranges::binary_search(known->second.secretive,
+                                    static_cast<std::uint16_t>(rip & kPageOffset)))
         return;
     const auto *const first = cx_.ram.host(here.value), *const second = cx_.ram.host(there.value);
     if (first == nullptr || second == nullptr)
@@ -401,7 +420,7 @@ void DirectUsers::look_again() {
     std::memcpy(code.data() + (behind - rip), second, kLongestInstruction);
     if (is_secretive(code))
         return;
-    forget_code(number);
+    code_.erase(known);
     for_all([number](UserSpace& users) { users.drop_code(number); });
 }
 
@@ -465,8 +484,7 @@ void DirectUsers::drop_all_writes() {
 
 void DirectUsers::drop_code() {
     for_all([](UserSpace& users) { users.drop_all_code(); });
-    seen_.clear();
-    secretive_.clear(); // writes are not told of any more
+    code_.clear(); // writes are not told of any more
 }
 
 void DirectUsers::poke() noexcept {

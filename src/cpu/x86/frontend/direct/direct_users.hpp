@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "cpu/write_marks.hpp"
+#include "cpu/x86/frontend/direct/guards.hpp"
 #include "cpu/x86/frontend/direct/page_scan.hpp"
 #include "cpu/x86/frontend/direct/user_space.hpp"
 #include "cpu/x86/frontend/dispatch/user_runner.hpp"
@@ -115,13 +116,19 @@ private:
     Next serve(const StubProcess::Result& result, bool& again);
     void look_again();
     void note_instruction(std::uint64_t rip);
-    void forget_code(std::uint64_t ram_page);
 
     enum class Wanted : std::uint8_t { Any, Write, Code };
     bool serve_memory(Space& space, std::uint64_t address, bool& translate);
     bool map_missed(Space& space, std::uint64_t address, Wanted wanted);
     using Begins = std::bitset<4096>;
     using Places = std::vector<std::uint16_t>; // offsets in a page
+    /// A page of it.
+    struct Code {
+        Places secretive; // what must not run there
+        Places seen;      // where instructions began that the process could not execute or fetch
+        std::vector<Guard> guards; // of `secretive`, once they were wanted
+        bool entered = false;      // one of them that is an entry has been hit
+    };
     static Places without_cpuid(Places secretive, const std::byte* code);
     Places begins_in(std::uint64_t gpa) const;
     Begins surely_begin(std::uint64_t linear, std::uint64_t gpa, const std::byte* code);
@@ -130,7 +137,10 @@ private:
     static bool can_map(UserSpace& users, std::uint64_t linear);
     bool is_text(const Translation& to) const;
     void map_around(Space& space, std::uint64_t linear, bool code);
-    const Places& watch(const RamView::Region& region, std::uint64_t gpa, std::uint64_t linear);
+    Code& watch(const RamView::Region& region, std::uint64_t gpa, std::uint64_t linear);
+    const std::byte* code_at(std::uint64_t linear) const;
+    Places guarded(Code& code, std::uint64_t linear, const std::byte* bytes);
+    bool enter_guarded(std::uint64_t rip);
     bool map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
                   std::uint64_t gpa, UserSpace::Page page, Wanted wanted);
     template <typename Do> void for_all(Do&& act) {
@@ -155,11 +165,8 @@ private:
     bool holds_pages_ = false;
     std::uint64_t sampled_ = 0; // TSC: a user of this address space was interrupted
     std::uint64_t sampled_key_ = 0;
-    unsigned samples_ = 0; // in a row
-    // Of watched pages, by their number: what must not run there, …
-    std::unordered_map<std::uint64_t, Places> secretive_;
-    // … and where instructions began that the process could not execute or fetch.
-    std::unordered_map<std::uint64_t, Places> seen_;
+    unsigned samples_ = 0;                         // in a row
+    std::unordered_map<std::uint64_t, Code> code_; // of watched pages, by their number
     std::mutex written_mutex_;
     std::vector<std::uint64_t> written_; // pages of RAM with code
     std::atomic<bool> code_written_{false};

@@ -60,46 +60,75 @@ bool DirectUsers::map_missed(Space& space, std::uint64_t address, Wanted wanted)
     return true;
 }
 
-/// What must not run in the page of code at `linear`, writes to which are told of from now on.
-const DirectUsers::Places& DirectUsers::watch(const RamView::Region& region, std::uint64_t gpa,
-                                              std::uint64_t linear) {
+/// Of a page of RAM, in the address space in force; null: there is none.
+const std::byte* DirectUsers::code_at(std::uint64_t linear) const {
+    memory::Gpa there;
+    return translate_quietly(cx_, linear, there) ? cx_.ram.host(there.value) : nullptr;
+}
+
+/// The page of code at `linear`, writes to which are told of from now on.
+DirectUsers::Code& DirectUsers::watch(const RamView::Region& region, std::uint64_t gpa,
+                                      std::uint64_t linear) {
     const std::uint64_t number = cx_.ram.page_number(region.states[(gpa - region.base) >> 12]);
     code_marks_.set(number);
     while (!watch_({&gpa, 1})) {
     }
-    const auto neighbour = [&](std::uint64_t at) -> const std::byte* {
-        memory::Gpa there;
-        return translate_quietly(cx_, at, there) ? cx_.ram.host(there.value) : nullptr;
-    };
     const std::uint64_t page = linear & ~kPageOffset;
-    const auto* const behind = neighbour(page + kPageBytes);
+    const auto* const behind = code_at(page + kPageBytes);
     // What ends on the next page may have been taken for one because that was not there.
     const auto may_be_known_better = [behind](const Places& places) {
         return behind != nullptr && !places.empty() &&
                places.back() + PageBytes::kBehind >= PageBytes::kPage;
     };
-    if (const auto known = secretive_.find(number);
-        known != secretive_.end() && !may_be_known_better(known->second))
-        return known->second;
-    PageBytes code;
-    code.end = PageBytes::kBefore + PageBytes::kPage;
-    std::memcpy(code.bytes.data() + code.first, region.host + (gpa - region.base), kPageBytes);
+    const auto [known, is_new] = code_.try_emplace(number);
+    Code& code = known->second;
+    if (!is_new && !may_be_known_better(code.secretive))
+        return code;
+    PageBytes bytes;
+    bytes.end = PageBytes::kBefore + PageBytes::kPage;
+    std::memcpy(bytes.bytes.data() + bytes.first, region.host + (gpa - region.base), kPageBytes);
     if (behind != nullptr) {
-        std::memcpy(code.bytes.data() + code.end, behind, PageBytes::kBehind);
-        code.end += PageBytes::kBehind;
+        std::memcpy(bytes.bytes.data() + bytes.end, behind, PageBytes::kBehind);
+        bytes.end += PageBytes::kBehind;
     }
-    if (const auto* const before = neighbour(page - PageBytes::kBefore); before != nullptr) {
-        std::memcpy(code.bytes.data(), before, PageBytes::kBefore);
-        code.first = 0;
+    if (const auto* const before = code_at(page - PageBytes::kBefore); before != nullptr) {
+        std::memcpy(bytes.bytes.data(), before, PageBytes::kBefore);
+        bytes.first = 0;
     }
-    return secretive_[number] = secretive_instructions(code);
+    code.secretive = secretive_instructions(bytes);
+    code.guards.clear();
+    return code;
+}
+
+/// Where breakpoints keep all that is secretive from being executed, as long as nobody has come by
+/// one of them.
+DirectUsers::Places DirectUsers::guarded(Code& code, std::uint64_t linear, const std::byte* bytes) {
+    if (code.entered || code.secretive.size() < 2)
+        return code.secretive;
+    if (code.guards.empty()) {
+        std::vector<std::uint8_t> text;
+        const auto append = [&text](const std::byte* page) {
+            const auto* const first = reinterpret_cast<const std::uint8_t*>(page);
+            if (page != nullptr)
+                text.insert(text.end(), first, first + kPageBytes);
+        };
+        append(code_at((linear & ~kPageOffset) - kPageBytes));
+        const std::size_t page = text.size();
+        append(bytes);
+        append(code_at((linear | kPageOffset) + 1));
+        code.guards = guards_of(text, page, code.secretive);
+    }
+    Places places;
+    std::ranges::transform(code.guards, std::back_inserter(places), &Guard::place);
+    return places;
 }
 
 /// Where users' code began in the page: with blocks, or where the process could not go on.
 DirectUsers::Places DirectUsers::begins_in(std::uint64_t gpa) const {
     Places begins = executed_(gpa);
-    if (const auto seen = seen_.find(cx_.ram.page_number(cx_.ram.state(gpa))); seen != seen_.end())
-        begins.insert(begins.end(), seen->second.begin(), seen->second.end());
+    const auto known = code_.find(cx_.ram.page_number(cx_.ram.state(gpa)));
+    if (known != code_.end())
+        begins.insert(begins.end(), known->second.seen.begin(), known->second.seen.end());
     return begins;
 }
 
@@ -143,9 +172,9 @@ DirectUsers::Places DirectUsers::without_cpuid(Places secretive, const std::byte
 bool DirectUsers::map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
                            std::uint64_t gpa, UserSpace::Page page, Wanted wanted) {
     const std::byte* const code = region.host + (gpa - region.base);
-    const Places& secretive = watch(region, gpa, linear);
-    const Places others = without_cpuid(secretive, code);
-    const Places& refused = users.stub().refuses_cpuid() ? others : secretive;
+    Code& known = watch(region, gpa, linear);
+    const Places others = without_cpuid(known.secretive, code);
+    const Places& refused = users.stub().refuses_cpuid() ? others : known.secretive;
     // What only may be executed soon takes no breakpoints from what is.
     if (wanted != Wanted::Code && !refused.empty())
         return false;
@@ -153,6 +182,12 @@ bool DirectUsers::map_code(UserSpace& users, std::uint64_t linear, const RamView
     const std::size_t free = users.free_breakpoints(linear);
     if (refused.size() <= free)
         return users.map_code(linear, page, refused);
+    if (!users.has_copies() && !users.stub().refuses_cpuid()) {
+        const Places places = guarded(known, linear, code);
+        page.guarded = places.size() < refused.size() && places.size() <= users.most_refused();
+        if (page.guarded)
+            return users.map_code(linear, page, places);
+    }
     // In a copy they are replaced, but only those that surely are instructions. An operand that was
     // replaced would be read by the one whose it is.
     Places sure, unsure = refused;

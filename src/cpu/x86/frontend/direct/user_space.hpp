@@ -22,6 +22,7 @@ public:
         std::uint64_t ram_page = 0; // number
         Rights rights = Rights::Read;
         std::uint8_t page_shift = 12; // of the guest's page
+        bool guarded = false;         // of its code only the beginning of functions is refused
     };
 
     explicit UserSpace(std::unique_ptr<StubProcess> stub) : stub_{std::move(stub)} {}

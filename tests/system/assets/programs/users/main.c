@@ -35,6 +35,7 @@ int main(void) {
     memory();
     code();
     secrets();
+    functions();
     threads();
     puts("users: done");
     return 0;

@@ -21,4 +21,5 @@ void segments(void);
 void memory(void);
 void code(void);
 void secrets(void);
+void functions(void);
 void threads(void);
