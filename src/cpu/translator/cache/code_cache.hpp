@@ -103,11 +103,13 @@ public:
         const auto first = static_cast<std::uint32_t>(current_) * kArenaLandings;
         return arena().landings == kArenaLandings ? kNoLanding : first + arena().landings;
     }
-    /// Before a block is written at free_begin(): see CodeMemory::use_huge_pages().
+    /// Before a block is written at free_begin(): see CodeMemory::use_huge_pages(). That many bytes
+    /// ahead, as a boot fills them in 10 ms at most, and one takes half of one.
     void use_huge_pages() {
-        memory_->use_huge_pages(arena().used, kBlockBytes);
+        constexpr std::size_t kAhead = std::size_t{256} << 10;
+        memory_->use_huge_pages(arena().used, kAhead);
         if (arena().is_split())
-            memory_->use_huge_pages(arena().cold_used, kBlockBytes);
+            memory_->use_huge_pages(arena().cold_used, kAhead);
     }
     /// Goes on in the next arena. False: it has to be emptied first.
     bool next_arena();

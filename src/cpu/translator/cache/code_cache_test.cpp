@@ -343,7 +343,8 @@ TEST_CASE("huge pages keep what was written before, in both views, and come behi
     write_pages(0);
     memory->use_huge_pages(4096, std::size_t{2} << 20); // of the second a part
     memory->use_huge_pages(0, kSize);
-    write_pages(4096);
+    write_pages(4096); // meanwhile
+    memory->wait_for_huge_pages();
     for (std::size_t at = 0; at < kSize; at += 4096) {
         const bool written = at % (3 * 4096) != std::size_t{2} * 4096;
         REQUIRE(memory->exec()[at] == (written ? value_at(at) : 0));

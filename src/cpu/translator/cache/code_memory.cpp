@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 
 #include <fmt/core.h>
 
@@ -53,25 +54,72 @@ base::Result<std::unique_ptr<CodeMemory>> CodeMemory::create(std::size_t size_by
 }
 
 CodeMemory::~CodeMemory() {
+    {
+        const base::MutexLock lock{mutex_};
+        ending_ = true;
+    }
+    changed_.notify_all();
+    if (maker_.joinable())
+        maker_.join();
     if (write_ != nullptr)
         ::munmap(write_, size_);
     if (exec_ != nullptr)
         ::munmap(exec_, size_);
 }
 
-/// Hosts do not give huge pages to shared memory by themselves (shmem_enabled is "never"), but they
-/// do when asked to make one of pages that are there: the first one is written to. If the answer is
-/// no, all is as it was.
 void CodeMemory::use_huge_pages(std::size_t offset, std::size_t bytes) {
     for (std::size_t i = offset / kHugePage; i * kHugePage < offset + bytes; ++i) {
         if (i >= asked_.size() || asked_[i])
             continue;
         asked_[i] = true;
-        std::uint8_t* const begin = write_ + i * kHugePage;
-        __atomic_fetch_or(begin, 0, __ATOMIC_RELAXED);
-        if (::madvise(begin, kHugePage, kCollapse) == 0)
-            ::madvise(exec_ + i * kHugePage, kHugePage, kCollapse);
+        {
+            const base::MutexLock lock{mutex_};
+            wanted_.push_back(i);
+        }
+        changed_.notify_all();
+        if (!maker_.joinable())
+            maker_ = std::jthread{[this] { make_huge_pages(); }};
     }
+}
+
+void CodeMemory::wait_for_huge_pages() {
+    const base::MutexLock lock{mutex_};
+    while (!wanted_.empty())
+        changed_.wait(mutex_);
+}
+
+void CodeMemory::make_huge_pages() {
+    sigset_t all;
+    sigfillset(&all);
+    ::pthread_sigmask(SIG_BLOCK, &all, nullptr); // signals belong to the owner's threads
+    ::pthread_setname_np(::pthread_self(), "doppel-code");
+    for (;;) {
+        std::size_t number = 0;
+        {
+            const base::MutexLock lock{mutex_};
+            while (wanted_.empty() && !ending_)
+                changed_.wait(mutex_);
+            if (ending_)
+                return;
+            number = wanted_.front();
+        }
+        make_huge_page(number);
+        {
+            const base::MutexLock lock{mutex_};
+            wanted_.pop_front();
+        }
+        changed_.notify_all();
+    }
+}
+
+/// Hosts do not give huge pages to shared memory by themselves (shmem_enabled is "never"), but they
+/// do when asked to make one of pages that are there: the first one is written to. If the answer is
+/// no, all is as it was.
+void CodeMemory::make_huge_page(std::size_t number) const {
+    std::uint8_t* const begin = write_ + number * kHugePage;
+    __atomic_fetch_or(begin, 0, __ATOMIC_RELAXED);
+    if (::madvise(begin, kHugePage, kCollapse) == 0)
+        ::madvise(exec_ + number * kHugePage, kHugePage, kCollapse);
 }
 
 void CodeMemory::patch32(std::uint8_t* exec, std::uint32_t value) const {

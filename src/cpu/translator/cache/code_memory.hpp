@@ -2,11 +2,15 @@
 #pragma once
 /// Memory for translated code: one memfd, two views. The executable view is never writable and the
 /// writable view never executable; only the translator knows where the latter is.
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
+#include <thread>
 #include <vector>
 
+#include "base/mutex.hpp"
 #include "base/result.hpp"
 #include "base/unique_fd.hpp"
 
@@ -20,10 +24,13 @@ public:
     CodeMemory(const CodeMemory&) = delete;
     CodeMemory& operator=(const CodeMemory&) = delete;
 
-    /// Puts huge pages behind [offset, offset + bytes) and what is around it, where the host lets
-    /// us: translated code is spread so widely that the host's TLB is what it waits for. One thread
-    /// at a time; others may be executing there.
+    /// Soon puts huge pages behind [offset, offset + bytes) and what is around it, where the host
+    /// lets us: translated code is spread so widely that the host's TLB is what it waits for. A
+    /// thread of its own does it, as that takes as long as a hundred translations and more. One
+    /// thread at a time; others may be executing there.
     void use_huge_pages(std::size_t offset, std::size_t bytes);
+    /// Returns when it is done.
+    void wait_for_huge_pages();
 
     std::uint8_t* exec() const { return exec_; }
     std::uint8_t* write() const { return write_; }
@@ -41,12 +48,20 @@ public:
 
 private:
     CodeMemory() = default;
+    void make_huge_pages();
+    void make_huge_page(std::size_t number) const;
 
     base::UniqueFd fd_;
     std::uint8_t* exec_ = nullptr;
     std::uint8_t* write_ = nullptr;
     std::size_t size_ = 0;
     std::vector<bool> asked_; // for each whole huge page
+
+    base::Mutex mutex_;
+    std::condition_variable_any changed_;
+    std::deque<std::size_t> wanted_ DOPPEL_GUARDED_BY(mutex_); // numbers; the first is being made
+    bool ending_ DOPPEL_GUARDED_BY(mutex_) = false;
+    std::jthread maker_; // from the first that was asked for
 };
 
 } // namespace doppel::cpu::translator
