@@ -2,6 +2,7 @@
 #pragma once
 /// What translating costs: time, and host code for guest code.
 #include <sys/resource.h>
+#include <x86intrin.h>
 
 #include <algorithm>
 #include <array>
@@ -18,14 +19,14 @@ class TranslationCost {
 public:
     // --- one thread at a time ---
     /// Before scanning and emitting: one translation in 16 is timed. 0: this one is not.
-    std::uint64_t begin() { return ++begun_ % 16 == 0 ? now_ns() : 0; }
-    void add(const NewBlock& block, std::uint64_t guest_instructions, std::uint64_t begun_ns) {
+    std::uint64_t begin() { return ++begun_ % 16 == 0 ? __rdtsc() : 0; }
+    void add(const NewBlock& block, std::uint64_t guest_instructions, std::uint64_t begun) {
         instructions_.add(guest_instructions);
-        if (begun_ns != 0) {
-            const std::uint64_t taken = now_ns() - begun_ns;
+        if (begun != 0) {
+            const std::uint64_t taken = __rdtsc() - begun;
             if (undisturbed()) {
                 timed_instructions_.add(guest_instructions);
-                timed_ns_.add(taken);
+                timed_ticks_.add(taken);
             }
         }
         if (block.loop || block.hot_guest_bytes == 0)
@@ -40,7 +41,11 @@ public:
     /// What one of them takes on average; 0: not known yet.
     std::uint64_t ns_per_instruction() const {
         const std::uint64_t timed = timed_instructions_.get();
-        return timed == 0 ? 0 : timed_ns_.get() / timed;
+        const auto ns = static_cast<double>(now_ns() - born_ns_);
+        const auto ticks = static_cast<double>(__rdtsc() - born_ticks_);
+        return timed == 0 ? 0
+                          : static_cast<std::uint64_t>(static_cast<double>(timed_ticks_.get()) *
+                                                       (ns / ticks) / static_cast<double>(timed));
     }
     /// Host bytes for 100 guest bytes on the hot path of the median block; 0 without blocks.
     std::uint64_t median_percent() const {
@@ -59,8 +64,6 @@ public:
 private:
     static constexpr std::uint32_t kStepsPerOne = 20, kSteps = 40 * kStepsPerOne;
 
-    /// No system call on most hosts: one before a translation would take as much out of the host's
-    /// caches as a fifth of what is measured.
     static std::uint64_t now_ns() {
         timespec time{};
         ::clock_gettime(CLOCK_MONOTONIC, &time);
@@ -75,9 +78,12 @@ private:
         return usage.ru_nivcsw == std::exchange(involuntary_, usage.ru_nivcsw);
     }
 
+    // Translations are timed in ticks of the host's TSC, which takes nothing out of its caches: the
+    // code and data of clock_gettime() would be a part of what is measured.
+    const std::uint64_t born_ns_ = now_ns(), born_ticks_ = __rdtsc();
     std::uint64_t begun_ = 0;
     inline static thread_local long involuntary_ = -1;
-    Counter<std::uint64_t> instructions_, timed_instructions_, timed_ns_;
+    Counter<std::uint64_t> instructions_, timed_instructions_, timed_ticks_;
     std::array<Counter<std::uint32_t>, kSteps> blocks_by_ratio_{};
 };
 
