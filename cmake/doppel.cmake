@@ -29,13 +29,14 @@ function(doppel_add_folders part)
     endforeach()
 endfunction()
 
-# doppel_module(<folder> [EXCEPTIONS] [GENERAL_REGS] [SOURCES …] [DEPENDS …])
+# doppel_module(<folder> [EXCEPTIONS] [GENERAL_REGS] [LINK_TIME] [SOURCES …] [DEPENDS …])
 # A static library doppel_<name>, where <folder> "cpu/x86" gives doppel_cpu_x86. Without EXCEPTIONS
 # it compiles with -fno-exceptions. GENERAL_REGS forbids vector registers and sanitizers: for code
-# that translated code calls while they hold the guest's. DEPENDS takes folders ("base") or ordinary
-# targets ("fmt::fmt"). Without SOURCES it is headers only.
+# that translated code calls while they hold the guest's. LINK_TIME optimizes across its files where
+# a program with LINK_TIME is linked; not for GENERAL_REGS. DEPENDS takes folders ("base") or
+# ordinary targets ("fmt::fmt"). Without SOURCES it is headers only.
 function(doppel_module folder)
-    cmake_parse_arguments(arg "EXCEPTIONS;GENERAL_REGS" "" "SOURCES;DEPENDS" ${ARGN})
+    cmake_parse_arguments(arg "EXCEPTIONS;GENERAL_REGS;LINK_TIME" "" "SOURCES;DEPENDS" ${ARGN})
     doppel_target_name(${folder} name)
     if(NOT arg_SOURCES) # headers only
         add_library(${name} INTERFACE)
@@ -49,8 +50,17 @@ function(doppel_module folder)
     if(arg_GENERAL_REGS)
         doppel_general_regs(${name})
     endif()
+    if(arg_LINK_TIME AND DOPPEL_LINK_TIME) # lld and the tests link the ordinary half of the objects
+        target_compile_options(${name} PRIVATE -O3 -flto=auto -ffat-lto-objects)
+    endif()
     doppel_link(${name} PUBLIC ${arg_DEPENDS})
 endfunction()
+
+# In optimized builds by g++, whose link-time optimization lld does not know.
+set(DOPPEL_LINK_TIME OFF)
+if(CMAKE_BUILD_TYPE STREQUAL Release AND CMAKE_CXX_COMPILER_ID STREQUAL GNU AND NOT DOPPEL_SANITIZE)
+    set(DOPPEL_LINK_TIME ON)
+endif()
 
 function(doppel_general_regs target)
     if(CMAKE_CXX_COMPILER_ID STREQUAL Clang)
@@ -77,16 +87,20 @@ function(doppel_check_hot_symbols)
     endif()
 endfunction()
 
-# doppel_program(<folder> NAME <executable> [INTERNAL] SOURCES … [DEPENDS …]): an executable in
-# bin/, installed by make install; INTERNAL: for other programs of ours, installed in libexec/.
+# doppel_program(<folder> NAME <executable> [INTERNAL] [LINK_TIME] SOURCES … [DEPENDS …]): an
+# executable in bin/, installed by make install; INTERNAL: for other programs of ours, installed in
+# libexec/. LINK_TIME: see doppel_module().
 function(doppel_program folder)
-    cmake_parse_arguments(arg "INTERNAL" "NAME" "SOURCES;DEPENDS" ${ARGN})
+    cmake_parse_arguments(arg "INTERNAL;LINK_TIME" "NAME" "SOURCES;DEPENDS" ${ARGN})
     add_executable(${arg_NAME} ${arg_SOURCES})
     doppel_compile_options(${arg_NAME} TRUE)
     target_include_directories(${arg_NAME} PRIVATE ${PROJECT_SOURCE_DIR}/src)
     target_compile_definitions(${arg_NAME} PRIVATE DOPPEL_VERSION="${PROJECT_VERSION}")
     set_target_properties(${arg_NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
     doppel_link(${arg_NAME} PRIVATE ${arg_DEPENDS})
+    if(arg_LINK_TIME AND DOPPEL_LINK_TIME)
+        target_link_options(${arg_NAME} PRIVATE -fuse-ld=bfd -flto=auto)
+    endif()
     add_dependencies(programs ${arg_NAME})
     set(place ${CMAKE_INSTALL_BINDIR})
     if(arg_INTERNAL)
