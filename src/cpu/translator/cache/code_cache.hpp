@@ -113,8 +113,8 @@ public:
             __builtin_prefetch(cold + i * kLine, 1);
         }
     }
-    /// Before a block is written at free_begin(): see CodeMemory::use_huge_pages(). That many bytes
-    /// ahead, as a boot fills them in 10 ms at most, and one takes half of one.
+    /// Before a block is written at free_begin(): see CodeMemory::use_huge_pages(). So far ahead
+    /// that a boot takes 10 ms to come there; one of them takes 0.25 to 5.
     void use_huge_pages() {
         constexpr std::size_t kAhead = std::size_t{256} << 10;
         memory_->use_huge_pages(arena().used, kAhead);

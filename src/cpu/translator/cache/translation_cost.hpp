@@ -18,15 +18,16 @@ namespace doppel::cpu::translator {
 class TranslationCost {
 public:
     // --- one thread at a time ---
-    /// Before scanning and emitting: one translation in 16 is timed. 0: this one is not.
+    /// Before scanning and emitting: one translation in 16 is timed. In ticks of the host's TSC; 0:
+    /// this one is not.
     std::uint64_t begin() { return ++begun_ % 16 == 0 ? __rdtsc() : 0; }
-    void add(const NewBlock& block, std::uint64_t guest_instructions, std::uint64_t begun) {
+    void add(const NewBlock& block, std::uint64_t guest_instructions, std::uint64_t begun_ticks) {
         instructions_.add(guest_instructions);
-        if (begun != 0) {
-            const std::uint64_t taken = __rdtsc() - begun;
+        if (begun_ticks != 0) {
+            const std::uint64_t now = std::max<std::uint64_t>(__rdtsc(), begun_ticks);
             if (undisturbed()) {
                 timed_instructions_.add(guest_instructions);
-                timed_ticks_.add(taken);
+                timed_ticks_.add(now - begun_ticks);
             }
         }
         if (block.loop || block.hot_guest_bytes == 0)

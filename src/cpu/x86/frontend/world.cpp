@@ -200,13 +200,13 @@ Block* World::translate(Caller& caller, const BlockKey& key, std::uint64_t rip,
     __builtin_prefetch(host);
     __builtin_prefetch(host + 64);
     __builtin_prefetch(reinterpret_cast<const char*>(&busy_pages_) + busy_index(key.gpa) / 8);
-    cache_->prefetch();
     for (;;) {
         make_code_pages(caller, {&page, 1});
         if (second != nullptr)
             make_code_pages(caller, {&key.second_page, 1});
         {
             const base::MutexLock lock{cache_->mutex()};
+            cache_->prefetch();
             if (!is_code_page(page) || (second != nullptr && !is_code_page(key.second_page)))
                 continue; // written to in between
             if (Block* const block = cache_->find(key); block != nullptr)
@@ -245,11 +245,11 @@ std::uint32_t World::bytes_to_loop(const BlockKey& key, const std::byte* host) c
 
 Block* World::make_block(const BlockKey& key, std::uint64_t rip, const std::byte* host,
                          const std::byte* second, const FeatureSet& features) {
-    const std::uint64_t begun = cost_.begin();
+    const std::uint64_t begun_ticks = cost_.begin();
     const auto offset = static_cast<std::uint16_t>(key.gpa & kPageOffset);
     const std::uint32_t bytes = second != nullptr ? 4096u - offset : bytes_to_loop(key, host);
     scan_block(t_scan, {host, bytes, second}, offset, key.mode, features, tuning_);
-    return emit_block(key, rip, begun);
+    return emit_block(key, rip, begun_ticks);
 }
 
 bool World::scan_head(const Block& head, const std::byte* host, const FeatureSet& features) {
@@ -271,10 +271,10 @@ bool World::find_loop(const Block& head, const std::byte* host, const FeatureSet
 Block* World::make_loop(Block& head, std::uint64_t rip, const std::byte* host,
                         const FeatureSet& features) {
     const base::MutexLock lock{cache_->mutex()};
-    const std::uint64_t begun = cost_.begin();
+    const std::uint64_t begun_ticks = cost_.begin();
     if (cache_->full() || !scan_head(head, host, features))
         return nullptr;
-    Block* const loop = emit_block(head.key, rip, begun);
+    Block* const loop = emit_block(head.key, rip, begun_ticks);
     if (loop != nullptr) {
         cache_->retire(head);
         cache_->retire_through(loop->key);
@@ -283,7 +283,7 @@ Block* World::make_loop(Block& head, std::uint64_t rip, const std::byte* host,
 }
 
 /// Of what was scanned last. nullptr: it cannot be translated as a loop.
-Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t begun) {
+Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t begun_ticks) {
     if (tuning_.huge_code)
         cache_->use_huge_pages();
     std::uint8_t* const exec = cache_->free_begin();
@@ -306,7 +306,7 @@ Block* World::emit_block(const BlockKey& key, std::uint64_t rip, std::uint64_t b
         spoil_(cache_->memory().writable(exec),
                cache_->memory().writable(const_cast<std::uint8_t*>(made.end)));
     next_far_link_ = translator.next_far_link();
-    cost_.add(made, t_scan.count, begun);
+    cost_.add(made, t_scan.count, begun_ticks);
     Block& block = cache_->add_block(made);
     if (jit_dump_ != nullptr)
         note(block, rip);

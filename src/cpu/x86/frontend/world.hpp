@@ -103,7 +103,7 @@ private:
     bool scan_head(const translator::Block& head, const std::byte* host,
                    const FeatureSet& features);
     translator::Block* emit_block(const translator::BlockKey& key, std::uint64_t rip,
-                                  std::uint64_t begun);
+                                  std::uint64_t begun_ticks);
     void note(const translator::Block& block, std::uint64_t rip);
 
     memory::GuestMemory& memory_;

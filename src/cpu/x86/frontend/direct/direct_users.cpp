@@ -387,10 +387,7 @@ bool DirectUsers::enter_guarded(std::uint64_t rip) {
         return false;
     const std::uint64_t number = page->ram_page;
     const auto known = code_.find(number);
-    const auto offset = static_cast<std::uint16_t>(rip & kPageOffset);
-    const auto is_within = [offset](const Guard& guard) {
-        return guard.is_entry() && offset >= guard.place && offset <= guard.last;
-    };
+    const auto is_within = [rip](const Guard& guard) { return guard.is_within(rip & kPageOffset); };
     if (known == code_.end() || std::ranges::none_of(known->second.guards, is_within))
         return false;
     known->second.entered = true;

@@ -127,7 +127,7 @@ private:
         Places secretive; // what must not run there
         Places seen;      // where instructions began that the process could not execute or fetch
         std::vector<Guard> guards; // of `secretive`, once they were wanted
-        bool entered = false;      // one of them that is an entry has been hit
+        bool entered = false;      // one of them is an entry, and was passed
     };
     static Places without_cpuid(Places secretive, const std::byte* code);
     Places begins_in(std::uint64_t gpa) const;
@@ -138,8 +138,9 @@ private:
     bool is_text(const Translation& to) const;
     void map_around(Space& space, std::uint64_t linear, bool code);
     Code& watch(const RamView::Region& region, std::uint64_t gpa, std::uint64_t linear);
-    const std::byte* code_at(std::uint64_t linear) const;
+    const std::byte* bytes_at(std::uint64_t linear) const;
     Places guarded(Code& code, std::uint64_t linear, const std::byte* bytes);
+    bool will_return_into(std::span<const Guard> guards, std::uint64_t page) const;
     bool enter_guarded(std::uint64_t rip);
     bool map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
                   std::uint64_t gpa, UserSpace::Page page, Wanted wanted);

@@ -5,6 +5,7 @@
 #include <array>
 #include <iterator>
 
+#include "cpu/x86/cpu_state.hpp"
 #include "cpu/x86/decoder/decoder.hpp"
 
 namespace doppel::cpu::x86::frontend {
@@ -18,6 +19,29 @@ constexpr std::size_t kInStep = 64; // bytes of code, by the end of which readin
 constexpr std::size_t kAlignment = 16;
 constexpr std::uint32_t kNone = ~std::uint32_t{0};
 
+bool is_padding(const Instruction& instruction) {
+    constexpr std::uint8_t kNop = 0x90, kInt3 = 0xcc, kLongNop = 0x1f;
+    return (instruction.map == OpcodeMap::Primary &&
+            (instruction.opcode == kNop || instruction.opcode == kInt3)) ||
+           (instruction.map == OpcodeMap::Map0F && instruction.opcode == kLongNop);
+}
+
+bool is_jump(const Instruction& instruction) {
+    return instruction.branch == BranchKind::Jump || instruction.branch == BranchKind::Conditional;
+}
+
+bool ends(const Instruction& instruction) {
+    return instruction.branch == BranchKind::Jump ||
+           instruction.branch == BranchKind::IndirectJump ||
+           instruction.branch == BranchKind::Return;
+}
+
+/// As functions begin that save registers or make room on the stack, and labels of a switch do not.
+bool is_prologue(const Instruction& instruction) {
+    const bool changes_rsp = instruction.op == Op::Push || instruction.op == Op::Sub;
+    return changes_rsp && (instruction.registers_written >> Rsp & 1) != 0;
+}
+
 /// Code as one reads it from the first byte on.
 class Text {
 public:
@@ -26,79 +50,95 @@ public:
         find_entries();
     }
 
-    /// The last that is not behind `place`; kNone: there is none.
-    std::uint32_t entry_before(std::uint32_t place) const {
-        const auto behind = std::ranges::upper_bound(entries_, place);
-        return behind == entries_.begin() ? kNone : *std::prev(behind);
+    bool begins(std::uint32_t place) const { return at_[place].begins; }
+    /// Where a function may begin, the last that is not behind `place`; kNone: there is none.
+    std::uint32_t candidate_before(std::uint32_t place) const { return before(candidates_, place); }
+    /// Where the next function surely begins behind `place`, or the code ends.
+    std::uint32_t end_of_function(std::uint32_t place) const { return behind(functions_, place); }
+    /// Where it seems to begin.
+    std::uint32_t likely_end(std::uint32_t place) const { return behind(likely_, place); }
+    /// Whether the function around `place` has a jump of which nobody knows where it leads, and
+    /// which was `reached`.
+    bool may_be_jumped_to(std::uint32_t place, const std::vector<bool>& reached) const {
+        const std::uint32_t begin = before(functions_, place), end = end_of_function(place);
+        return std::ranges::any_of(anywhere_, [&](std::uint32_t jump) {
+            return (begin == kNone || jump >= begin) && jump < end && reached[jump];
+        });
     }
-
-    /// What can be reached from all others that are no mere candidates, without passing `entry`; by
-    /// offset.
-    std::vector<bool> reached_without(std::uint32_t entry) const {
-        std::vector<bool> reached(code_.size());
-        std::vector<std::uint32_t> left;
-        const auto go_to = [&](std::uint32_t place) {
-            if (place == kNone || place == entry || reached[place] || !at_[place].begins)
-                return;
-            reached[place] = true;
-            left.push_back(place);
-        };
-        for (const std::uint32_t other : sure_entries_)
-            go_to(other);
-        while (!left.empty()) {
-            const At& at = at_[left.back()];
-            left.pop_back();
-            go_to(at.next);
-            go_to(at.target);
-        }
-        return reached;
-    }
+    /// What can be reached from all other entries without passing this one; by offset.
+    std::vector<bool> reached_without(std::uint32_t entry) const;
 
 private:
     struct At {
         bool begins = false; // an instruction
-        bool jumped_to = false;
-        bool padding = false;
-        bool call = false;
+        bool jumped_to = false, called = false;
+        bool padding = false, prologue = false;
+        bool is_call = false;
         std::uint32_t next = kNone, target = kNone;
     };
 
+    static std::uint32_t before(const std::vector<std::uint32_t>& places, std::uint32_t place) {
+        const auto behind = std::ranges::upper_bound(places, place);
+        return behind == places.begin() ? kNone : *std::prev(behind);
+    }
+    std::uint32_t behind(const std::vector<std::uint32_t>& places, std::uint32_t place) const {
+        const auto found = std::ranges::upper_bound(places, place);
+        return found == places.end() ? static_cast<std::uint32_t>(code_.size()) : *found;
+    }
     void read();
     void read_one(std::uint32_t place, const Instruction& instruction);
     void find_entries();
-    bool is_padding(const Instruction& instruction) const;
+    void drop_crossed_candidates();
 
     Bytes code_;
     std::vector<At> at_;
-    std::vector<std::uint32_t> entries_, sure_entries_;
+    std::vector<std::uint32_t> entries_;    // surely something begins
+    std::vector<std::uint32_t> candidates_; // a function may begin: entries, and others
+    std::vector<std::uint32_t> likely_;     // entries that may be a function's, or a label's …
+    std::vector<std::uint32_t> functions_;  // … and those that are no label's
+    std::vector<std::uint32_t> anywhere_;   // jumps through registers or tables
 };
 
-bool Text::is_padding(const Instruction& instruction) const {
-    constexpr std::uint8_t kNop = 0x90, kInt3 = 0xcc, kLongNop = 0x1f;
-    return (instruction.map == OpcodeMap::Primary &&
-            (instruction.opcode == kNop || instruction.opcode == kInt3)) ||
-           (instruction.map == OpcodeMap::Map0F && instruction.opcode == kLongNop);
+std::vector<bool> Text::reached_without(std::uint32_t entry) const {
+    std::vector<bool> reached(code_.size());
+    std::vector<std::uint32_t> left;
+    const auto go_to = [&](std::uint32_t place) {
+        if (place == kNone || place == entry || reached[place] || !at_[place].begins)
+            return;
+        reached[place] = true;
+        left.push_back(place);
+    };
+    for (const std::uint32_t other : entries_)
+        go_to(other);
+    while (!left.empty()) {
+        const At& at = at_[left.back()];
+        left.pop_back();
+        go_to(at.next);
+        go_to(at.target);
+    }
+    return reached;
 }
 
 void Text::read_one(std::uint32_t place, const Instruction& instruction) {
-    constexpr std::uint8_t kUd2 = 0x0b;
     const std::uint32_t behind = place + instruction.length;
     At& at = at_[place];
     at.padding = is_padding(instruction);
-    at.call =
+    at.prologue = is_prologue(instruction);
+    at.is_call =
         instruction.branch == BranchKind::Call || instruction.branch == BranchKind::IndirectCall;
-    const bool jumps =
-        instruction.branch == BranchKind::Jump || instruction.branch == BranchKind::Conditional;
-    const bool ends = instruction.branch == BranchKind::Jump ||
-                      instruction.branch == BranchKind::IndirectJump ||
-                      instruction.branch == BranchKind::Return ||
-                      (instruction.map == OpcodeMap::Map0F && instruction.opcode == kUd2);
-    if (!ends && behind < code_.size())
+    if (!ends(instruction) && behind < code_.size())
         at.next = behind;
+    if (instruction.branch == BranchKind::IndirectJump &&
+        (!instruction.has_memory() || instruction.memory_base != kRip))
+        anywhere_.push_back(place);
     const std::uint64_t target = behind + instruction.immediate;
-    if (jumps && target < code_.size()) {
+    if (target >= code_.size())
+        return;
+    if (is_jump(instruction)) {
         at.target = static_cast<std::uint32_t>(target);
         at_[target].jumped_to = true;
+    } else if (instruction.branch == BranchKind::Call) {
+        at_[target].called = true;
     }
 }
 
@@ -107,12 +147,13 @@ void Text::read() {
         at_[place].begins = true;
         Instruction instruction;
         const auto rest = code_.subspan(place, std::min<std::size_t>(15, code_.size() - place));
-        if (decode(rest, CodeSize::Bits64, instruction) != DecodeStatus::Ok) {
-            ++place; // and what begins there is an entry
-            continue;
+        if (decode(rest, CodeSize::Bits64, instruction) == DecodeStatus::Ok) {
+            read_one(place, instruction);
+            place += instruction.length;
+        } else { // UD2, or who knows
+            const bool is_ud2 = rest.size() > 1 && rest[0] == 0x0f && rest[1] == 0x0b;
+            place += is_ud2 ? 2 : 1;
         }
-        read_one(place, instruction);
-        place += instruction.length;
     }
 }
 
@@ -124,22 +165,49 @@ void Text::find_entries() {
         if (!at.begins)
             continue;
         const bool marked =
+            at.called ||
             std::ranges::mismatch(code_.subspan(place), kEndbr64).in2 == kEndbr64.end();
         if (at.padding && !marked) {
             padded = true;
             continue;
         }
+        const bool aligned = place % kAlignment == 0;
         // Behind a call that may not return: in the midst of a function there is no padding there.
-        const bool may_begin = calls && place % kAlignment == 0;
-        const bool sure = marked || (!at.jumped_to && (!goes_on || (may_begin && padded)));
-        if (sure)
-            sure_entries_.push_back(place);
-        if (sure || (may_begin && !at.jumped_to))
+        const bool stands_alone = !goes_on || (calls && padded && aligned);
+        const bool begins = marked || (stands_alone && !at.jumped_to);
+        if (begins)
             entries_.push_back(place);
+        if (begins || (aligned && (stands_alone || calls)))
+            candidates_.push_back(place);
+        const bool likely = marked || (begins && aligned && padded);
+        if (likely)
+            likely_.push_back(place);
+        if (marked || (likely && at.prologue))
+            functions_.push_back(place);
         goes_on = at.next != kNone;
-        calls = at.call;
+        calls = at.is_call;
         padded = false;
     }
+    drop_crossed_candidates();
+}
+
+/// What a jump of the code before crosses is in the midst of a function.
+void Text::drop_crossed_candidates() {
+    std::uint32_t reach = 0;
+    std::vector<std::uint32_t> crossed;
+    for (std::uint32_t place = 0; place < code_.size(); ++place) {
+        if (std::ranges::binary_search(functions_, place))
+            reach = 0;
+        if (reach > place)
+            crossed.push_back(place);
+        const std::uint32_t target = at_[place].target;
+        if (target != kNone && target < end_of_function(place))
+            reach = std::max(reach, target);
+    }
+    std::erase_if(candidates_, [&](std::uint32_t place) {
+        return !std::ranges::binary_search(entries_, place) &&
+               std::ranges::binary_search(crossed, place);
+    });
 }
 
 } // namespace
@@ -148,24 +216,33 @@ std::vector<Guard> guards_of(Bytes code, std::size_t page,
                              std::span<const std::uint16_t> secretive) {
     const Text text{code};
     std::vector<Guard> guards;
+    std::vector<unsigned> kept; // by each of them
     std::uint32_t entry = kNone;
     std::vector<bool> reached;
     for (const std::uint16_t offset : secretive) {
         const auto place = static_cast<std::uint32_t>(page + offset);
-        const std::uint32_t before = text.entry_before(place);
+        const std::uint32_t before = text.candidate_before(place);
         if (before != kNone && before != entry) {
             entry = before;
             reached = text.reached_without(entry);
         }
-        const bool guarded =
-            before != kNone && before >= std::max(page, kInStep) && !reached[place];
-        const auto begin = guarded ? static_cast<std::uint16_t>(entry - page) : offset;
-        const auto known = std::ranges::find(guards, begin, &Guard::place);
-        if (known != guards.end())
-            known->last = offset;
-        else
-            guards.push_back({begin, offset});
+        const bool guarded = before != kNone && before >= std::max(page, kInStep) &&
+                             text.begins(place) && !reached[place] &&
+                             !text.may_be_jumped_to(place, reached);
+        const std::size_t end = std::min<std::size_t>(text.likely_end(place) - page, kPageBytes);
+        const Guard guard{guarded ? static_cast<std::uint16_t>(before - page) : offset,
+                          guarded ? static_cast<std::uint16_t>(end) : std::uint16_t{0}};
+        if (!guards.empty() && guarded && guards.back().place == guard.place) {
+            guards.back().end = guard.end;
+            ++kept.back();
+        } else {
+            guards.push_back(guard);
+            kept.push_back(1);
+        }
     }
+    for (std::size_t i = 0, next = 0; i < guards.size(); next += kept[i++])
+        if (kept[i] == 1) // the instruction itself is no worse
+            guards[i] = {.place = secretive[next]};
     return guards;
 }
 

@@ -6,11 +6,11 @@
 /// hot code. But who comes to one has come into its function at the beginning: one breakpoint there
 /// does, if the page is left to the translator from when it was hit on.
 ///
-/// A function is told from code by reading it: it begins behind what does not go on (RET, JMP, or a
-/// call and padding), where no jump leads. It guards an instruction if nothing else that is known
-/// to begin leads there without passing it. What jumps into the midst of a function from afar is
-/// not seen; so who runs on from there is looked at whenever the process is entered
-/// (docs/decisions/017).
+/// A function is told from code by reading it: it begins behind what does not go on (RET, JMP, a
+/// call and padding), where no jump leads, or where a call leads. Whatever may begin nearest before
+/// an instruction guards it, if nothing else that is known to begin leads there without passing
+/// that, and no jump through a table may. What jumps into the midst of a function from afar is not
+/// seen; so who runs on from there, or will return there, is looked for (docs/decisions/017).
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -18,18 +18,18 @@
 
 namespace doppel::cpu::x86::frontend {
 
-/// A breakpoint, and what it keeps from being executed: what is behind it as far as `last`.
-/// Offsets in a page.
+/// A breakpoint. Offsets in a page.
 struct Guard {
     std::uint16_t place;
-    std::uint16_t last;
-    /// Whether it is where a function begins, and not the instruction itself.
-    bool is_entry() const { return place != last; }
+    std::uint16_t end =
+        0; // of the function that begins at `place`; 0: it is the instruction itself
+    bool is_entry() const { return end != 0; }
+    bool is_within(std::uint64_t offset) const { return offset >= place && offset < end; }
     bool operator==(const Guard&) const = default;
 };
 
 /// For each of these `secretive` instructions (offsets, ascending) in the page of 64-bit code that
-/// is at `page` in `code`, of which a page before it should be known.
+/// is at `page` in `code`, of which the pages before and behind it should be known.
 std::vector<Guard> guards_of(std::span<const std::uint8_t> code, std::size_t page,
                              std::span<const std::uint16_t> secretive);
 

@@ -25,7 +25,7 @@ void put(Code& code, std::size_t offset, std::initializer_list<std::uint8_t> byt
     std::ranges::copy(bytes, code.begin() + static_cast<std::ptrdiff_t>(kPage + offset));
 }
 
-/// At 0x100: two CPUIDs, behind a loop, in a function; another function before it.
+/// At 0x100: two CPUIDs, behind a loop, in a function; other functions before it and behind it.
 Code two_functions() {
     Code code = nops();
     put(code, 0x0f0, {0x31, 0xc0, 0xc3});       // xor eax,eax; ret
@@ -35,36 +35,78 @@ Code two_functions() {
     put(code, 0x105, {0x74, 0x09});             // je 0x110
     put(code, 0x107, {0x5b, 0xc3});             // pop rbx; ret
     put(code, 0x110, {0x0f, 0xa2, 0x5b, 0xc3}); // cpuid; pop rbx; ret
+    put(code, 0x120, {0x53, 0x5b, 0xc3});       // push rbx; pop rbx; ret
     return code;
+}
+Guards guards(const Code& code, const Places& secretive) {
+    Code behind = code;
+    behind.resize(3 * kPage, 0xc3);
+    return guards_of(behind, kPage, secretive);
 }
 
 } // namespace
 
 TEST_CASE("a function's beginning guards what is in it") {
-    const Guards one{{0x100, 0x110}};
-    CHECK(guards_of(two_functions(), kPage, Places{0x101, 0x110}) == one);
-    CHECK(guards_of(two_functions(), kPage, Places{}).empty());
-    CHECK(one.front().is_entry());
+    const Guards found = guards(two_functions(), {0x101, 0x103, 0x105});
+    CHECK(found == Guards{{0x100, 0x120}});
+    CHECK(found.front().is_entry());
+    for (const unsigned at : {0x100, 0x101, 0x11f})
+        CHECK(found.front().is_within(at));
+    for (const unsigned at : {0x0ff, 0x120})
+        CHECK_FALSE(found.front().is_within(at));
+    CHECK(guards(two_functions(), {}).empty());
+}
+
+TEST_CASE("one instruction guards itself, and so does what may begin a function") {
+    CHECK(guards(two_functions(), {0x101}) == Guards{{0x101}});
+    CHECK(guards(two_functions(), {0x101, 0x103, 0x110}) == Guards{{0x100, 0x120}, {0x110}});
 }
 
 TEST_CASE("but not where something else leads into it") {
     Code code = two_functions();
-    put(code, 0x0f2, {0xeb, 0x1c}); // jmp 0x110, of the other function
-    CHECK(guards_of(code, kPage, Places{0x101, 0x110}) == Guards{{0x100, 0x101}, {0x110, 0x110}});
-    put(code, 0x0f2, {0xeb, 0x0d}); // jmp 0x101, from which 0x110 is reached
-    CHECK(guards_of(code, kPage, Places{0x101, 0x110}) == Guards{{0x101, 0x101}, {0x110, 0x110}});
+    put(code, 0x0f2, {0xeb, 0x0f}); // jmp 0x103, of the other function
+    CHECK(guards(code, {0x101, 0x103, 0x105}) == Guards{{0x101}, {0x103}, {0x105}});
+    put(code, 0x0f2, {0xeb, 0x11}); // jmp 0x105
+    CHECK(guards(code, {0x105, 0x107}) == Guards{{0x105}, {0x107}});
     code[kPage - 2] = 0x72; // jb 0x81, on the page before
     code[kPage - 1] = 0x7f;
-    put(code, 0x081, {0x0f, 0xa2});
-    CHECK(guards_of(code, kPage, Places{0x81}) == Guards{{0x81, 0x81}});
+    put(code, 0x081, {0x0f, 0xa2, 0x0f, 0xa2});
+    CHECK(guards(code, {0x81, 0x83}) == Guards{{0x81}, {0x83}});
 }
 
-TEST_CASE("each function has its own, also behind a call that does not return") {
+TEST_CASE("nor where a jump through a table may lead into it") {
     Code code = two_functions();
-    put(code, 0x200, {0x0f, 0xa2, 0x0f, 0xa2, 0xe8, 0, 0, 0, 0}); // cpuid; cpuid; call
-    put(code, 0x210, {0x53, 0x0f, 0xa2, 0x0f, 0xa2});             // push rbx; cpuid; cpuid
-    CHECK(guards_of(code, kPage, Places{0x101, 0x110, 0x200, 0x202, 0x211, 0x213}) ==
-          Guards{{0x100, 0x110}, {0x200, 0x202}, {0x210, 0x213}});
+    put(code, 0x107, {0xff, 0xe0}); // jmp rax, behind the function's beginning
+    CHECK(guards(code, {0x101, 0x103}) == Guards{{0x100, 0x120}});
+    put(code, 0x300, {0x53, 0xff, 0xe0});                   // push rbx; jmp rax
+    put(code, 0x310, {0x31, 0xc0});                         // case 2: xor eax,eax
+    put(code, 0x312, {0x0f, 0xa2, 0x0f, 0xa2, 0x5b, 0xc3}); // case 3: cpuid; cpuid; pop rbx; ret
+    CHECK(guards(code, {0x312, 0x314}) == Guards{{0x312}, {0x314}});
+    put(code, 0x300, {0x53, 0x5b, 0xc3}); // pop rbx; ret
+    CHECK(guards(code, {0x312, 0x314}) == Guards{{0x310, 4096}});
+}
+
+TEST_CASE("where a loop begins that is jumped over no function does") {
+    Code code = nops();
+    put(code, 0x100, {0x53, 0x0f, 0xa2, 0xeb, 0x1d}); // push rbx; cpuid; jmp 0x122
+    put(code, 0x110, {0x0f, 0xa2});                   // cpuid
+    put(code, 0x122, {0x75, 0xec, 0x5b, 0xc3});       // jne 0x110; pop rbx; ret
+    CHECK(guards(code, {0x101, 0x110}) == Guards{{0x100, 4096}});
+    put(code, 0x103, {0x5b, 0xc3}); // pop rbx; ret: the loop may be a function's beginning
+    CHECK(guards(code, {0x101, 0x110}) == Guards{{0x101}, {0x110}});
+}
+
+TEST_CASE("each function has its own, also behind a call that does not return, and behind UD2") {
+    Code code = two_functions();
+    put(code, 0x200, {0x0f, 0xa2, 0x0f, 0xa2, 0xe8, 0, 0x10, 0, 0}); // cpuid; cpuid; call
+    put(code, 0x210, {0x53, 0x0f, 0xa2, 0x0f, 0xa2, 0x0f, 0x0b});    // push rbx; cpuid; cpuid; ud2
+    put(code, 0x217, {0x0f, 0x1f, 0x80, 0, 0, 0, 0, 0x66, 0x90});    // nops
+    put(code, 0x220, {0x53, 0x0f, 0xa2, 0x0f, 0xa2});                // push rbx; cpuid; cpuid
+    CHECK(guards(code, {0x200, 0x202, 0x211, 0x213, 0x221, 0x223}) ==
+          Guards{{0x200, 0x210}, {0x210, 0x220}, {0x220, 4096}});
+    put(code, 0x2f0, {0xe8, 0x07, 0, 0, 0});                                     // call 0x2fc
+    put(code, 0x2f5, {0x0f, 0xa2, 0xe8, 0, 0x10, 0, 0, 0x0f, 0xa2, 0x0f, 0xa2}); // unaligned
+    CHECK(guards(code, {0x2fc, 0x2fe}) == Guards{{0x2fc, 4096}});
 }
 
 TEST_CASE("what began on the page before, or may be read out of step, guards itself") {
@@ -72,7 +114,9 @@ TEST_CASE("what began on the page before, or may be read out of step, guards its
     code[kPage - 2] = 0x31; // xor eax,eax
     code[kPage - 1] = 0xc0;
     put(code, 0, {0x0f, 0xa2, 0x0f, 0xa2});
-    CHECK(guards_of(code, kPage, Places{0, 2}) == Guards{{0, 0}, {2, 2}});
+    put(code, 0x100, {0xb8, 0x0f, 0xa2, 0x0f, 0xa2}); // mov eax
+    CHECK(guards(code, {0, 2}) == Guards{{0}, {2}});
+    CHECK(guards(code, {0x101, 0x103}) == Guards{{0x101}, {0x103}});
     const Code alone(code.begin() + kPage, code.end()); // the page before is not known
-    CHECK(guards_of(alone, 0, Places{0, 2}) == Guards{{0, 0}, {2, 2}});
+    CHECK(guards_of(alone, 0, Places{0, 2}) == Guards{{0}, {2}});
 }

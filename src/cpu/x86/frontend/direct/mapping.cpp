@@ -60,8 +60,8 @@ bool DirectUsers::map_missed(Space& space, std::uint64_t address, Wanted wanted)
     return true;
 }
 
-/// Of a page of RAM, in the address space in force; null: there is none.
-const std::byte* DirectUsers::code_at(std::uint64_t linear) const {
+/// What is in RAM there, in the address space in force; null: nothing.
+const std::byte* DirectUsers::bytes_at(std::uint64_t linear) const {
     memory::Gpa there;
     return translate_quietly(cx_, linear, there) ? cx_.ram.host(there.value) : nullptr;
 }
@@ -74,7 +74,7 @@ DirectUsers::Code& DirectUsers::watch(const RamView::Region& region, std::uint64
     while (!watch_({&gpa, 1})) {
     }
     const std::uint64_t page = linear & ~kPageOffset;
-    const auto* const behind = code_at(page + kPageBytes);
+    const auto* const behind = bytes_at(page + kPageBytes);
     // What ends on the next page may have been taken for one because that was not there.
     const auto may_be_known_better = [behind](const Places& places) {
         return behind != nullptr && !places.empty() &&
@@ -91,11 +91,16 @@ DirectUsers::Code& DirectUsers::watch(const RamView::Region& region, std::uint64
         std::memcpy(bytes.bytes.data() + bytes.end, behind, PageBytes::kBehind);
         bytes.end += PageBytes::kBehind;
     }
-    if (const auto* const before = code_at(page - PageBytes::kBefore); before != nullptr) {
+    if (const auto* const before = bytes_at(page - PageBytes::kBefore); before != nullptr) {
         std::memcpy(bytes.bytes.data(), before, PageBytes::kBefore);
         bytes.first = 0;
     }
-    code.secretive = secretive_instructions(bytes);
+    Places places = secretive_instructions(bytes);
+    if (places == code.secretive)
+        return code;
+    if (!is_new) // where it is mapped there are breakpoints for what was known before
+        for_all([number](UserSpace& users) { users.drop_code(number); });
+    code.secretive = std::move(places);
     code.guards.clear();
     return code;
 }
@@ -103,24 +108,47 @@ DirectUsers::Code& DirectUsers::watch(const RamView::Region& region, std::uint64
 /// Where breakpoints keep all that is secretive from being executed, as long as nobody has come by
 /// one of them.
 DirectUsers::Places DirectUsers::guarded(Code& code, std::uint64_t linear, const std::byte* bytes) {
-    if (code.entered || code.secretive.size() < 2)
+    const std::uint64_t page = linear & ~kPageOffset;
+    const auto *const before = bytes_at(page - kPageBytes), *const behind =
+                                                                bytes_at(page + kPageBytes);
+    if (code.entered || before == nullptr || behind == nullptr)
         return code.secretive;
     if (code.guards.empty()) {
         std::vector<std::uint8_t> text;
-        const auto append = [&text](const std::byte* page) {
-            const auto* const first = reinterpret_cast<const std::uint8_t*>(page);
-            if (page != nullptr)
-                text.insert(text.end(), first, first + kPageBytes);
-        };
-        append(code_at((linear & ~kPageOffset) - kPageBytes));
-        const std::size_t page = text.size();
-        append(bytes);
-        append(code_at((linear | kPageOffset) + 1));
-        code.guards = guards_of(text, page, code.secretive);
+        for (const std::byte* const one : {before, bytes, behind}) {
+            const auto* const first = reinterpret_cast<const std::uint8_t*>(one);
+            text.insert(text.end(), first, first + kPageBytes);
+        }
+        code.guards = guards_of(text, kPageBytes, code.secretive);
     }
+    code.entered = will_return_into(code.guards, page);
+    if (code.entered)
+        return code.secretive;
     Places places;
     std::ranges::transform(code.guards, std::back_inserter(places), &Guard::place);
     return places;
+}
+
+/// Whether the stack looks as if a function of the page at `page` that has guards were active: it
+/// was entered when the page was translated.
+bool DirectUsers::will_return_into(std::span<const Guard> guards, std::uint64_t page) const {
+    constexpr std::uint64_t kDeep = 4 * kPageBytes; // deeper ones are not seen
+    const std::uint64_t rsp = (cx_.state.gpr[Rsp] + 7) & ~std::uint64_t{7};
+    const std::byte* stack = nullptr;
+    for (std::uint64_t at = rsp; at < rsp + kDeep; at += 8) {
+        if (at == rsp || (at & kPageOffset) == 0)
+            stack = bytes_at(at & ~kPageOffset);
+        if (stack == nullptr)
+            return false;
+        std::uint64_t value = 0;
+        std::memcpy(&value, stack + (at & kPageOffset), sizeof value);
+        const std::uint64_t offset = value - page;
+        if (offset < kPageBytes &&
+            std::ranges::any_of(
+                guards, [offset](const Guard& guard) { return guard.is_within(offset); }))
+            return true;
+    }
+    return false;
 }
 
 /// Where users' code began in the page: with blocks, or where the process could not go on.

@@ -134,6 +134,10 @@ std::vector<std::uint16_t> secretive_instructions(const PageBytes& code) {
     constexpr std::size_t kPageEnd = PageBytes::kBefore + PageBytes::kPage;
     const Bytes known = Bytes{code.bytes}.subspan(code.first, code.end - code.first);
     std::vector<std::uint16_t> places;
+    const auto note = [&](std::size_t at) { // in `known`
+        places.push_back(static_cast<std::uint16_t>(std::max(at + code.first, PageBytes::kBefore) -
+                                                    PageBytes::kBefore));
+    };
     const auto look_for = [&](std::uint8_t first_byte, bool (*is_it)(Bytes)) {
         for (std::size_t at = PageBytes::kBefore; at < kPageEnd; ++at) {
             const void* const found =
@@ -143,12 +147,14 @@ std::vector<std::uint16_t> secretive_instructions(const PageBytes& code) {
             at = static_cast<std::size_t>(static_cast<const std::uint8_t*>(found) -
                                           code.bytes.data());
             const std::size_t place = at - code.first;
-            if (!is_it(known.subspan(place + 1)))
+            const std::size_t begin =
+                is_it(known.subspan(place + 1)) ? begin_of(known, place) : kNowhere;
+            if (begin == kNowhere)
                 continue;
-            const std::size_t begin = begin_of(known, place);
-            if (begin != kNowhere)
-                places.push_back(static_cast<std::uint16_t>(
-                    std::max(begin + code.first, PageBytes::kBefore) - PageBytes::kBefore));
+            note(begin);
+            // Who knows which of those before are its prefixes.
+            for (std::size_t i = begin; place < kInStep && i > 0 && is_prefix(known[i - 1]); --i)
+                note(i - 1);
         }
     };
     look_for(0x0f, is_secretive_opcode);

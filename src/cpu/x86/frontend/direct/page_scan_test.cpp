@@ -53,6 +53,13 @@ TEST_CASE("who begins to read amid operands is given the time to get into step")
     CHECK(secretive_instructions(page).empty());
 }
 
+TEST_CASE("where the page before is not known, what may be prefixes may begin it") {
+    auto page = page_with({0xc3, 0x48, 0x0f, 0xc7, 0x64, 0x24, 0x40}, 40); // xsavec64
+    CHECK(secretive_instructions(page) == Places{41, 42});
+    page.first = 0;
+    CHECK(secretive_instructions(page) == Places{41});
+}
+
 TEST_CASE("one instruction") {
     const auto is = [](std::initializer_list<std::uint8_t> code) {
         return doppel::cpu::x86::frontend::is_secretive({code.begin(), code.size()});

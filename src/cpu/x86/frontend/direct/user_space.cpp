@@ -87,14 +87,24 @@ std::size_t UserSpace::free_breakpoints(std::uint64_t linear) const {
            }));
 }
 
-/// One that guards nothing, or else another page's in turn.
+/// One that guards nothing, or else one of the other page that has the most of them, in turn among
+/// equals: to lose it costs that page no more, and makes room for others that want few.
 std::uint64_t& UserSpace::breakpoint_for(std::uint64_t page) {
     for (std::uint64_t& place : breakpoints_)
         if (page_of(place) != page && !guards(place))
             return place;
-    while (page_of(breakpoints_.at(next_ % breakpoints_.size())) == page)
-        ++next_;
-    return breakpoints_.at(next_++ % breakpoints_.size());
+    const auto held = [this, page](std::uint64_t place) {
+        return page_of(place) == page ? 0
+                                      : std::ranges::count(breakpoints_, page_of(place), page_of);
+    };
+    std::size_t best = next_;
+    for (std::size_t i = 0; i < breakpoints_.size(); ++i) {
+        const std::size_t other = (next_ + i) % breakpoints_.size();
+        if (held(breakpoints_.at(other)) > held(breakpoints_.at(best)))
+            best = other;
+    }
+    next_ = (best + 1) % breakpoints_.size();
+    return breakpoints_.at(best);
 }
 
 bool UserSpace::map_code(std::uint64_t linear, const Page& page,

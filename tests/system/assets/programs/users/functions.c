@@ -5,7 +5,9 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 enum { kPage = 4096, kAnswers = 6 };
 
@@ -23,6 +25,10 @@ __asm__(".pushsection .text\n"
         "1:\tdec %edi\n"
         "\tjnz 1b\n"
         "\tret\n"
+        "\t.p2align 4\n"
+        "functions_long:\n" /* a tenth of a second */
+        "\tmov $300000000, %edi\n"
+        "\tjmp 1b\n"
         "\t.p2align 4\n"
         "functions_ask:\n"
         "\tpush %rbx\n"
@@ -57,10 +63,11 @@ __asm__(".pushsection .text\n"
         "\tret\n"
         "\t.p2align 12\n"
         ".popsection\n");
-extern const uint8_t functions_page[], functions_ask[], functions_middle[];
+extern const uint8_t functions_page[], functions_long[], functions_ask[], functions_middle[];
 
 static uint32_t wanted[3][4];
 static void (*loop)(uint32_t);
+static void (*long_loop)(void);
 static const uint8_t* middle;
 static uint8_t* unreadable;
 static volatile int handled;
@@ -70,10 +77,11 @@ static void (*new_page(void))(struct question*) {
     uint8_t* const pages =
         mmap(NULL, 3 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     uint8_t* const page = pages + kPage;
-    memset(pages, 0x90, kPage);
+    memset(pages, 0x90, 3 * kPage);
     memcpy(page, functions_page, kPage);
     mprotect(pages, 3 * kPage, PROT_READ | PROT_EXEC);
     loop = (void (*)(uint32_t))(uintptr_t)page;
+    long_loop = (void (*)(void))(uintptr_t)(page + (functions_long - functions_page));
     middle = page + (functions_middle - functions_page);
     return (void (*)(struct question*))(uintptr_t)(page + (functions_ask - functions_page));
 }
@@ -145,6 +153,19 @@ void functions(void) {
     memset(question.answer, 0, sizeof question.answer);
     ask(&question);
     check("and a long call between them", is_wrong(&question, 0), 0);
+    /* A new program is none that computes, until it is in the midst of them. */
+    ask = new_page();
+    question.halfway = long_loop;
+    question.read = (const volatile uint8_t*)&question; /* which is known by then */
+    const pid_t child = fork();
+    if (child == 0) {
+        memset(question.answer, 0, sizeof question.answer);
+        ask(&question);
+        _exit(is_wrong(&question, 0) != 0);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    check("and a longer one, which began before it computed", (uint64_t)status, 0);
     ask = new_page();
     question.halfway = NULL;
     unreadable = mmap(NULL, kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
