@@ -237,12 +237,11 @@ bool Dispatcher::attend(Result& result) {
         frame_.header.attention = calm();
         event_hint_ = service_ = true;
         frame_.event_hint = 1;
+        vectors_.store();
         if (runner_ != nullptr)
             runner_->let_go();
-        if (safepoint_.exchange(false)) {
-            vectors_.store();
+        if (safepoint_.exchange(false))
             cold_.safepoint();
-        }
         if (kicked_.exchange(false)) {
             result = Result::Kick;
             return false;
