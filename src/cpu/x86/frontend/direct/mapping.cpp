@@ -109,8 +109,8 @@ DirectUsers::Code& DirectUsers::watch(const RamView::Region& region, std::uint64
 /// one of them.
 DirectUsers::Places DirectUsers::guarded(Code& code, std::uint64_t linear, const std::byte* bytes) {
     const std::uint64_t page = linear & ~kPageOffset;
-    const auto *const before = bytes_at(page - kPageBytes), *const behind =
-                                                                bytes_at(page + kPageBytes);
+    const std::byte* const before = bytes_at(page - kPageBytes);
+    const std::byte* const behind = bytes_at(page + kPageBytes);
     if (code.entered || before == nullptr || behind == nullptr)
         return code.secretive;
     if (code.guards.empty()) {
