@@ -14,8 +14,8 @@ namespace {
 
 using Bytes = std::span<const std::uint8_t>;
 
-// Of 30,000 such bytes in what compilers made 180 begin an instruction: all are found, and 49 others.
-// With half the code to get into step it were 150 others, some in CPython's hottest pages.
+// Of 30,000 such bytes in what compilers made 180 begin an instruction: all are found, and 49
+// others. With half the code to get into step it were 150 others, some in CPython's hottest pages.
 constexpr std::size_t kInStep = 64; // bytes of code, by the end of which reading is in step
 constexpr std::size_t kBegins = 32; // from so many places …
 constexpr std::size_t kAgree = 6;   // … of which fewer than this take what is no opcode for one
