@@ -135,7 +135,8 @@ struct TranslatorVcpu::Parts final : ColdPath, cpu::Rendezvous::Participant {
                 [this](std::span<const std::uint64_t> pages) {
                     return world.watch_code(*this, pages);
                 },
-                [this](std::uint64_t page) { return world.users_blocks(page); });
+                [this](std::uint64_t page) { return world.users_blocks(page); },
+                world.guarded_calls());
             dispatcher.set_user_runner(direct.get());
         }
         world.attach({this, &dispatcher, &write_marks, direct.get()});

@@ -21,6 +21,7 @@
 #include "cpu/translator/cache/jit_dump.hpp"
 #include "cpu/translator/cache/translation_cost.hpp"
 #include "cpu/x86/frontend/block_scan.hpp"
+#include "cpu/x86/frontend/direct/guarded_calls.hpp"
 #include "cpu/x86/frontend/dispatch/dispatcher.hpp"
 #include "cpu/x86/frontend/translator_vcpu.hpp"
 #include "memory/guest_memory.hpp"
@@ -67,6 +68,7 @@ public:
     bool watch_code(cpu::Rendezvous::Participant& caller, std::span<const std::uint64_t> gpa_pages);
     /// Where blocks of users' 64-bit code begin in the page: offsets.
     std::vector<std::uint16_t> users_blocks(std::uint64_t gpa_page);
+    GuardedCalls& guarded_calls() { return guarded_calls_; }
     void link(const Site& site, std::uint64_t site_address, translator::Block& target);
     bool link_landing(const Site& site, std::uint64_t site_address, const std::uint8_t* host);
 
@@ -115,6 +117,7 @@ private:
     Stubs stubs_;
     std::uint16_t next_far_link_ = 0; // see TlbInstance
     translator::TranslationCost cost_;
+    GuardedCalls guarded_calls_;
     /// By hashes of their addresses; of the cache's mutex. What is taken for one by chance has its
     /// checks in line, too.
     std::bitset<std::size_t{1} << kBusyBits> busy_pages_;

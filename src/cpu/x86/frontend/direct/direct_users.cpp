@@ -36,9 +36,9 @@ constexpr std::uint64_t kSingleStep = 1 << 14; // DR6.BS
 } // namespace
 
 DirectUsers::DirectUsers(SystemContext& cx, int ram, std::uint64_t ram_pages, When when,
-                         WatchCode watch, Executed executed)
+                         WatchCode watch, Executed executed, GuardedCalls& calls)
     : cx_{cx}, ram_{ram}, when_{when}, watch_{std::move(watch)}, executed_{std::move(executed)},
-      code_marks_{ram_pages} {
+      calls_{calls}, code_marks_{ram_pages} {
     all_direct = when == When::Always;
 }
 
@@ -50,6 +50,7 @@ DirectUsers::Space& DirectUsers::find_space(std::uint64_t key) {
         if (space.last_use < oldest->last_use)
             oldest = &space;
     }
+    take_others(*oldest);
     auto users = std::move(oldest->users);
     if (users != nullptr)
         users->start_over();
@@ -64,11 +65,10 @@ void DirectUsers::note() {
     holds_pages_ = false;
     direct_keys = {};
     std::size_t count = 0;
-    for (const Space& space : spaces_) {
+    for (const Space& space : spaces_)
         if (space.direct)
             direct_keys.at(count++) = space.key;
-        holds_pages_ |= space.users != nullptr && !space.users->empty();
-    }
+    for_all([this](const UserSpace& users) { holds_pages_ |= !users.empty(); });
 }
 
 bool DirectUsers::select(std::uint64_t key) {
@@ -116,6 +116,7 @@ bool DirectUsers::give_process(Space& space) {
         return true;
     if (count == kDirect) {
         oldest->direct = false;
+        take_others(*oldest);
         space.users = std::move(oldest->users);
         space.users->start_over();
         return true;
@@ -146,6 +147,7 @@ bool DirectUsers::start(Space& space) {
 /// Its process is no more, or not as a new one is.
 void DirectUsers::retire(Space& space) {
     space.direct = false;
+    take_others(space);
     retired_.push_back(std::move(space.users));
     retired_.back()->stub().end();
     impossible_ = impossible_ || retired_.size() == kMostRetired; // somebody plays with us
@@ -273,6 +275,7 @@ bool DirectUsers::prepare(Space& space) {
     if (const std::uint64_t awaited = std::exchange(space.awaited, 0); awaited != 0)
         map_missed(space, awaited, Wanted::Any);
     enter_guarded(cx_.state.rip);
+    drop_guarded();
     if (sync(*space.users) || sync(*space.users)) // twice: there were too many pages
         return true;
     retire(space);
@@ -379,22 +382,6 @@ void DirectUsers::note_instruction(std::uint64_t rip) {
         seen.push_back(offset);
 }
 
-/// Whether rip is within a function that has secretive instructions and a guard at its entry: from
-/// now on there is a breakpoint for each of them, or the page is the translator's.
-bool DirectUsers::enter_guarded(std::uint64_t rip) {
-    const UserSpace::Page* const page = current_->users->find(rip);
-    if (page == nullptr || !page->guarded)
-        return false;
-    const std::uint64_t number = page->ram_page;
-    const auto known = code_.find(number);
-    const auto is_within = [rip](const Guard& guard) { return guard.is_within(rip & kPageOffset); };
-    if (known == code_.end() || std::ranges::none_of(known->second.guards, is_within))
-        return false;
-    known->second.entered = true;
-    for_all([number](UserSpace& users) { users.drop_code(number); });
-    return true;
-}
-
 /// At the end of a page there may be half an instruction of which the other half was not known when
 /// the page was read.
 void DirectUsers::look_again() {
@@ -425,7 +412,11 @@ void DirectUsers::look_again() {
 bool DirectUsers::serve_memory(Space& space, std::uint64_t address, bool& translate) {
     UserSpace& users = *space.users;
     const std::uint64_t rip = cx_.state.rip;
-    const bool repeated = address == space.missed_at && rip == space.missed_rip;
+    // What an instruction needs may take breakpoints from what else it needs, and so on.
+    constexpr unsigned kMany = 32;
+    space.missed = rip == space.missed_rip ? space.missed + 1 : 0;
+    const bool repeated =
+        (address == space.missed_at && rip == space.missed_rip) || space.missed == kMany;
     space.missed_at = space.missed_rip = 0;
     const UserSpace::Page* const known = users.find(address);
     if (repeated) {
@@ -459,9 +450,8 @@ void DirectUsers::flush(const TlbFlush& flush) {
     if (flush.kind == TlbFlush::Kind::Page)
         return for_all([&](UserSpace& users) { users.doubt(flush.linear); });
     for (auto& space : spaces_)
-        if (space.users != nullptr &&
-            (flush.kind != TlbFlush::Kind::Pcid || (space.key & kPcidBits) == flush.pcid))
-            space.users->doubt_all();
+        if (flush.kind != TlbFlush::Kind::Pcid || (space.key & kPcidBits) == flush.pcid)
+            for_all_of(space, [](UserSpace& users) { users.doubt_all(); });
 }
 
 void DirectUsers::drop_write(const std::byte* host_page) {

@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "cpu/write_marks.hpp"
+#include "cpu/x86/frontend/direct/guarded_calls.hpp"
 #include "cpu/x86/frontend/direct/guards.hpp"
 #include "cpu/x86/frontend/direct/page_scan.hpp"
 #include "cpu/x86/frontend/direct/user_space.hpp"
@@ -46,8 +47,9 @@ public:
     };
 
     /// `ram`: the file of guest RAM, whose pages are in the order of their numbers.
+    /// `calls`: shared by all vCPUs.
     DirectUsers(SystemContext& cx, int ram, std::uint64_t ram_pages, When when, WatchCode watch,
-                Executed executed);
+                Executed executed, GuardedCalls& calls);
 
     bool select(std::uint64_t key) override;
     bool interrupted(std::uint64_t key) override;
@@ -93,17 +95,25 @@ private:
         unsigned failures = 0;                       // in a row
         std::uint64_t not_before = 0;                // TSC: of the next attempt
         bool barred = false;                         // it does what cannot be done directly
-        std::uint64_t missed_at = 0, missed_rip = 0; // what was served last
+        std::uint64_t missed_at = 0, missed_rip = 0; // what was served last …
+        unsigned missed = 0;                         // … at this rip
         std::uint64_t awaited = 0; // an address that the guest's kernel was to care for
         std::uint64_t ahead = 0;   // the end of what was mapped around the last miss …
         std::uint64_t window = 0;  // … and how much that was, bytes
         std::unique_ptr<UserSpace> users;
+        std::vector<std::unique_ptr<UserSpace>> others; // with code that found no breakpoints there
+        unsigned shortages = 0; // of breakpoints, since there was a new process
     };
     Space& find_space(std::uint64_t key);
     void note(); // in direct_keys and holds_pages_
     bool start(Space& space);
     bool give_process(Space& space);
     void retire(Space& space);
+    bool give_other(Space& space);
+    void take_others(Space& space);
+    bool relieve(Space& space, std::uint64_t linear, std::size_t wanted);
+    bool map_refusing(UserSpace& users, std::uint64_t linear, const UserSpace::Page& page,
+                      const std::vector<std::uint16_t>& refused);
     void drop_written();
     void give_up(Space& space);
     bool eligible() const;
@@ -127,7 +137,6 @@ private:
         Places secretive; // what must not run there
         Places seen;      // where instructions began that the process could not execute or fetch
         std::vector<Guard> guards; // of `secretive`, once they were wanted
-        bool entered = false;      // one of them is an entry, and was passed
     };
     static Places without_cpuid(Places secretive, const std::byte* code);
     Places begins_in(std::uint64_t gpa) const;
@@ -139,25 +148,39 @@ private:
     void map_around(Space& space, std::uint64_t linear, bool code);
     Code& watch(const RamView::Region& region, std::uint64_t gpa, std::uint64_t linear);
     const std::byte* bytes_at(std::uint64_t linear) const;
-    Places guarded(Code& code, std::uint64_t linear, const std::byte* bytes);
-    bool will_return_into(std::span<const Guard> guards, std::uint64_t page) const;
+    Places guarded(Code& code, std::uint64_t linear, std::uint64_t ram_page,
+                   const std::byte* bytes);
+    bool will_return_into(std::span<const Guard> guards, std::uint64_t page,
+                          std::uint64_t ram_page);
     bool enter_guarded(std::uint64_t rip);
+    void drop_guarded();
+    std::uint64_t root() const { return current_->key & ~std::uint64_t{0xfff}; }
+    std::uint64_t word_at(std::uint64_t linear) const;
+    bool is_behind_call(std::uint64_t linear) const;
     bool map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
                   std::uint64_t gpa, UserSpace::Page page, Wanted wanted);
+    template <typename Do> static void for_all_of(Space& space, Do&& act) {
+        if (space.users != nullptr)
+            act(*space.users);
+        for (const auto& other : space.others)
+            act(*other);
+    }
     template <typename Do> void for_all(Do&& act) {
         for (auto& space : spaces_)
-            if (space.users != nullptr)
-                act(*space.users);
+            for_all_of(space, act);
     }
 
     static constexpr std::size_t kSpaces = 32; // of which so many have a process at most: kDirect
     static constexpr std::size_t kDirect = std::tuple_size_v<decltype(direct_keys)>;
+    static constexpr std::size_t kOthers = 3, kAllOthers = 6; // of one space, of all
     SystemContext& cx_;
     const int ram_;
     const When when_;
     const WatchCode watch_;
     const Executed executed_;
-    cpu::WriteMarks code_marks_; // pages that may be executed
+    GuardedCalls& calls_;
+    std::uint64_t calls_seen_ = 0; // their count
+    cpu::WriteMarks code_marks_;   // pages that may be executed
     std::array<Space, kSpaces> spaces_{};
     Space* current_ = nullptr;
     std::uint64_t uses_ = 0;
@@ -171,6 +194,8 @@ private:
     std::mutex written_mutex_;
     std::vector<std::uint64_t> written_; // pages of RAM with code
     std::atomic<bool> code_written_{false};
+    std::vector<std::unique_ptr<UserSpace>> spare_;   // others that nobody has
+    std::size_t others_ = 0;                          // that there are, spare ones among them
     std::vector<std::unique_ptr<UserSpace>> retired_; // somebody may be about to poke their process
     std::atomic<StubProcess*> running_{nullptr};
     std::atomic<std::uint64_t> visits_{0};

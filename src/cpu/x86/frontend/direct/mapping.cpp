@@ -52,10 +52,11 @@ void DirectUsers::prime(const translator::TlbInstance& tlb, const std::uint16_t*
 }
 
 bool DirectUsers::map_missed(Space& space, std::uint64_t address, Wanted wanted) {
-    const bool alone = space.users->find(address) != nullptr;
-    if (!map(*space.users, address, wanted))
+    UserSpace* const users = space.users.get();
+    const bool alone = users->find(address) != nullptr;
+    if (!map(*users, address, wanted))
         return false;
-    if (!alone)
+    if (!alone && space.users.get() == users)
         map_around(space, address, wanted == Wanted::Code);
     return true;
 }
@@ -103,52 +104,6 @@ DirectUsers::Code& DirectUsers::watch(const RamView::Region& region, std::uint64
     code.secretive = std::move(places);
     code.guards.clear();
     return code;
-}
-
-/// Where breakpoints keep all that is secretive from being executed, as long as nobody has come by
-/// one of them.
-DirectUsers::Places DirectUsers::guarded(Code& code, std::uint64_t linear, const std::byte* bytes) {
-    const std::uint64_t page = linear & ~kPageOffset;
-    const std::byte* const before = bytes_at(page - kPageBytes);
-    const std::byte* const behind = bytes_at(page + kPageBytes);
-    if (code.entered || before == nullptr || behind == nullptr)
-        return code.secretive;
-    if (code.guards.empty()) {
-        std::vector<std::uint8_t> text;
-        for (const std::byte* const one : {before, bytes, behind}) {
-            const auto* const first = reinterpret_cast<const std::uint8_t*>(one);
-            text.insert(text.end(), first, first + kPageBytes);
-        }
-        code.guards = guards_of(text, kPageBytes, code.secretive);
-    }
-    code.entered = will_return_into(code.guards, page);
-    if (code.entered)
-        return code.secretive;
-    Places places;
-    std::ranges::transform(code.guards, std::back_inserter(places), &Guard::place);
-    return places;
-}
-
-/// Whether the stack looks as if a function of the page at `page` that has guards were active: it
-/// was entered when the page was translated.
-bool DirectUsers::will_return_into(std::span<const Guard> guards, std::uint64_t page) const {
-    constexpr std::uint64_t kDeep = 4 * kPageBytes; // deeper ones are not seen
-    const std::uint64_t rsp = (cx_.state.gpr[Rsp] + 7) & ~std::uint64_t{7};
-    const std::byte* stack = nullptr;
-    for (std::uint64_t at = rsp; at < rsp + kDeep; at += 8) {
-        if (at == rsp || (at & kPageOffset) == 0)
-            stack = bytes_at(at & ~kPageOffset);
-        if (stack == nullptr)
-            return false;
-        std::uint64_t value = 0;
-        std::memcpy(&value, stack + (at & kPageOffset), sizeof value);
-        const std::uint64_t offset = value - page;
-        if (offset < kPageBytes &&
-            std::ranges::any_of(
-                guards, [offset](const Guard& guard) { return guard.is_within(offset); }))
-            return true;
-    }
-    return false;
 }
 
 /// Where users' code began in the page: with blocks, or where the process could not go on.
@@ -208,13 +163,14 @@ bool DirectUsers::map_code(UserSpace& users, std::uint64_t linear, const RamView
         return false;
     page.rights = UserSpace::Rights::ReadExecute;
     const std::size_t free = users.free_breakpoints(linear);
-    if (refused.size() <= free)
-        return users.map_code(linear, page, refused);
+    // Who has guards keeps them, lest processes differ.
+    if (refused.size() <= free && known.guards.empty())
+        return map_refusing(users, linear, page, refused);
     if (!users.has_copies() && !users.stub().refuses_cpuid()) {
-        const Places places = guarded(known, linear, code);
+        const Places places = guarded(known, linear, page.ram_page, code);
         page.guarded = places.size() < refused.size() && places.size() <= users.most_refused();
         if (page.guarded)
-            return users.map_code(linear, page, places);
+            return map_refusing(users, linear, page, places);
     }
     // In a copy they are replaced, but only those that surely are instructions. An operand that was
     // replaced would be read by the one whose it is.
@@ -229,7 +185,7 @@ bool DirectUsers::map_code(UserSpace& users, std::uint64_t linear, const RamView
         users.refuse_cpuid_for(unsure.size()))
         return map_code(users, linear, region, gpa, page, wanted);
     if (sure.empty() || unsure.size() > users.most_refused())
-        return users.map_code(linear, page, refused);
+        return map_refusing(users, linear, page, refused);
     constexpr std::byte kHlt{0xf4};
     std::byte* const copy = users.next_copy();
     std::memcpy(copy, code, kPageBytes);

@@ -21,6 +21,11 @@ const UserSpace::Page* UserSpace::find(std::uint64_t linear) const {
     return found == pages_.end() ? nullptr : &found->second;
 }
 
+bool UserSpace::has_code(std::uint64_t linear) const {
+    const Page* const page = find(linear);
+    return page != nullptr && is_code(page->rights);
+}
+
 /// A page that is no longer in pages_.
 void UserSpace::forget(std::uint64_t number, const Page& page) {
     const auto [first, last] = by_ram_page_.equal_range(page.ram_page);
@@ -75,10 +80,7 @@ void UserSpace::map(std::uint64_t linear, const Page& page) {
 }
 
 /// A breakpoint in a page that is mapped to be executed.
-bool UserSpace::guards(std::uint64_t place) const {
-    const Page* const page = find(place);
-    return place != 0 && page != nullptr && is_code(page->rights);
-}
+bool UserSpace::guards(std::uint64_t place) const { return place != 0 && has_code(place); }
 
 std::size_t UserSpace::free_breakpoints(std::uint64_t linear) const {
     return most_refused() -
@@ -132,6 +134,20 @@ bool UserSpace::map_code(std::uint64_t linear, const Page& page,
     return true;
 }
 
+void UserSpace::adopt(const UserSpace& other) {
+    std::vector<std::uint64_t> numbers;
+    for (const auto& [number, page] : other.pages_)
+        if (page.rights != Rights::Execute &&
+            std::ranges::none_of(other.breakpoints_, [number](std::uint64_t place) {
+                return place / kPageBytes == number;
+            }))
+            numbers.push_back(number);
+    std::ranges::sort(numbers); // what lies side by side is mapped at once
+    for (const std::uint64_t number : numbers)
+        map(number * kPageBytes, other.pages_.at(number));
+    doubt_all(); // as some of it may be there
+}
+
 /// When all have been used, those who use them have to come again.
 std::byte* UserSpace::next_copy() {
     if (copies_ == stub_->copies()) {
@@ -143,7 +159,7 @@ std::byte* UserSpace::next_copy() {
 
 /// If that page holds code.
 void UserSpace::drop_code_at(std::uint64_t linear) {
-    if (const Page* const page = find(linear); page != nullptr && is_code(page->rights))
+    if (has_code(linear))
         drop(linear);
 }
 
@@ -225,6 +241,10 @@ void UserSpace::drop_all_writes() {
 
 void UserSpace::drop_all_code() {
     drop_if([](std::uint64_t, const Page& page) { return is_code(page.rights); });
+}
+
+void UserSpace::drop_guarded() {
+    drop_if([](std::uint64_t, const Page& page) { return page.guarded; });
 }
 
 void UserSpace::resolve(const StillSo& still_so) {

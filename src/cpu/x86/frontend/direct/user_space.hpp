@@ -31,11 +31,14 @@ public:
 
     // --- by linear address ---
     const Page* find(std::uint64_t linear) const;
+    bool has_code(std::uint64_t linear) const; // that may be executed
     void map(std::uint64_t linear, const Page& page);
     /// One with code in which the instructions at these offsets are to be refused. False: there are
     /// too many.
     [[nodiscard]] bool map_code(std::uint64_t linear, const Page& page,
                                 const std::vector<std::uint16_t>& refused);
+    /// What `other` has, but for code in which instructions are refused.
+    void adopt(const UserSpace& other);
     /// How many map_code() can refuse.
     std::size_t most_refused() const {
         return stub_->has_breakpoints() ? StubProcess::kBreakpoints : 0;
@@ -64,6 +67,7 @@ public:
     void drop_code(std::uint64_t ram_page);
     void drop_all_writes();
     void drop_all_code();
+    void drop_guarded();
     /// Of a page, by its linear address.
     using StillSo = std::function<bool(std::uint64_t linear, const Page& page)>;
     /// Arranges what has been mapped and dropped. False: cannot; then nothing is mapped.

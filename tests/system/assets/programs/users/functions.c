@@ -77,10 +77,14 @@ __asm__(".pushsection .text\n"
         "\tdec %edi\n"
         "\tjnz 3b\n"
         "4:\tret\n"
+        "\t.p2align 4\n"
+        "functions_value:\n"
+        "\tmov $0, %eax\n" /* which is written anew */
+        "\tret\n"
         "\t.p2align 12\n"
         ".popsection\n");
 extern const uint8_t functions_page[], functions_long[], functions_ask[], functions_middle[],
-    functions_vectors[];
+    functions_vectors[], functions_value[];
 
 static uint32_t wanted[3][4];
 static void (*loop)(uint32_t);
@@ -211,4 +215,82 @@ void functions(void) {
     ask_from_middle(&question);
     check("a signal's way into the midst of them", is_wrong(&question, 3) + (handled != 2), 0);
     signal(SIGSEGV, SIG_DFL);
+}
+
+struct page {
+    void (*ask)(struct question*);
+    void (*loop)(uint32_t);
+    uint32_t (*value)(void);
+    uint8_t* code;
+};
+
+static struct page make_page(void) {
+    struct page page = {.ask = new_page()};
+    page.loop = loop;
+    page.code = (uint8_t*)(uintptr_t)loop;
+    page.value = (uint32_t (*)(void))(uintptr_t)(page.code + (functions_value - functions_page));
+    return page;
+}
+static void set_value(const struct page* page, uint32_t value) {
+    mprotect(page->code, kPage, PROT_READ | PROT_WRITE);
+    memcpy(page->code + (functions_value - functions_page) + 1, &value, sizeof value);
+    mprotect(page->code, kPage, PROT_READ | PROT_EXEC);
+}
+
+/* Two of them, of which the first ends with the beginning of an instruction: mov $0x12345678, %eax;
+ * ret. */
+static uint32_t (*make_crossing(void))(void) {
+    static const uint8_t crossing[] = {0xb8, 0x78, 0x56, 0x34, 0x12, 0xc3};
+    uint8_t* const code =
+        mmap(NULL, 4 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(code, 0x90, 4 * kPage);
+    memcpy(code + kPage, functions_page, kPage);
+    memcpy(code + 2 * kPage, functions_page, kPage);
+    memcpy(code + 2 * kPage - 2, crossing, sizeof crossing);
+    mprotect(code, 4 * kPage, PROT_READ | PROT_EXEC);
+    return (uint32_t (*)(void))(uintptr_t)(code + 2 * kPage - 2);
+}
+
+/* More such pages, in turn, than a process has breakpoints for. What becomes of memory and code is
+ * the same whoever looks. */
+void many_functions(void) {
+    enum { kPages = 7, kRounds = 6000, kData = 8 };
+    static const uint8_t readable;
+    struct question question = {.read = &readable};
+    struct page pages[kPages];
+    uint32_t values[kPages] = {0}, sums[kData] = {0};
+    for (int i = 0; i < kPages; ++i)
+        pages[i] = make_page();
+    uint32_t (*const crossing)(void) = make_crossing();
+    uint8_t* const data =
+        mmap(NULL, kData * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint64_t wrong_answers = 0, wrong_values = 0, wrong_sums = 0;
+    for (uint32_t round = 0; round < kRounds; ++round) {
+        const struct page* const page = &pages[round % kPages];
+        volatile uint32_t* const sum = (volatile uint32_t*)(data + round % kData * kPage);
+        page->loop(5000);
+        wrong_values += page->value() != values[round % kPages];
+        wrong_values += round % 5 == 0 && crossing() != 0x12345678;
+        wrong_sums += *sum != sums[round % kData];
+        *sum = sums[round % kData] += round;
+        if (round % 97 == 0) {
+            memset(question.answer, 0, sizeof question.answer);
+            page->ask(&question);
+            wrong_answers += is_wrong(&question, 0);
+        }
+        if (round % 101 == 0)
+            set_value(page, values[round % kPages] = round);
+        if (round % 103 == 0) { /* another page, which is zero */
+            mmap((void*)(uintptr_t)sum, kPage, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+            sums[round % kData] = 0;
+        }
+        if (round % 107 == 0 && fork() == 0) /* copied on write from now on */
+            _exit((int)(*sum = round) & 1);
+        while (waitpid(-1, NULL, WNOHANG) > 0) {
+        }
+    }
+    check("seven such pages in turn", wrong_answers, 0);
+    check("their code, which changes", wrong_values, 0);
+    check("their memory, which moves", wrong_sums, 0);
 }

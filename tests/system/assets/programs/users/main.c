@@ -36,6 +36,7 @@ int main(void) {
     code();
     secrets();
     functions();
+    many_functions();
     threads();
     puts("users: done");
     return 0;

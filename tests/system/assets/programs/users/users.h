@@ -22,4 +22,5 @@ void memory(void);
 void code(void);
 void secrets(void);
 void functions(void);
+void many_functions(void);
 void threads(void);
