@@ -120,10 +120,11 @@ def machine(text):
     return Machine(text, path or str(DOPPEL), engine, translator)
 
 
-def each_without(path=""):
-    """Doppel, and Doppel without each of the optimizations that it says it has."""
+def each_without(path="", always=""):
+    """Doppel, and Doppel without each of the optimizations that it says it has; `always`: one
+    without which all of them are."""
     at = f"@{path}" if path else ""
-    doppel = machine(f"doppel{at}")
+    doppel = machine(f"doppel{f'+{always}' if always else ''}{at}")
     try:
         said = subprocess.run(
             [doppel.executable, "run", "--translator", "?", "--kernel", "/dev/null"],
@@ -133,7 +134,9 @@ def each_without(path=""):
     switches = re.findall(r"no-[a-z-]+", said)
     if not switches:
         raise Failure(f"{doppel.executable} does not say what --translator takes: {said.strip()}")
-    return [doppel, *(machine(f"doppel+{switch}{at}") for switch in switches)]
+    with_it = f"{always}," if always else ""
+    return [doppel, *(machine(f"doppel+{with_it}{switch}{at}") for switch in switches
+                      if switch != always)]
 
 
 def make_assets(*names):

@@ -62,7 +62,7 @@ DirectUsers::Space& DirectUsers::find_space(std::uint64_t key) {
 }
 
 void DirectUsers::note() {
-    holds_pages_ = false;
+    holds_pages_ = !code_.empty();
     direct_keys = {};
     std::size_t count = 0;
     for (const Space& space : spaces_)
@@ -150,7 +150,7 @@ void DirectUsers::retire(Space& space) {
     take_others(space);
     retired_.push_back(std::move(space.users));
     retired_.back()->stub().end();
-    impossible_ = impossible_ || retired_.size() == kMostRetired; // somebody plays with us
+    impossible_ = impossible_ || retired_.size() >= kMostRetired; // somebody plays with us
     note();
 }
 
@@ -261,8 +261,8 @@ void DirectUsers::adopt_selectors(const StubProcess::Registers& registers) {
     cx_.changes |= change::kMode;
 }
 
-/// False: users of this address space cannot run directly.
-bool DirectUsers::prepare(Space& space) {
+/// `arrived`: they come from elsewhere. False: users of this address space cannot run directly.
+bool DirectUsers::prepare(Space& space, bool arrived) {
     if (!eligible())
         return false;
     drop_written();
@@ -275,6 +275,8 @@ bool DirectUsers::prepare(Space& space) {
     if (const std::uint64_t awaited = std::exchange(space.awaited, 0); awaited != 0)
         map_missed(space, awaited, Wanted::Any);
     enter_guarded(cx_.state.rip);
+    if (arrived)
+        look_at_stack(space);
     drop_guarded();
     if (sync(*space.users) || sync(*space.users)) // twice: there were too many pages
         return true;
@@ -299,9 +301,9 @@ void DirectUsers::drop_written() {
 
 UserRunner::Next DirectUsers::run(const std::atomic<std::uint64_t>& attention, std::uint64_t calm) {
     Space& space = *current_;
-    for (;;) {
+    for (bool arrived = true;; arrived = false) {
         const std::uint64_t begun = __rdtsc();
-        if (!prepare(space)) {
+        if (!prepare(space, arrived)) {
             give_up(space);
             return Next::Translate;
         }
@@ -412,11 +414,8 @@ void DirectUsers::look_again() {
 bool DirectUsers::serve_memory(Space& space, std::uint64_t address, bool& translate) {
     UserSpace& users = *space.users;
     const std::uint64_t rip = cx_.state.rip;
-    // What an instruction needs may take breakpoints from what else it needs, and so on.
-    constexpr unsigned kMany = 32;
-    space.missed = rip == space.missed_rip ? space.missed + 1 : 0;
-    const bool repeated =
-        (address == space.missed_at && rip == space.missed_rip) || space.missed == kMany;
+    const bool again_here = rip == space.missed_rip;
+    const bool repeated = again_here && address == space.missed_at;
     space.missed_at = space.missed_rip = 0;
     const UserSpace::Page* const known = users.find(address);
     if (repeated) {
@@ -425,6 +424,11 @@ bool DirectUsers::serve_memory(Space& space, std::uint64_t address, bool& transl
     }
     const bool fetch = address - rip < kLongestInstruction &&
                        (known == nullptr || !UserSpace::is_code(known->rights));
+    // Half of it may take breakpoints from the other half, and so on.
+    constexpr unsigned kMany = 4;
+    space.fetches = fetch && again_here ? space.fetches + 1 : 0;
+    if (space.fetches == kMany)
+        return false;
     const auto wanted = fetch ? Wanted::Code : known != nullptr ? Wanted::Write : Wanted::Any;
     const bool mapped = map_missed(space, address, wanted);
     if (fetch)

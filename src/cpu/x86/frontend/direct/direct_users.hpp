@@ -95,14 +95,14 @@ private:
         unsigned failures = 0;                       // in a row
         std::uint64_t not_before = 0;                // TSC: of the next attempt
         bool barred = false;                         // it does what cannot be done directly
-        std::uint64_t missed_at = 0, missed_rip = 0; // what was served last …
-        unsigned missed = 0;                         // … at this rip
+        std::uint64_t missed_at = 0, missed_rip = 0; // what was served last
+        unsigned fetches = 0;                        // of one instruction, missed in a row
         std::uint64_t awaited = 0; // an address that the guest's kernel was to care for
         std::uint64_t ahead = 0;   // the end of what was mapped around the last miss …
         std::uint64_t window = 0;  // … and how much that was, bytes
         std::unique_ptr<UserSpace> users;
         std::vector<std::unique_ptr<UserSpace>> others; // with code that found no breakpoints there
-        unsigned shortages = 0; // of breakpoints, since there was a new process
+        unsigned shortages = 0; // of breakpoints, since there was a new one of them
     };
     Space& find_space(std::uint64_t key);
     void note(); // in direct_keys and holds_pages_
@@ -117,7 +117,7 @@ private:
     void drop_written();
     void give_up(Space& space);
     bool eligible() const;
-    bool prepare(Space& space);
+    bool prepare(Space& space, bool arrived);
     bool sync(UserSpace& users);
     StubProcess::Registers registers() const;
     void store(const StubProcess::Registers& registers);
@@ -150,12 +150,14 @@ private:
     const std::byte* bytes_at(std::uint64_t linear) const;
     Places guarded(Code& code, std::uint64_t linear, std::uint64_t ram_page,
                    const std::byte* bytes);
-    bool will_return_into(std::span<const Guard> guards, std::uint64_t page,
-                          std::uint64_t ram_page);
+    bool is_active(const Code& code, std::uint64_t page, std::uint64_t ram_page);
+    bool note_returns(const std::vector<std::pair<std::uint64_t, const Code*>>& pages);
+    void look_at_stack(Space& space);
     bool enter_guarded(std::uint64_t rip);
     void drop_guarded();
     std::uint64_t root() const { return current_->key & ~std::uint64_t{0xfff}; }
-    std::uint64_t word_at(std::uint64_t linear) const;
+    void have_guards(std::uint64_t linear, bool yes);
+    bool read(std::uint64_t linear, std::span<std::uint8_t> bytes) const;
     bool is_behind_call(std::uint64_t linear) const;
     bool map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,
                   std::uint64_t gpa, UserSpace::Page page, Wanted wanted);

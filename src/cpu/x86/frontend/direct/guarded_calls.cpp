@@ -8,37 +8,47 @@ namespace doppel::cpu::x86::frontend {
 namespace {
 
 /// Whoever is called so often gains nothing by guards; nor does it do to remember ever more.
-constexpr unsigned kMost = 64;
+constexpr unsigned kMostCalls = 64;
+/// Most of them of programs that have ended.
+constexpr std::size_t kMostPages = 4096;
 
 } // namespace
 
-void GuardedCalls::add(std::uint64_t ram_page, const Call& call) {
+GuardedCalls::Known& GuardedCalls::find(const Page& page) {
+    if (pages_.size() >= kMostPages && !pages_.contains(page)) {
+        std::erase_if(pages_, [](const auto& one) { return !one.second.for_good; });
+        ++count_; // the stack tells of those that are active
+    }
+    return pages_[page];
+}
+
+void GuardedCalls::add(const Page& page, const Call& call) {
     const base::MutexLock lock{mutex_};
-    Page& page = pages_[ram_page];
-    page.for_good = page.for_good || ++page.added >= kMost;
-    if (std::ranges::find(page.calls, call) != page.calls.end())
+    Known& known = find(page);
+    if (std::ranges::find(known.calls, call) != known.calls.end())
         return; // there are no guards then
-    page.calls.push_back(call);
+    known.calls.push_back(call);
+    known.for_good = known.for_good || ++known.added >= kMostCalls;
     ++count_;
 }
 
-void GuardedCalls::add_for_good(std::uint64_t ram_page) {
+void GuardedCalls::add_for_good(const Page& page, std::uint64_t ram_page) {
     const base::MutexLock lock{mutex_};
-    pages_[ram_page].for_good = true;
-    ++count_;
+    find(page).for_good = true;
+    if (for_good_.insert(ram_page).second)
+        ++count_;
 }
 
-bool GuardedCalls::any_active(std::uint64_t ram_page, std::uint64_t root, const IsThere& is_there) {
+bool GuardedCalls::any_active(const Page& page, std::uint64_t ram_page, const IsThere& is_there) {
     const base::MutexLock lock{mutex_};
-    const auto known = pages_.find(ram_page);
+    if (for_good_.contains(ram_page))
+        return true;
+    const auto known = pages_.find(page);
     if (known == pages_.end())
         return false;
-    Page& page = known->second;
-    if (page.for_good)
-        return true;
-    std::erase_if(page.calls,
-                  [&](const Call& call) { return call.root == root && !is_there(call); });
-    return std::ranges::any_of(page.calls, [root](const Call& call) { return call.root == root; });
+    auto& [calls, added, for_good] = known->second;
+    std::erase_if(calls, std::not_fn(is_there));
+    return for_good || !calls.empty();
 }
 
 } // namespace doppel::cpu::x86::frontend

@@ -6,7 +6,9 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <unordered_map>
+#include <map>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.hpp"
@@ -15,33 +17,41 @@ namespace doppel::cpu::x86::frontend {
 
 class GuardedCalls {
 public:
-    /// It returns to `to`, which is on the stack at `slot`; linear addresses, in the address space
-    /// whose tables begin at `root`.
+    /// Of code: the tables of its address space, its linear address there.
+    struct Page {
+        std::uint64_t root, linear;
+        auto operator<=>(const Page&) const = default;
+    };
+    /// It returns to `to`, which is on the stack at `slot`.
     struct Call {
-        std::uint64_t root, slot, to;
+        std::uint64_t slot, to;
         bool operator==(const Call&) const = default;
     };
-    /// Of a function of this page of RAM.
-    void add(std::uint64_t ram_page, const Call& call);
-    /// One of which nobody knows when it returns.
-    void add_for_good(std::uint64_t ram_page);
+    /// Of a function of this page.
+    void add(const Page& page, const Call& call);
+    /// One of which nobody knows when it returns; the page is `ram_page` of RAM, which the child of
+    /// a fork has, too.
+    void add_for_good(const Page& page, std::uint64_t ram_page);
     /// Another number whenever something has been added. Guards that were placed at another one are
     /// not to be relied on.
     std::uint64_t count() const noexcept { return count_.load(); }
 
-    /// Whether `to` is still at `slot`. What is called does not come back here.
+    /// Whether `to` may still be at `slot`. What is called does not come back here.
     using IsThere = std::function<bool(const Call&)>;
-    /// Whether one may be active in the address space in force, which is that at `root`.
-    bool any_active(std::uint64_t ram_page, std::uint64_t root, const IsThere& is_there);
+    /// Whether one may be active.
+    bool any_active(const Page& page, std::uint64_t ram_page, const IsThere& is_there);
 
 private:
-    struct Page {
+    struct Known {
         std::vector<Call> calls;
         unsigned added = 0;
         bool for_good = false;
     };
-    mutable base::Mutex mutex_;
-    std::unordered_map<std::uint64_t, Page> pages_ DOPPEL_GUARDED_BY(mutex_);
+    Known& find(const Page& page) DOPPEL_REQUIRES(mutex_);
+
+    base::Mutex mutex_;
+    std::map<Page, Known> pages_ DOPPEL_GUARDED_BY(mutex_);
+    std::set<std::uint64_t> for_good_ DOPPEL_GUARDED_BY(mutex_); // pages of RAM
     std::atomic<std::uint64_t> count_{0};
 };
 

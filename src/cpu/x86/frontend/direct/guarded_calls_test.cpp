@@ -7,7 +7,10 @@ namespace {
 
 using doppel::cpu::x86::frontend::GuardedCalls;
 
-constexpr std::uint64_t kPage = 7, kRoot = 0x1000, kOther = 0x2000;
+constexpr GuardedCalls::Page kPage{.root = 0x1000, .linear = 0x40'0000},
+    kOtherSpace{.root = 0x2000, .linear = 0x40'0000};
+constexpr std::uint64_t kRam = 7;
+constexpr GuardedCalls::Call kCall{.slot = 0x8000, .to = 0x50'0010};
 bool is_there(const GuardedCalls::Call&) { return true; }
 bool is_gone(const GuardedCalls::Call&) { return false; }
 
@@ -15,47 +18,63 @@ bool is_gone(const GuardedCalls::Call&) { return false; }
 
 TEST_CASE("a guarded function is active until its way back is gone") {
     GuardedCalls calls;
-    CHECK_FALSE(calls.any_active(kPage, kRoot, is_there));
-    calls.add(kPage, {.root = kRoot, .slot = 0x8000, .to = 0x400010});
-    CHECK(calls.any_active(kPage, kRoot, is_there));
-    CHECK_FALSE(calls.any_active(kPage + 1, kRoot, is_there));
-    CHECK_FALSE(calls.any_active(kPage, kRoot, is_gone));
-    CHECK_FALSE(calls.any_active(kPage, kRoot, is_there)); // it does not come back
+    CHECK_FALSE(calls.any_active(kPage, kRam, is_there));
+    calls.add(kPage, kCall);
+    CHECK(calls.any_active(kPage, kRam, is_there));
+    CHECK(calls.any_active(kPage, kRam + 1, is_there)); // which the kernel may move
+    CHECK_FALSE(calls.any_active({.root = 0x1000, .linear = 0x40'1000}, kRam, is_there));
+    CHECK_FALSE(calls.any_active(kOtherSpace, kRam, is_there));
+    CHECK_FALSE(calls.any_active(kPage, kRam, is_gone));
+    CHECK_FALSE(calls.any_active(kPage, kRam, is_there)); // it does not come back
 }
 
 TEST_CASE("one of two guarded functions returns") {
     GuardedCalls calls;
-    calls.add(kPage, {.root = kRoot, .slot = 0x8000, .to = 0x400010});
-    calls.add(kPage, {.root = kRoot, .slot = 0x9000, .to = 0x400010});
-    const auto one = [](const GuardedCalls::Call& call) { return call.slot == 0x9000; };
-    CHECK(calls.any_active(kPage, kRoot, one));
-    CHECK_FALSE(calls.any_active(kPage, kRoot, is_gone));
+    calls.add(kPage, kCall);
+    calls.add(kPage, {.slot = 0x9000, .to = kCall.to});
+    const auto other = [](const GuardedCalls::Call& call) { return call.slot == 0x9000; };
+    CHECK(calls.any_active(kPage, kRam, other));
+    CHECK_FALSE(calls.any_active(kPage, kRam, is_gone));
 }
 
-TEST_CASE("what was called in another address space is not looked for in this one") {
+TEST_CASE("who is called very often is active for good") {
     GuardedCalls calls;
-    calls.add(kPage, {.root = kOther, .slot = 0x8000, .to = 0x400010});
-    CHECK_FALSE(calls.any_active(kPage, kRoot, is_gone));
-    CHECK(calls.any_active(kPage, kOther, is_there));
+    for (std::uint64_t slot = 0; slot < 64; ++slot) {
+        CHECK_FALSE(calls.any_active(kPage, kRam, is_gone));
+        calls.add(kPage, {.slot = slot, .to = kCall.to});
+    }
+    CHECK(calls.any_active(kPage, kRam, is_gone));
 }
 
-TEST_CASE("who is called very often, or goes on in the midst, is active for good") {
+TEST_CASE("who goes on in the midst is active for good, and so is a fork of his") {
     GuardedCalls calls;
-    for (std::uint64_t i = 0; i < 64; ++i)
-        calls.add(kPage, {.root = kRoot, .slot = 0x8000, .to = 0x400010});
-    calls.add_for_good(kPage + 1);
-    CHECK(calls.any_active(kPage, kOther, is_gone));
-    CHECK(calls.any_active(kPage + 1, kRoot, is_gone));
+    calls.add_for_good(kPage, kRam);
+    CHECK(calls.any_active(kPage, kRam + 1, is_gone));
+    CHECK(calls.any_active(kOtherSpace, kRam, is_gone));
+    CHECK_FALSE(calls.any_active(kOtherSpace, kRam + 1, is_gone));
 }
 
 TEST_CASE("guards that were placed before a call can be told") {
     GuardedCalls calls;
     const auto before = calls.count();
-    calls.add(kPage, {.root = kRoot, .slot = 0x8000, .to = 0x400010});
+    calls.add(kPage, kCall);
     const auto since = calls.count();
     CHECK(since != before);
-    calls.add(kPage, {.root = kRoot, .slot = 0x8000, .to = 0x400010}); // there are none any more
+    calls.add(kPage, kCall); // there are none any more
     CHECK(calls.count() == since);
-    calls.add_for_good(kPage);
+    calls.add_for_good(kPage, kRam);
     CHECK(calls.count() != since);
+}
+
+TEST_CASE("of many pages the calls are forgotten, which is told") {
+    GuardedCalls calls;
+    constexpr std::uint64_t kMany = 4096;
+    for (std::uint64_t i = 0; i < kMany; ++i)
+        calls.add({.root = i, .linear = 0x40'0000}, kCall);
+    const auto before = calls.count();
+    CHECK(calls.any_active({.root = 1, .linear = 0x40'0000}, kRam, is_there));
+    calls.add({.root = kMany, .linear = 0x40'0000}, kCall);
+    CHECK(calls.count() != before);
+    CHECK_FALSE(calls.any_active({.root = 1, .linear = 0x40'0000}, kRam, is_there));
+    CHECK(calls.any_active({.root = kMany, .linear = 0x40'0000}, kRam, is_there));
 }

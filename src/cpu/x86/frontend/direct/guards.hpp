@@ -4,7 +4,8 @@
 ///
 /// A process has four breakpoints, and a page of a program's start may hold twenty CPUIDs beside
 /// hot code. But who comes to one has come into its function at the beginning: one breakpoint there
-/// does, if the page is left to the translator from when it was hit on.
+/// does, until it is hit; from then until that function has returned (guarded_calls.hpp) there is
+/// one for each, or the page is the translator's.
 ///
 /// A function is told from code by reading it: it begins behind what does not go on (RET, JMP, a
 /// call and padding), where no jump leads, or where a call leads. Whatever may begin nearest before

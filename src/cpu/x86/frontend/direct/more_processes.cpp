@@ -15,15 +15,20 @@ constexpr unsigned kManyShortages = 50; // which take as long as it takes to mak
 
 } // namespace
 
-/// One that nobody has, or a new one.
+/// One that nobody has, a new one, or those of who has not been here for longest.
 bool DirectUsers::give_other(Space& space) {
     const auto is_dead = [](const auto& users) { return !users->stub().alive(); };
     const auto dead = std::ranges::partition(spare_, std::not_fn(is_dead));
     std::ranges::move(dead, std::back_inserter(retired_));
+    others_ -= dead.size();
     spare_.erase(dead.begin(), dead.end());
+    if (spare_.empty() && others_ >= kAllOthers) {
+        const auto use = [&](const Space& one) {
+            return &one == &space || one.others.empty() ? ~std::uint64_t{0} : one.last_use;
+        };
+        take_others(*std::ranges::min_element(spaces_, {}, use));
+    }
     if (spare_.empty()) {
-        if (others_ == kAllOthers)
-            return false;
         auto stub = StubProcess::create(ram_);
         if (!stub)
             return false;
@@ -50,6 +55,8 @@ void DirectUsers::take_others(Space& space) {
 bool DirectUsers::relieve(Space& space, std::uint64_t linear, std::size_t wanted) {
     if (space.users->has_copies() || space.users->stub().can_refuse_cpuid())
         return false;
+    if ((cx_.state.rflags & FLAG_ID) != 0 || !space.users->stub().alive())
+        return false; // it will be retired
     if ((cx_.state.rip & ~kPageOffset) != (linear & ~kPageOffset))
         return false; // it begins on the page before, which is here
     const auto has = [&](const auto& other) { return other->has_code(linear); };
@@ -72,11 +79,6 @@ bool DirectUsers::relieve(Space& space, std::uint64_t linear, std::size_t wanted
 /// `page` is code, wanted by `users`, who are current.
 bool DirectUsers::map_refusing(UserSpace& users, std::uint64_t linear, const UserSpace::Page& page,
                                const std::vector<std::uint16_t>& refused) {
-    // Who has passed a guard in one process must not go on in another where there is none.
-    for_all_of(*current_, [&](UserSpace& one) {
-        if (one.has_code(linear) && one.find(linear)->guarded != page.guarded)
-            one.drop(linear);
-    });
     const bool is_short =
         refused.size() > users.free_breakpoints(linear) && refused.size() <= users.most_refused();
     UserSpace& taker =

@@ -247,6 +247,15 @@ void UserSpace::drop_guarded() {
     drop_if([](std::uint64_t, const Page& page) { return page.guarded; });
 }
 
+std::vector<std::uint64_t> UserSpace::guarded_pages() const {
+    std::vector<std::uint64_t> pages;
+    for (const std::uint64_t place : breakpoints_)
+        if (guards(place) && find(place)->guarded &&
+            std::ranges::find(pages, page_of(place)) == pages.end())
+            pages.push_back(page_of(place));
+    return pages;
+}
+
 void UserSpace::resolve(const StillSo& still_so) {
     if (all_doubted_)
         drop_if([&](std::uint64_t number, const Page& page) {
@@ -284,7 +293,7 @@ bool UserSpace::arrange() {
     }
     unmapped_.clear();
     const bool placed = !moved_ || stub_->set_breakpoints(breakpoints_);
-    moved_ = false;
+    moved_ = !placed;
     if (!placed)
         drop_all_code();
     if (stub_->flush())
