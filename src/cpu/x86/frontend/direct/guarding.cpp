@@ -46,7 +46,9 @@ DirectUsers::Places DirectUsers::guarded(Code& code, std::uint64_t linear, std::
             const auto* const first = reinterpret_cast<const std::uint8_t*>(one);
             text.insert(text.end(), first, first + kPageBytes);
         }
-        code.guards = guards_of(text, kPageBytes, code.secretive);
+        code.guards = guards_of(
+            text, kPageBytes, code.secretive, page - kPageBytes,
+            [this](std::uint64_t there, std::span<std::uint8_t> to) { return read(there, to); });
     }
     if (is_active(code, page, ram_page))
         return code.secretive;

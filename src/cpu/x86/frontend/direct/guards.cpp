@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <iterator>
+#include <optional>
 
 #include "cpu/x86/cpu_state.hpp"
 #include "cpu/x86/decoder/decoder.hpp"
+#include "cpu/x86/frontend/direct/jump_table.hpp"
 
 namespace doppel::cpu::x86::frontend {
 
@@ -45,9 +48,12 @@ bool is_prologue(const Instruction& instruction) {
 /// Code as one reads it from the first byte on.
 class Text {
 public:
-    explicit Text(Bytes code) : code_{code}, at_(code.size()) {
+    Text(Bytes code, std::uint64_t linear, const ReadMemory& read_memory)
+        : code_{code}, linear_{linear}, at_(code.size()) {
         read();
         find_entries();
+        if (read_memory != nullptr && read_tables(read_memory))
+            find_entries();
     }
 
     bool begins(std::uint32_t place) const { return at_[place].begins; }
@@ -89,8 +95,13 @@ private:
     void read_one(std::uint32_t place, const Instruction& instruction);
     void find_entries();
     void drop_crossed_candidates();
+    bool read_tables(const ReadMemory& read_memory);
+    std::optional<JumpTable> table_of(std::uint32_t jump) const;
+    std::uint32_t target_of(const JumpTable& table, unsigned entry,
+                            const ReadMemory& read_memory) const;
 
     Bytes code_;
+    std::uint64_t linear_; // of its first byte
     std::vector<At> at_;
     std::vector<std::uint32_t> entries_;    // surely something begins
     std::vector<std::uint32_t> candidates_; // a function may begin: entries, and others
@@ -158,6 +169,8 @@ void Text::read() {
 }
 
 void Text::find_entries() {
+    for (auto* const places : {&entries_, &candidates_, &likely_, &functions_})
+        places->clear();
     constexpr std::array<std::uint8_t, 4> kEndbr64{0xf3, 0x0f, 0x1e, 0xfa};
     bool goes_on = false, calls = false, padded = false; // what is before
     for (std::uint32_t place = 0; place < code_.size(); ++place) {
@@ -191,6 +204,57 @@ void Text::find_entries() {
     drop_crossed_candidates();
 }
 
+/// Of a jump, as far as it is told by the instructions before it.
+std::optional<JumpTable> Text::table_of(std::uint32_t jump) const {
+    constexpr std::size_t kMost = 16;
+    std::vector<std::uint32_t> begins{jump};
+    for (std::uint32_t place = jump; place-- > 0 && begins.size() < kMost;) {
+        if (at_[place + 1].jumped_to || at_[place + 1].called)
+            break; // what comes from there may have another table
+        if (at_[place].begins)
+            begins.insert(begins.begin(), place);
+    }
+    return jump_table_of(code_, linear_, begins);
+}
+
+/// Of an entry; kNone: it cannot be read, or leads elsewhere.
+std::uint32_t Text::target_of(const JumpTable& table, unsigned entry,
+                              const ReadMemory& read_memory) const {
+    std::array<std::uint8_t, 8> bytes{};
+    const std::size_t size = table.relative ? 4 : 8;
+    if (!read_memory(table.linear + entry * size, std::span{bytes}.first(size)))
+        return kNone;
+    std::uint64_t value = 0;
+    std::memcpy(&value, bytes.data(), sizeof value);
+    const auto distance = static_cast<std::int64_t>(static_cast<std::int32_t>(value));
+    const std::uint64_t target =
+        (table.relative ? table.linear + static_cast<std::uint64_t>(distance) : value) - linear_;
+    return target < code_.size() ? static_cast<std::uint32_t>(target) : kNone;
+}
+
+/// Marks what they lead to, within their functions. False: there is none.
+bool Text::read_tables(const ReadMemory& read_memory) {
+    constexpr unsigned kMost = 256; // entries
+    std::vector<std::uint32_t> targets;
+    for (const std::uint32_t jump : anywhere_) {
+        const auto table = table_of(jump);
+        if (!table)
+            continue;
+        const std::uint32_t begin = before(functions_, jump), end = end_of_function(jump);
+        for (unsigned entry = 0; entry < kMost; ++entry) {
+            const std::uint32_t target = target_of(*table, entry, read_memory);
+            const bool within = target != kNone && (begin == kNone || target > begin) &&
+                                target < end && at_[target].begins;
+            if (!within)
+                break;
+            targets.push_back(target);
+        }
+    }
+    for (const std::uint32_t target : targets)
+        at_[target].jumped_to = true;
+    return !targets.empty();
+}
+
 /// What a jump of the code before crosses is in the midst of a function.
 void Text::drop_crossed_candidates() {
     std::uint32_t reach = 0;
@@ -212,9 +276,9 @@ void Text::drop_crossed_candidates() {
 
 } // namespace
 
-std::vector<Guard> guards_of(Bytes code, std::size_t page,
-                             std::span<const std::uint16_t> secretive) {
-    const Text text{code};
+std::vector<Guard> guards_of(Bytes code, std::size_t page, std::span<const std::uint16_t> secretive,
+                             std::uint64_t linear, const ReadMemory& read) {
+    const Text text{code, linear, read};
     std::vector<Guard> guards;
     std::vector<unsigned> kept; // by each of them
     std::uint32_t entry = kNone;

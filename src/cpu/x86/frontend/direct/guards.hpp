@@ -10,10 +10,12 @@
 /// A function is told from code by reading it: it begins behind what does not go on (RET, JMP, a
 /// call and padding), where no jump leads, or where a call leads. Whatever may begin nearest before
 /// an instruction guards it, if nothing else that is known to begin leads there without passing
-/// that, and no jump through a table may. What jumps into the midst of a function from afar is not
-/// seen; so who runs on from there, or will return there, is looked for (docs/decisions/017).
+/// that, and no jump through a table may. What such a jump's table names is no function's
+/// beginning. What jumps into the midst of a function from afar is not seen; so who runs on from
+/// there, or will return there, is looked for (docs/decisions/017).
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -29,9 +31,14 @@ struct Guard {
     bool operator==(const Guard&) const = default;
 };
 
+/// False: something of what is there is not to be had.
+using ReadMemory = std::function<bool(std::uint64_t linear, std::span<std::uint8_t> bytes)>;
+
 /// For each of these `secretive` instructions (offsets, ascending) in the page of 64-bit code that
-/// is at `page` in `code`, of which the pages before and behind it should be known.
+/// is at `page` in `code`, of which the pages before and behind it should be known. `code` is at
+/// `linear`, tables are read with `read`, if it is not empty.
 std::vector<Guard> guards_of(std::span<const std::uint8_t> code, std::size_t page,
-                             std::span<const std::uint16_t> secretive);
+                             std::span<const std::uint16_t> secretive, std::uint64_t linear = 0,
+                             const ReadMemory& read = {});
 
 } // namespace doppel::cpu::x86::frontend

@@ -2,6 +2,8 @@
 #include "cpu/x86/frontend/direct/guards.hpp"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <initializer_list>
 
 #include <doctest/doctest.h>
@@ -84,6 +86,68 @@ TEST_CASE("nor where a jump through a table may lead into it") {
     CHECK(guards(code, {0x312, 0x314}) == Guards{{0x312}, {0x314}});
     put(code, 0x300, {0x53, 0x5b, 0xc3}); // pop rbx; ret
     CHECK(guards(code, {0x312, 0x314}) == Guards{{0x310, 4096}});
+}
+
+TEST_CASE("what a table leads to is no function's beginning, if the table is to be had") {
+    // At 0x400: cpuid; a switch, whose cases come back to the second CPUID.
+    Code code = nops();
+    put(code, 0x3f0, {0x31, 0xc0, 0xc3});                         // xor eax,eax; ret
+    put(code, 0x400, {0x53, 0x0f, 0xa2});                         // push rbx; cpuid
+    put(code, 0x403, {0x48, 0x8d, 0x3d, 0xf6, 0x1b, 0x00, 0x00}); // lea rdi,[0x2000]
+    put(code, 0x40a, {0x48, 0x63, 0x04, 0xb7});                   // movsxd rax,[rdi+rsi*4]
+    put(code, 0x40e, {0x48, 0x01, 0xf8, 0xff, 0xe0});             // add rax,rdi; jmp rax
+    put(code, 0x413, {0x0f, 0xa2, 0x5b, 0xc3});                   // cpuid; pop rbx; ret
+    put(code, 0x417, {0x31, 0xc0, 0xeb, 0xf8});                   // xor eax,eax; jmp 0x413
+    constexpr std::uint64_t kLinear = 0x7000'0000;                // of the page
+    std::vector<std::int32_t> table{0x413 - 0x2000, 0x417 - 0x2000, 0};
+    const auto read = [&](std::uint64_t linear, std::span<std::uint8_t> bytes) {
+        const std::uint64_t offset = linear - (kLinear + 0x2000);
+        if (offset + bytes.size() > table.size() * sizeof table[0])
+            return false;
+        std::memcpy(bytes.data(), reinterpret_cast<const char*>(table.data()) + offset,
+                    bytes.size());
+        return true;
+    };
+    Code behind = code;
+    behind.resize(3 * kPage, 0xc3);
+    const Places secretive{0x401, 0x413};
+    const auto found = [&](const doppel::cpu::x86::frontend::ReadMemory& memory) {
+        return guards_of(behind, kPage, secretive, kLinear - kPage, memory);
+    };
+    CHECK(found({}) == Guards{{0x401}, {0x413}});
+    CHECK(found(read) == Guards{{0x400, 4096}});
+    table = {0x413 - 0x2000}; // the other may be a function that goes on in this one
+    CHECK(found(read) == Guards{{0x401}, {0x413}});
+    table = {0x413 - 0x2000, 0x417 - 0x2000};
+    behind[kPage + 0x412] = 0xe1; // jmp rcx
+    CHECK(found(read) == Guards{{0x401}, {0x413}});
+    behind[kPage + 0x412] = 0xe0;
+    behind[kPage + 0x3f0] = 0xeb; // jmp 0x40a: with another table
+    behind[kPage + 0x3f1] = 0x18;
+    CHECK(found(read) == Guards{{0x401}, {0x413}});
+}
+
+TEST_CASE("addresses in a table, too") {
+    Code code = nops();
+    put(code, 0x3f0, {0x31, 0xc0, 0xc3});                         // xor eax,eax; ret
+    put(code, 0x400, {0x53, 0x0f, 0xa2});                         // push rbx; cpuid
+    put(code, 0x403, {0xff, 0x24, 0xc5, 0x00, 0x20, 0x00, 0x70}); // jmp [rax*8+…]
+    put(code, 0x40a, {0x0f, 0xa2, 0x5b, 0xc3});                   // cpuid; pop; ret
+    put(code, 0x40e, {0x31, 0xc0, 0xeb, 0xf8});                   // jmp 0x40a
+    constexpr std::uint64_t kLinear = 0x7000'0000;
+    const auto read = [](std::uint64_t linear, std::span<std::uint8_t> bytes) {
+        constexpr std::array<std::uint64_t, 3> kTable{kLinear + 0x40a, kLinear + 0x40e, 0};
+        const std::uint64_t offset = linear - (kLinear + 0x2000);
+        if (offset + bytes.size() > sizeof kTable)
+            return false;
+        std::memcpy(bytes.data(), reinterpret_cast<const char*>(kTable.data()) + offset,
+                    bytes.size());
+        return true;
+    };
+    code.resize(3 * kPage, 0xc3);
+    const Places secretive{0x401, 0x40a};
+    CHECK(guards_of(code, kPage, secretive) == Guards{{0x401}, {0x40a}});
+    CHECK(guards_of(code, kPage, secretive, kLinear - kPage, read) == Guards{{0x400, 4096}});
 }
 
 TEST_CASE("where a loop begins that is jumped over no function does") {
