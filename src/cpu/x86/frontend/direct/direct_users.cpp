@@ -438,12 +438,13 @@ bool DirectUsers::serve_memory(Space& space, std::uint64_t address, bool& transl
         space.missed_rip = rip;
         return true;
     }
-    translate = fetch;
-    if (fetch) {
+    memory::Gpa gpa;
+    translate = fetch && translate_quietly(cx_, address, gpa);
+    if (translate) {
         ++counts_.refused;
         space.credit -= kRefusal;
         space.balance -= kRefusal;
-    } else {
+    } else if (!fetch) {
         space.awaited = address;
     }
     return false;

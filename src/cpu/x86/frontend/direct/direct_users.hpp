@@ -150,13 +150,17 @@ private:
     const std::byte* bytes_at(std::uint64_t linear) const;
     Places guarded(Code& code, std::uint64_t linear, std::uint64_t ram_page,
                    const std::byte* bytes);
-    bool is_active(const Code& code, std::uint64_t page, std::uint64_t ram_page);
-    bool note_returns(const std::vector<std::pair<std::uint64_t, const Code*>>& pages);
+    Places places_of(const Code& code, std::uint64_t page, std::uint64_t ram_page);
+    void look_for_calls(const Code& code, std::uint64_t page, std::uint64_t ram_page);
+    void note_returns(const std::vector<std::pair<std::uint64_t, const Code*>>& pages);
+    void note_return(const Code& code, std::uint64_t page, GuardedCalls::Call call);
     void look_at_stack(Space& space);
     bool enter_guarded(std::uint64_t rip);
+    void note_entry(const Guard& guard, std::uint64_t page, std::uint64_t ram_page);
+    bool find_slot(std::uint64_t begin, std::uint64_t& slot) const;
     void drop_guarded();
     std::uint64_t root() const { return current_->key & ~std::uint64_t{0xfff}; }
-    void have_guards(std::uint64_t linear, bool yes);
+    void refuse_alike(std::uint64_t linear, const Places& places);
     bool read(std::uint64_t linear, std::span<std::uint8_t> bytes) const;
     bool is_behind_call(std::uint64_t linear) const;
     bool map_code(UserSpace& users, std::uint64_t linear, const RamView::Region& region,

@@ -39,7 +39,8 @@ void GuardedCalls::add_for_good(const Page& page, std::uint64_t ram_page) {
         ++count_;
 }
 
-bool GuardedCalls::any_active(const Page& page, std::uint64_t ram_page, const IsThere& is_there) {
+bool GuardedCalls::is_active(const Page& page, std::uint64_t ram_page, std::uint16_t guard,
+                             const IsThere& is_there) {
     const base::MutexLock lock{mutex_};
     if (for_good_.contains(ram_page))
         return true;
@@ -48,7 +49,7 @@ bool GuardedCalls::any_active(const Page& page, std::uint64_t ram_page, const Is
         return false;
     auto& [calls, added, for_good] = known->second;
     std::erase_if(calls, std::not_fn(is_there));
-    return for_good || !calls.empty();
+    return for_good || std::ranges::find(calls, guard, &Call::guard) != calls.end();
 }
 
 } // namespace doppel::cpu::x86::frontend

@@ -22,15 +22,16 @@ public:
         std::uint64_t root, linear;
         auto operator<=>(const Page&) const = default;
     };
-    /// It returns to `to`, which is on the stack at `slot`.
+    /// Of the function with its guard there (offset in the page). It returns to `to`, which is on
+    /// the stack at `slot`.
     struct Call {
+        std::uint16_t guard;
         std::uint64_t slot, to;
         bool operator==(const Call&) const = default;
     };
-    /// Of a function of this page.
     void add(const Page& page, const Call& call);
-    /// One of which nobody knows when it returns; the page is `ram_page` of RAM, which the child of
-    /// a fork has, too.
+    /// Of some function, of which nobody knows when it returns; the page is `ram_page` of RAM,
+    /// which the child of a fork has, too.
     void add_for_good(const Page& page, std::uint64_t ram_page);
     /// Another number whenever something has been added. Guards that were placed at another one are
     /// not to be relied on.
@@ -38,8 +39,9 @@ public:
 
     /// Whether `to` may still be at `slot`. What is called does not come back here.
     using IsThere = std::function<bool(const Call&)>;
-    /// Whether one may be active.
-    bool any_active(const Page& page, std::uint64_t ram_page, const IsThere& is_there);
+    /// Whether the function with this guard may be active.
+    bool is_active(const Page& page, std::uint64_t ram_page, std::uint16_t guard,
+                   const IsThere& is_there);
 
 private:
     struct Known {

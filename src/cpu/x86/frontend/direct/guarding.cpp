@@ -13,6 +13,7 @@ namespace doppel::cpu::x86::frontend {
 namespace {
 
 constexpr std::uint64_t kPageBytes = 4096, kPageOffset = kPageBytes - 1;
+constexpr std::size_t kLongestInstruction = 15;
 
 std::span<std::uint8_t> as_bytes(std::uint64_t& value) {
     return {reinterpret_cast<std::uint8_t*>(&value), sizeof value};
@@ -50,60 +51,68 @@ DirectUsers::Places DirectUsers::guarded(Code& code, std::uint64_t linear, std::
             text, kPageBytes, code.secretive, page - kPageBytes,
             [this](std::uint64_t there, std::span<std::uint8_t> to) { return read(there, to); });
     }
-    if (is_active(code, page, ram_page))
-        return code.secretive;
-    Places places;
-    std::ranges::transform(code.guards, std::back_inserter(places), &Guard::place);
-    return places;
+    look_for_calls(code, page, ram_page);
+    return places_of(code, page, ram_page);
 }
 
-/// Whether a function of the page at `page` that has guards may be active.
-bool DirectUsers::is_active(const Code& code, std::uint64_t page, std::uint64_t ram_page) {
-    const GuardedCalls::Page place{.root = root(), .linear = page};
+/// For each function its guard, or what is secretive in it, if it may be active.
+DirectUsers::Places DirectUsers::places_of(const Code& code, std::uint64_t page,
+                                           std::uint64_t ram_page) {
     const auto is_there = [this](const GuardedCalls::Call& call) {
         std::uint64_t value = 0;
         return !read(call.slot, as_bytes(value)) || value == call.to;
     };
-    const std::uint64_t rip = cx_.state.rip - page;
-    const auto goes_on_in = [rip](const Guard& guard) {
-        return guard.is_within(rip) && rip != guard.place;
-    };
-    if (calls_.any_active(place, ram_page, is_there))
-        return true;
-    const bool midst = std::ranges::any_of(code.guards, goes_on_in);
-    if (midst)
-        calls_.add_for_good(place, ram_page);
-    return note_returns({{page, &code}}) || midst;
+    Places places;
+    for (const Guard& guard : code.guards) {
+        const bool active = guard.is_entry() && calls_.is_active({.root = root(), .linear = page},
+                                                                 ram_page, guard.place, is_there);
+        if (active)
+            std::ranges::copy(std::span{code.secretive}.subspan(guard.first, guard.count),
+                              std::back_inserter(places));
+        else
+            places.push_back(guard.place);
+    }
+    std::ranges::sort(places);
+    return places;
 }
 
-/// Whether the stack looks as if functions of these pages that have guards were active: they were
-/// called where there were none, as on another vCPU or in translated code.
-bool DirectUsers::note_returns(const std::vector<std::pair<std::uint64_t, const Code*>>& pages) {
+/// Those that this thread is in.
+void DirectUsers::look_for_calls(const Code& code, std::uint64_t page, std::uint64_t ram_page) {
+    note_returns({{page, &code}});
+    const std::uint64_t rip = cx_.state.rip - page;
+    const Places places = places_of(code, page, ram_page);
+    for (const Guard& guard : code.guards)
+        if (guard.is_within(rip) && rip != guard.place &&
+            std::ranges::binary_search(places, guard.place))
+            note_entry(guard, page, ram_page);
+}
+
+/// Looks for functions of these pages that have guards on the stack: they may have been called
+/// where there were none, as on another vCPU or in translated code.
+void DirectUsers::note_returns(const std::vector<std::pair<std::uint64_t, const Code*>>& pages) {
     constexpr std::uint64_t kDeep = 4 * kPageBytes; // deeper ones are not seen
     const std::uint64_t rsp = (cx_.state.gpr[Rsp] + 7) & ~std::uint64_t{7};
     const std::byte* stack = nullptr;
-    bool found = false;
     for (std::uint64_t at = rsp; at < rsp + kDeep; at += 8) {
         if (at == rsp || (at & kPageOffset) == 0)
             stack = bytes_at(at & ~kPageOffset);
         if (stack == nullptr)
-            break;
+            return;
         std::uint64_t value = 0;
         std::memcpy(&value, stack + (at & kPageOffset), sizeof value);
-        for (const auto& [page, code] : pages) {
-            const std::uint64_t offset = value - page;
-            if (offset < kPageBytes && std::ranges::any_of(
-                                           code->guards,
-                                           [offset](const Guard& guard) {
-                                               return guard.is_within(offset) &&
-                                                      offset != guard.place; // that is a pointer
-                                           })) {
-                calls_.add({.root = root(), .linear = page}, {.slot = at, .to = value});
-                found = true;
-            }
-        }
+        for (const auto& [page, code] : pages)
+            if (value - page < kPageBytes)
+                note_return(*code, page, {.guard = 0, .slot = at, .to = value});
     }
-    return found;
+}
+
+void DirectUsers::note_return(const Code& code, std::uint64_t page, GuardedCalls::Call call) {
+    const std::uint64_t offset = call.to - page;
+    for (const Guard& guard : code.guards)
+        if (guard.is_within(offset) && offset != guard.place) { // that is a pointer to a function
+            call.guard = guard.place;
+            calls_.add({.root = root(), .linear = page}, call);
+        }
 }
 
 /// Before users go on: what they will return into, wherever they come from.
@@ -138,27 +147,63 @@ bool DirectUsers::is_behind_call(std::uint64_t linear) const {
     return false;
 }
 
-/// Whether rip is within a function that has secretive instructions and a guard at its entry: until
-/// it has returned there is a breakpoint for each of them, or the page is the translator's.
+/// Whether rip is within a function of which the guard is in force: until it has returned there is
+/// a breakpoint for each of its secretive instructions, or the page is the translator's.
 bool DirectUsers::enter_guarded(std::uint64_t rip) {
-    const UserSpace::Page* const page = current_->users->find(rip);
+    const UserSpace& users = *current_->users;
+    const UserSpace::Page* const page = users.find(rip);
     if (page == nullptr || !page->guarded)
         return false;
     const auto known = code_.find(page->ram_page);
     if (known == code_.end())
         return false;
-    const auto& guards = known->second.guards;
     const std::uint64_t offset = rip & kPageOffset;
-    if (std::ranges::none_of(guards, [&](const Guard& one) { return one.is_within(offset); }))
+    const Places places = users.refused_at(rip);
+    const Guard* within = nullptr;
+    for (const Guard& guard : known->second.guards)
+        if (guard.is_within(offset) && std::ranges::binary_search(places, guard.place))
+            within = &guard; // the last that begins there or before
+    if (within == nullptr)
         return false;
-    const bool begins = std::ranges::find(guards, offset, &Guard::place) != guards.end();
-    const GuardedCalls::Page place{.root = root(), .linear = rip & ~kPageOffset};
-    GuardedCalls::Call call{.slot = cx_.state.gpr[Rsp], .to = 0};
-    if (begins && read(call.slot, as_bytes(call.to)) && is_behind_call(call.to))
-        calls_.add(place, call);
-    else // in the midst of it
-        calls_.add_for_good(place, page->ram_page);
+    note_entry(*within, rip & ~kPageOffset, page->ram_page);
     return true;
+}
+
+/// rip is within the function with this guard, having come by no breakpoint.
+void DirectUsers::note_entry(const Guard& guard, std::uint64_t page, std::uint64_t ram_page) {
+    const GuardedCalls::Page place{.root = root(), .linear = page};
+    GuardedCalls::Call call{.guard = guard.place, .slot = 0, .to = 0};
+    if (find_slot(page + guard.place, call.slot) && read(call.slot, as_bytes(call.to)) &&
+        is_behind_call(call.to))
+        calls_.add(place, call);
+    else
+        calls_.add_for_good(place, ram_page);
+}
+
+/// Where the function that begins there has its return address: as long as there is nothing but a
+/// prologue between its beginning and rip.
+bool DirectUsers::find_slot(std::uint64_t begin, std::uint64_t& slot) const {
+    slot = cx_.state.gpr[Rsp];
+    while (begin < cx_.state.rip) {
+        std::array<std::uint8_t, kLongestInstruction> bytes{};
+        Instruction instruction;
+        if (!read(begin, bytes) ||
+            decode(bytes, CodeSize::Bits64, instruction) != DecodeStatus::Ok ||
+            instruction.branch != BranchKind::None)
+            return false;
+        begin += instruction.length;
+        if ((instruction.registers_written >> Rsp & 1) == 0)
+            continue;
+        const bool by_constant = instruction.op == Op::Sub && instruction.operand_size == 8 &&
+                                 instruction.immediate_size != 0;
+        if (instruction.op == Op::Push && instruction.operand_size == 8)
+            slot += 8;
+        else if (by_constant)
+            slot += instruction.immediate;
+        else
+            return false;
+    }
+    return begin == cx_.state.rip;
 }
 
 /// When a function was entered, here or on another CPU.
@@ -168,11 +213,11 @@ void DirectUsers::drop_guarded() {
         for_all([](UserSpace& users) { users.drop_guarded(); });
 }
 
-/// The code there is to have guards, or not, in all processes alike: who has passed one must not go
-/// on in another process where it stands for what he has before him.
-void DirectUsers::have_guards(std::uint64_t linear, bool yes) {
+/// The code there is to have these breakpoints in all processes alike: who has passed a guard in
+/// one must not go on in another where a guard stands for what he has before him.
+void DirectUsers::refuse_alike(std::uint64_t linear, const Places& places) {
     for_all_of(*current_, [&](UserSpace& users) {
-        if (users.has_code(linear) && users.find(linear)->guarded != yes)
+        if (users.has_code(linear) && users.refused_at(linear) != places)
             users.drop(linear);
     });
 }

@@ -280,10 +280,10 @@ std::vector<Guard> guards_of(Bytes code, std::size_t page, std::span<const std::
                              std::uint64_t linear, const ReadMemory& read) {
     const Text text{code, linear, read};
     std::vector<Guard> guards;
-    std::vector<unsigned> kept; // by each of them
     std::uint32_t entry = kNone;
     std::vector<bool> reached;
-    for (const std::uint16_t offset : secretive) {
+    for (std::size_t i = 0; i < secretive.size(); ++i) {
+        const std::uint16_t offset = secretive[i];
         const auto place = static_cast<std::uint32_t>(page + offset);
         const std::uint32_t before = text.candidate_before(place);
         if (before != kNone && before != entry) {
@@ -294,19 +294,23 @@ std::vector<Guard> guards_of(Bytes code, std::size_t page, std::span<const std::
                              text.begins(place) && !reached[place] &&
                              !text.may_be_jumped_to(place, reached);
         const std::size_t end = std::min<std::size_t>(text.likely_end(place) - page, kPageBytes);
-        const Guard guard{guarded ? static_cast<std::uint16_t>(before - page) : offset,
-                          guarded ? static_cast<std::uint16_t>(end) : std::uint16_t{0}};
+        const Guard guard{.place = guarded ? static_cast<std::uint16_t>(before - page) : offset,
+                          .end = guarded ? static_cast<std::uint16_t>(end) : std::uint16_t{0},
+                          .first = i,
+                          .count = 1};
         if (!guards.empty() && guarded && guards.back().place == guard.place) {
             guards.back().end = guard.end;
-            ++kept.back();
+            ++guards.back().count;
         } else {
             guards.push_back(guard);
-            kept.push_back(1);
         }
     }
-    for (std::size_t i = 0, next = 0; i < guards.size(); next += kept[i++])
-        if (kept[i] == 1) // the instruction itself is no worse
-            guards[i] = {.place = secretive[next]};
+    for (Guard& guard : guards)
+        if (guard.count == 1) { // the instruction itself is no worse
+            guard.place = secretive[guard.first];
+            guard.end = 0;
+        }
+    std::ranges::sort(guards, {}, &Guard::place);
     return guards;
 }
 

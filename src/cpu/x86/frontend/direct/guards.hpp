@@ -24,19 +24,19 @@ namespace doppel::cpu::x86::frontend {
 /// A breakpoint. Offsets in a page.
 struct Guard {
     std::uint16_t place;
-    std::uint16_t end =
-        0; // of the function that begins at `place`; 0: it is the instruction itself
+    std::uint16_t end; // of the function that begins there; 0: it is the instruction itself
+    std::size_t first; // what it stands for, of the secretive instructions …
+    std::size_t count; // … so many
     bool is_entry() const { return end != 0; }
     bool is_within(std::uint64_t offset) const { return offset >= place && offset < end; }
-    bool operator==(const Guard&) const = default;
 };
 
 /// False: something of what is there is not to be had.
 using ReadMemory = std::function<bool(std::uint64_t linear, std::span<std::uint8_t> bytes)>;
 
-/// For each of these `secretive` instructions (offsets, ascending) in the page of 64-bit code that
-/// is at `page` in `code`, of which the pages before and behind it should be known. `code` is at
-/// `linear`, tables are read with `read`, if it is not empty.
+/// In ascending order. For each of these `secretive` instructions (offsets, ascending) in the page
+/// of 64-bit code that is at `page` in `code`, of which the pages before and behind it should be
+/// known. `code` is at `linear`, tables are read with `read`, if it is not empty.
 std::vector<Guard> guards_of(std::span<const std::uint8_t> code, std::size_t page,
                              std::span<const std::uint16_t> secretive, std::uint64_t linear = 0,
                              const ReadMemory& read = {});

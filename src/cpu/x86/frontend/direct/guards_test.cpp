@@ -11,10 +11,21 @@
 namespace {
 
 using doppel::cpu::x86::frontend::Guard;
-using doppel::cpu::x86::frontend::guards_of;
 using Code = std::vector<std::uint8_t>;
 using Places = std::vector<std::uint16_t>;
-using Guards = std::vector<Guard>;
+struct Place {
+    std::uint16_t place, end = 0;
+    bool operator==(const Place&) const = default;
+};
+using Guards = std::vector<Place>;
+
+/// As the module's, which tells more of each.
+template <typename... Arguments> Guards guards_of(const Arguments&... arguments) {
+    Guards places;
+    for (const Guard& guard : doppel::cpu::x86::frontend::guards_of(arguments...))
+        places.push_back({guard.place, guard.end});
+    return places;
+}
 
 /// Two pages of NOP behind a RET; the second is the one that is asked about.
 constexpr std::size_t kPage = 4096;
@@ -51,17 +62,35 @@ Guards guards(const Code& code, const Places& secretive) {
 TEST_CASE("a function's beginning guards what is in it") {
     const Guards found = guards(two_functions(), {0x101, 0x103, 0x105});
     CHECK(found == Guards{{0x100, 0x120}});
-    CHECK(found.front().is_entry());
+    const Guard guard{.place = 0x100, .end = 0x120, .first = 0, .count = 3};
+    CHECK(guard.is_entry());
     for (const unsigned at : {0x100, 0x101, 0x11f})
-        CHECK(found.front().is_within(at));
+        CHECK(guard.is_within(at));
     for (const unsigned at : {0x0ff, 0x120})
-        CHECK_FALSE(found.front().is_within(at));
+        CHECK_FALSE(guard.is_within(at));
     CHECK(guards(two_functions(), {}).empty());
 }
 
 TEST_CASE("one instruction guards itself, and so does what may begin a function") {
     CHECK(guards(two_functions(), {0x101}) == Guards{{0x101}});
     CHECK(guards(two_functions(), {0x101, 0x103, 0x110}) == Guards{{0x100, 0x120}, {0x110}});
+}
+
+TEST_CASE("each tells for which instructions it stands, in order of their places") {
+    Code code = nops();
+    put(code, 0x0f0, {0x31, 0xc0, 0xc3});                   // xor eax,eax; ret
+    put(code, 0x100, {0x53, 0xb8, 0x0f, 0xa2, 0x0f, 0xa2}); // push rbx; mov eax
+    put(code, 0x106, {0x0f, 0xa2, 0x0f, 0xa2, 0x5b, 0xc3}); // cpuid; cpuid; pop; ret
+    code.resize(3 * kPage, 0xc3);
+    const Places secretive{0x102, 0x106, 0x108}; // the first is an operand
+    const auto found = doppel::cpu::x86::frontend::guards_of(code, kPage, secretive);
+    REQUIRE(found.size() == 2);
+    CHECK(found[0].place == 0x100);
+    CHECK(found[0].first == 1);
+    CHECK(found[0].count == 2);
+    CHECK(found[1].place == 0x102);
+    CHECK(found[1].first == 0);
+    CHECK(found[1].count == 1);
 }
 
 TEST_CASE("but not where something else leads into it") {

@@ -169,7 +169,6 @@ bool DirectUsers::map_code(UserSpace& users, std::uint64_t linear, const RamView
     if (!users.has_copies() && !users.stub().refuses_cpuid()) {
         const Places places = guarded(known, linear, page.ram_page, code);
         page.guarded = places.size() < refused.size() && places.size() <= users.most_refused();
-        have_guards(linear, page.guarded);
         if (page.guarded)
             return map_refusing(users, linear, page, places);
     }

@@ -79,6 +79,7 @@ bool DirectUsers::relieve(Space& space, std::uint64_t linear, std::size_t wanted
 /// `page` is code, wanted by `users`, who are current.
 bool DirectUsers::map_refusing(UserSpace& users, std::uint64_t linear, const UserSpace::Page& page,
                                const std::vector<std::uint16_t>& refused) {
+    refuse_alike(linear, refused);
     const bool is_short =
         refused.size() > users.free_breakpoints(linear) && refused.size() <= users.most_refused();
     UserSpace& taker =

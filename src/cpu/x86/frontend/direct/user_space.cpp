@@ -256,6 +256,15 @@ std::vector<std::uint64_t> UserSpace::guarded_pages() const {
     return pages;
 }
 
+std::vector<std::uint16_t> UserSpace::refused_at(std::uint64_t linear) const {
+    std::vector<std::uint16_t> offsets;
+    for (const std::uint64_t place : breakpoints_)
+        if (place != 0 && page_of(place) == page_of(linear))
+            offsets.push_back(static_cast<std::uint16_t>(place - page_of(place)));
+    std::ranges::sort(offsets);
+    return offsets;
+}
+
 void UserSpace::resolve(const StillSo& still_so) {
     if (all_doubted_)
         drop_if([&](std::uint64_t number, const Page& page) {

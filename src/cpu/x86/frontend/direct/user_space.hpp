@@ -69,6 +69,8 @@ public:
     void drop_all_code();
     void drop_guarded();
     std::vector<std::uint64_t> guarded_pages() const; // linear addresses
+    /// Of code: where its breakpoints are, offsets, ascending.
+    std::vector<std::uint16_t> refused_at(std::uint64_t linear) const;
     /// Of a page, by its linear address.
     using StillSo = std::function<bool(std::uint64_t linear, const Page& page)>;
     /// Arranges what has been mapped and dropped. False: cannot; then nothing is mapped.
