@@ -173,8 +173,8 @@ bool DirectUsers::enter_guarded(std::uint64_t rip) {
 void DirectUsers::note_entry(const Guard& guard, std::uint64_t page, std::uint64_t ram_page) {
     const GuardedCalls::Page place{.root = root(), .linear = page};
     GuardedCalls::Call call{.guard = guard.place, .slot = 0, .to = 0};
-    if (find_slot(page + guard.place, call.slot) && read(call.slot, as_bytes(call.to)) &&
-        is_behind_call(call.to))
+    if (guard.is_function && find_slot(page + guard.place, call.slot) &&
+        read(call.slot, as_bytes(call.to)) && is_behind_call(call.to))
         calls_.add(place, call);
     else
         calls_.add_for_good(place, ram_page);

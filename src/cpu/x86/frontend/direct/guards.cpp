@@ -61,6 +61,9 @@ public:
     std::uint32_t candidate_before(std::uint32_t place) const { return before(candidates_, place); }
     /// Where the next function surely begins behind `place`, or the code ends.
     std::uint32_t end_of_function(std::uint32_t place) const { return behind(functions_, place); }
+    bool is_function(std::uint32_t place) const {
+        return std::ranges::binary_search(functions_, place);
+    }
     /// Where it seems to begin.
     std::uint32_t likely_end(std::uint32_t place) const { return behind(likely_, place); }
     /// Whether the function around `place` has a jump of which nobody knows where it leads, and
@@ -161,8 +164,10 @@ void Text::read() {
         if (decode(rest, CodeSize::Bits64, instruction) == DecodeStatus::Ok) {
             read_one(place, instruction);
             place += instruction.length;
-        } else { // UD2, or who knows
+        } else { // UD2, or who knows, such as EVEX: that goes on
             const bool is_ud2 = rest.size() > 1 && rest[0] == 0x0f && rest[1] == 0x0b;
+            if (!is_ud2 && place + 1 < code_.size())
+                at_[place].next = place + 1;
             place += is_ud2 ? 2 : 1;
         }
     }
@@ -297,7 +302,8 @@ std::vector<Guard> guards_of(Bytes code, std::size_t page, std::span<const std::
         const Guard guard{.place = guarded ? static_cast<std::uint16_t>(before - page) : offset,
                           .end = guarded ? static_cast<std::uint16_t>(end) : std::uint16_t{0},
                           .first = i,
-                          .count = 1};
+                          .count = 1,
+                          .is_function = guarded && text.is_function(before)};
         if (!guards.empty() && guarded && guards.back().place == guard.place) {
             guards.back().end = guard.end;
             ++guards.back().count;
@@ -309,6 +315,7 @@ std::vector<Guard> guards_of(Bytes code, std::size_t page, std::span<const std::
         if (guard.count == 1) { // the instruction itself is no worse
             guard.place = secretive[guard.first];
             guard.end = 0;
+            guard.is_function = false;
         }
     std::ranges::sort(guards, {}, &Guard::place);
     return guards;

@@ -27,6 +27,7 @@ struct Guard {
     std::uint16_t end; // of the function that begins there; 0: it is the instruction itself
     std::size_t first; // what it stands for, of the secretive instructions …
     std::size_t count; // … so many
+    bool is_function;  // surely, not a label: at its beginning rsp points to where it returns
     bool is_entry() const { return end != 0; }
     bool is_within(std::uint64_t offset) const { return offset >= place && offset < end; }
 };

@@ -62,7 +62,7 @@ Guards guards(const Code& code, const Places& secretive) {
 TEST_CASE("a function's beginning guards what is in it") {
     const Guards found = guards(two_functions(), {0x101, 0x103, 0x105});
     CHECK(found == Guards{{0x100, 0x120}});
-    const Guard guard{.place = 0x100, .end = 0x120, .first = 0, .count = 3};
+    const Guard guard{.place = 0x100, .end = 0x120, .first = 0, .count = 3, .is_function = true};
     CHECK(guard.is_entry());
     for (const unsigned at : {0x100, 0x101, 0x11f})
         CHECK(guard.is_within(at));
@@ -88,9 +88,32 @@ TEST_CASE("each tells for which instructions it stands, in order of their places
     CHECK(found[0].place == 0x100);
     CHECK(found[0].first == 1);
     CHECK(found[0].count == 2);
+    CHECK(found[0].is_function);
     CHECK(found[1].place == 0x102);
     CHECK(found[1].first == 0);
     CHECK(found[1].count == 1);
+    CHECK_FALSE(found[1].is_function);
+}
+
+TEST_CASE("an instruction that is not known goes on") {
+    Code code = two_functions();
+    put(code, 0x200, {0x62, 0xd1, 0xfd, 0x48, 0x7f, 0x4c, 0x24, 0x0e}); // vmovdqa64
+    put(code, 0x208, {0x0f, 0xa2, 0x0f, 0xa2, 0xc3});                   // cpuid; cpuid; ret
+    CHECK(guards(code, {0x208, 0x20a}) == Guards{{0x200, 4096}});
+    put(code, 0x200, {0x0f, 0x0b, 0x0f, 0x0b, 0x0f, 0x0b, 0x0f, 0x0b}); // ud2
+    CHECK(guards(code, {0x208, 0x20a}) == Guards{{0x208, 4096}});
+}
+
+TEST_CASE("what may be a label is surely no function") {
+    Code code = two_functions();
+    put(code, 0x200, {0x0f, 0x0b});                               // ud2
+    put(code, 0x210, {0x31, 0xc0, 0x0f, 0xa2, 0x0f, 0xa2, 0xc3}); // xor eax,eax; cpuid; cpuid; ret
+    code.resize(3 * kPage, 0xc3);
+    const Places secretive{0x212, 0x214};
+    const auto found = doppel::cpu::x86::frontend::guards_of(code, kPage, secretive);
+    REQUIRE(found.size() == 1);
+    CHECK(found[0].place == 0x210);
+    CHECK_FALSE(found[0].is_function);
 }
 
 TEST_CASE("but not where something else leads into it") {
