@@ -45,8 +45,8 @@ class Smp(unittest.TestCase):
     def end(self, console):
         console.type("poweroff -f\r")
         self.assertEqual(console.wait(), 0, console.output[-2000:])
-        # From then on CPUs stop one after the other, and who has not yet may wake a task on one that
-        # has: "Unexpected reschedule of offline CPU", of which a loaded host makes more.
+        # From then on CPUs stop one after the other, and who has not yet may wake a task on one
+        # that has: "Unexpected reschedule of offline CPU", of which a loaded host makes more.
         before, _, _ = console.output.partition("reboot: Power down")
         trouble = [line for line in before.splitlines() if TROUBLE.search(line)]
         self.assertEqual(trouble, [], before[-8000:])
