@@ -154,8 +154,8 @@ bool may_be_hidden(const Bytes& bytes, CodeSize code_size) {
     const unsigned map = vex3 ? bytes[1] & 0x1fu : 0;
     return is_hidden_instruction(bytes, code_size) ||
            (map == 1 && bytes[3] == 0xae && (bytes[2] & 3) == 1) || // Skylake: CLWB with VEX
-           (map == 1 && (bytes[2] & 4) != 0 && bytes[3] >= 0x41 &&
-            bytes[3] <= 0x4b) || // AMD with AVX-512: mask registers by three of four bits
+           (map == 1 && (bytes[2] & 0x44) == 4 && bytes[3] >= 0x41 &&
+            bytes[3] <= 0x4b) || // AMD with AVX-512: mask registers above 7 by three bits
            (map == 3 && code_size == CodeSize::Bits32 &&
             (bytes[3] == 0x16 || bytes[3] == 0x22)) || // Intel: VPEXTRQ, VPINSRQ without their W
            bytes[0] == 0xf0 ||                         // AMD: LOCK MOV CR0 is CR8
