@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// Which functions with a guard at their beginning (guards.hpp) were called and may not have
-/// returned: their pages want a breakpoint for each secretive instruction as long as that is so. Of
-/// all vCPUs of a machine, as threads move from one to the other. Any thread.
+/// returned: each secretive instruction in them wants a breakpoint as long as that is so. Of all
+/// vCPUs of a machine, as threads move from one to the other. Any thread.
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <set>
-#include <utility>
 #include <vector>
 
 #include "base/mutex.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Pages of code where breakpoints are short: those at which functions begin stand for all that is
-/// in them, as long as none of these functions is active.
+/// Pages of code where breakpoints are short: the one at which a function begins stands for all
+/// that is in it, as long as that function is not active.
 #include <algorithm>
 #include <cstring>
 #include <iterator>
@@ -32,8 +32,8 @@ bool DirectUsers::read(std::uint64_t linear, std::span<std::uint8_t> bytes) cons
     return first == bytes.size() || read(linear + first, bytes.subspan(first));
 }
 
-/// Where breakpoints keep all that is secretive from being executed, as long as nobody has come by
-/// one of them.
+/// Where breakpoints keep all that is secretive in the page from being executed, until somebody
+/// comes by one of them.
 DirectUsers::Places DirectUsers::guarded(Code& code, std::uint64_t linear, std::uint64_t ram_page,
                                          const std::byte* bytes) {
     const std::uint64_t page = linear & ~kPageOffset;
@@ -169,7 +169,7 @@ bool DirectUsers::enter_guarded(std::uint64_t rip) {
     return true;
 }
 
-/// rip is within the function with this guard, having come by no breakpoint.
+/// rip is where the function with this guard begins, or within it.
 void DirectUsers::note_entry(const Guard& guard, std::uint64_t page, std::uint64_t ram_page) {
     const GuardedCalls::Page place{.root = root(), .linear = page};
     GuardedCalls::Call call{.guard = guard.place, .slot = 0, .to = 0};

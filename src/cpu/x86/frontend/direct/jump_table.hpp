@@ -12,8 +12,8 @@ struct JumpTable {
     bool relative; // entries are 32 bits, distances from `linear`; else 64 bits, addresses
 };
 
-/// Of the indirect jump with which `code` ends, which are some instructions that follow each other,
-/// the first at `linear`; nothing leads into the midst of them. `begins`: where they begin.
+/// Of an indirect jump. `begins`: where some instructions begin in `code`, which is at `linear`;
+/// they follow each other, nothing leads into the midst of them, and the last is the jump.
 ///     lea table(%rip),B … movslq (B,I,4),T … add B,T … jmp *T        (or the sum in B)
 ///     jmp *table(,I,8)
 std::optional<JumpTable> jump_table_of(std::span<const std::uint8_t> code, std::uint64_t linear,
