@@ -132,6 +132,9 @@ TEST_CASE("a saved VM's time is set while paused and goes on from there; a skipp
     fired.wait(0);
     CHECK(time.now_ns() >= kYear);
     CHECK(time.now_ns() < kYear + 60'000'000'000);
+    timer->arm(1); // long before the host began
+    fired.wait(1);
+    CHECK(fired == 2);
 }
 
 TEST_CASE("a timer fires once, at the last deadline it was given; a cancelled one does not") {
@@ -159,6 +162,25 @@ TEST_CASE("a timer fires once, at the last deadline it was given; a cancelled on
     fired.wait(1);
     CHECK(fired == 2);
     CHECK(cancelled == 0);
+}
+
+TEST_CASE("a timer that is armed while its queue falls asleep or wakes up fires all the same") {
+    RealTime time;
+    std::atomic<int> fired{0};
+    const auto create = [&] {
+        return time.create_timer([&] {
+            ++fired;
+            fired.notify_all();
+        });
+    };
+    const auto timer = create(), later = create();
+    for (int i = 0; i < 2000; ++i) {
+        later->arm(time.now_ns() + 3'600'000'000'000);
+        timer->arm(time.now_ns() + static_cast<std::uint64_t>(i % 20) * 1'000);
+        fired.wait(i);
+    }
+    later->cancel();
+    CHECK(fired == 2000);
 }
 
 TEST_CASE("after a pause of real time no timer's callback runs") {
