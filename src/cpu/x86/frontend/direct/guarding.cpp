@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
+#include <ranges>
 
 #include "cpu/x86/decoder/decoder.hpp"
 #include "cpu/x86/frontend/direct/direct_users.hpp"
@@ -88,9 +89,11 @@ void DirectUsers::look_for_calls(const Code& code, std::uint64_t page, std::uint
 }
 
 /// Looks for functions of these pages that have guards on the stack: they may have been called
-/// where there were none, as on another vCPU or in translated code.
+/// where there were none, as on another vCPU or in translated code. `pages` is not empty.
 void DirectUsers::note_returns(const std::vector<std::pair<std::uint64_t, const Code*>>& pages) {
     constexpr std::uint64_t kDeep = 4 * kPageBytes; // deeper ones are not seen
+    const auto [low, high] = std::ranges::minmax(pages | std::views::keys);
+    const std::uint64_t extent = high - low + kPageBytes; // few words are anywhere near
     const std::uint64_t rsp = (cx_.state.gpr[Rsp] + 7) & ~std::uint64_t{7};
     const std::byte* stack = nullptr;
     for (std::uint64_t at = rsp; at < rsp + kDeep; at += 8) {
@@ -100,6 +103,8 @@ void DirectUsers::note_returns(const std::vector<std::pair<std::uint64_t, const 
             return;
         std::uint64_t value = 0;
         std::memcpy(&value, stack + (at & kPageOffset), sizeof value);
+        if (value - low >= extent)
+            continue;
         for (const auto& [page, code] : pages)
             if (value - page < kPageBytes)
                 note_return(*code, page, {.guard = 0, .slot = at, .to = value});
