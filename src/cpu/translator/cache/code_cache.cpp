@@ -330,14 +330,22 @@ const Block* CodeCache::find_by_host(const void* address) const {
         return nullptr;
     const Block* const first = &blocks_[in->first_block];
     const bool cold = offset >= in->end;
+    const auto begin_of = [cold](const Block& one) { return cold ? one.cold_begin : one.begin; };
+    const auto holds = [&](const Block& one) {
+        return at >= begin_of(one) && at < (cold ? one.cold_end() : one.end());
+    };
+    // Who loops is interrupted in the same block again and again: the search costs cold cache
+    // lines.
+    if (last_found_ >= in->first_block && last_found_ - in->first_block < in->blocks &&
+        holds(blocks_[last_found_]))
+        return &blocks_[last_found_];
     const Block* const after = std::upper_bound(
-        first, first + in->blocks, at, [cold](const std::uint8_t* value, const Block& one) {
-            return value < (cold ? one.cold_begin : one.begin);
-        });
-    if (after == first)
+        first, first + in->blocks, at,
+        [&](const std::uint8_t* value, const Block& one) { return value < begin_of(one); });
+    if (after == first || !holds(*(after - 1)))
         return nullptr;
-    const Block& block = *(after - 1);
-    return at < (cold ? block.cold_end() : block.end()) ? &block : nullptr;
+    last_found_ = static_cast<std::uint32_t>(after - 1 - &blocks_[0]);
+    return after - 1;
 }
 
 } // namespace doppel::cpu::translator

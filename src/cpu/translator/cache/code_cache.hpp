@@ -226,6 +226,7 @@ private:
     std::array<Arena, kArenas> arenas_;
     std::size_t current_ = 0;
     Reserved<Block> blocks_{kMaxBlocks};
+    mutable std::uint32_t last_found_ = 0; // by find_by_host()
     Pool<Link> links_{kMaxLinks};
     std::uint32_t free_links_ = Block::kNone;
     Reserved<SignalSite> signals_{kArenas * kArenaSignals};
