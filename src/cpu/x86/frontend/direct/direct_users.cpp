@@ -9,6 +9,7 @@
 
 #include "base/log.hpp"
 #include "cpu/x86/frontend/direct/page_scan.hpp"
+#include "cpu/x86/frontend/direct/register_loop.hpp"
 #include "cpu/x86/system/descriptor.hpp"
 #include "cpu/x86/system/linear_memory.hpp"
 #include "cpu/x86/system/segmentation.hpp"
@@ -29,6 +30,8 @@ constexpr std::int64_t kRefusal = kMillisecond / 2;
 constexpr unsigned kSamples = 7; // of a user who computes
 constexpr std::uint64_t kFirstWait = 40 * kMillisecond;
 constexpr unsigned kMostDoublings = 7;
+
+constexpr unsigned kLoops = 3; // until they are likely to last
 
 constexpr std::size_t kMostRetired = 64;
 constexpr std::uint64_t kSingleStep = 1 << 14; // DR6.BS
@@ -92,7 +95,7 @@ bool DirectUsers::interrupted(std::uint64_t key) {
     if (++samples_ < kSamples || impossible_)
         return false;
     Space& space = find_space(key);
-    if (space.direct || now < space.not_before || !start(space))
+    if (space.direct || is_looping() || now < space.not_before || !start(space))
         return false;
     current_ = &space;
     space.last_use = ++uses_;
@@ -299,8 +302,33 @@ void DirectUsers::drop_written() {
     }
 }
 
+/// Whether running directly gains nothing where rip is.
+bool DirectUsers::is_looping() const {
+    const std::byte* const page = bytes_at(cx_.state.rip & ~kPageOffset);
+    return when_ != When::Always && page != nullptr && cx_.code64() &&
+           in_register_loop({reinterpret_cast<const std::uint8_t*>(page), kPageBytes},
+                            cx_.state.rip & kPageOffset);
+}
+
+void DirectUsers::note_loop(Space& space, bool poked, std::uint64_t ran) const {
+    space.looping = poked && ran >= kMillisecond && is_looping() ? space.looping + 1 : 0;
+    space.loop_at = 0;
+}
+
+/// Whether they have been interrupted in such loops so often that they are in for another one.
+bool DirectUsers::goes_on_looping(Space& space) const {
+    if (space.looping < kLoops)
+        return false;
+    if (cx_.state.rip == space.loop_at) // translated code is interrupted where the loop begins
+        return true;
+    space.loop_at = is_looping() ? cx_.state.rip : 0;
+    return space.loop_at != 0;
+}
+
 UserRunner::Next DirectUsers::run(const std::atomic<std::uint64_t>& attention, std::uint64_t calm) {
     Space& space = *current_;
+    if (goes_on_looping(space))
+        return Next::Translate;
     for (bool arrived = true;; arrived = false) {
         const std::uint64_t begun = __rdtsc();
         if (!prepare(space, arrived)) {
@@ -328,6 +356,7 @@ UserRunner::Next DirectUsers::run(const std::atomic<std::uint64_t>& attention, s
         store(values);
         bool again = false;
         const Next next = serve(result, again);
+        note_loop(space, result.stop == Poked, to - from);
         weigh(space, __rdtsc() - begun, to - from);
         // The flag stays in the process, where nobody else's shall find it.
         if ((values.rflags & FLAG_ID) != 0 || !stub.alive())

@@ -97,6 +97,8 @@ private:
         bool barred = false;                         // it does what cannot be done directly
         std::uint64_t missed_at = 0, missed_rip = 0; // what was served last
         unsigned fetches = 0;                        // of one instruction, missed in a row
+        unsigned looping = 0; // times in a row that they were interrupted in a loop on registers
+        std::uint64_t loop_at = 0; // where they went on in one translated
         std::uint64_t awaited = 0; // an address that the guest's kernel was to care for
         std::uint64_t ahead = 0;   // the end of what was mapped around the last miss …
         std::uint64_t window = 0;  // … and how much that was, bytes
@@ -124,6 +126,9 @@ private:
     void adopt_selectors(const StubProcess::Registers& registers);
     void weigh(Space& space, std::uint64_t total, std::uint64_t ran);
     Next serve(const StubProcess::Result& result, bool& again);
+    bool is_looping() const;
+    void note_loop(Space& space, bool poked, std::uint64_t ran) const;
+    bool goes_on_looping(Space& space) const;
     void look_again();
     void note_instruction(std::uint64_t rip);
 

@@ -37,6 +37,7 @@ int main(void) {
     secrets();
     functions();
     many_functions();
+    loops();
     threads();
     puts("users: done");
     return 0;

@@ -23,4 +23,5 @@ void code(void);
 void secrets(void);
 void functions(void);
 void many_functions(void);
+void loops(void);
 void threads(void);
