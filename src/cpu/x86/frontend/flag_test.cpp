@@ -2,6 +2,9 @@
 /// Flags that are computed again where a fault shows them.
 #include <doctest/doctest.h>
 
+#include <bit>
+#include <thread>
+
 #include "cpu/x86/frontend/test_streams.hpp"
 
 namespace doppel::cpu::x86::frontend {
@@ -102,6 +105,47 @@ TEST_CASE("a fault shows the flags, whatever has become of what made them") {
         FAIL_CHECK(fmt::format("case {}: {} code {} at {:#x}", i, text, hex(test.code), at));
     }
     CHECK(failures == 0);
+}
+
+/// Of CMP (Intel SDM Vol. 1 §3.4.3.1).
+std::uint64_t flags_of_compare(std::uint64_t left, std::uint64_t right) {
+    const std::uint64_t result = left - right;
+    const auto flag = [](bool set, unsigned bit) { return std::uint64_t{set} << bit; };
+    return flag(left < right, 0) | flag(std::popcount(result & 0xff) % 2 == 0, 2) |
+           ((left ^ right ^ result) & 0x10) | flag(result == 0, 6) | flag(result >> 63 != 0, 7) |
+           flag(((left ^ right) & (left ^ result)) >> 63 != 0, 11);
+}
+
+TEST_CASE("a loop that does not want its flags is left at a kick with them") {
+    TestMachine machine{TestMachine::Kind::Translator};
+    machine.enter_long_mode();
+    machine.write(kCodeAt, std::vector<std::uint8_t>{
+                               0x48, 0x89, 0xca,       // mov rdx, rcx
+                               0x48, 0x83, 0xc1, 0x01, // add rcx, 1
+                               0x48, 0x39, 0xe9,       // cmp rcx, rbp
+                               0x75, 0xf4,             // jne
+                           });
+    machine.state().gpr[Rbp] = 0x7fff'ffff'ffff'fff3;
+    machine.vcpu().state_changed();
+    unsigned ran = 0; // a kick may come before the run that it ends
+    for (unsigned i = 0; i < 500 && ran < 20; ++i) {
+        const std::uint64_t before = machine.state().gpr[Rcx];
+        std::thread kicker{[&machine] {
+            std::this_thread::sleep_for(std::chrono::milliseconds{1});
+            machine.vcpu().kick();
+        }};
+        CHECK(std::holds_alternative<KickExit>(machine.vcpu().run()));
+        kicker.join();
+        const CpuState& state = machine.state();
+        const std::uint64_t turns = state.gpr[Rcx];
+        ran += turns > before ? 1 : 0;
+        CHECK(state.rip == kCodeAt);
+        if (turns != 0) {
+            CHECK(state.gpr[Rdx] == turns - 1);
+            CHECK((state.rflags & 0x8d5) == flags_of_compare(turns, state.gpr[Rbp]));
+        }
+    }
+    CHECK(ran == 20);
 }
 
 } // namespace
