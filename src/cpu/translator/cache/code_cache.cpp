@@ -334,8 +334,7 @@ const Block* CodeCache::find_by_host(const void* address) const {
     const auto holds = [&](const Block& one) {
         return at >= begin_of(one) && at < (cold ? one.cold_end() : one.end());
     };
-    // Who loops is interrupted in the same block again and again: the search costs cold cache
-    // lines.
+    // Who loops is interrupted in the same block again and again; the search costs cache misses.
     if (last_found_ >= in->first_block && last_found_ - in->first_block < in->blocks &&
         holds(blocks_[last_found_]))
         return &blocks_[last_found_];

@@ -95,7 +95,7 @@ bool DirectUsers::interrupted(std::uint64_t key) {
     if (++samples_ < kSamples || impossible_)
         return false;
     Space& space = find_space(key);
-    if (space.direct || is_looping() || now < space.not_before || !start(space))
+    if (space.direct || now < space.not_before || is_looping() || !start(space))
         return false;
     current_ = &space;
     space.last_use = ++uses_;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/x86/frontend/direct/register_loop.hpp"
 
-#include <algorithm>
 #include <optional>
 
 #include "cpu/x86/cpu_state.hpp"
