@@ -30,10 +30,11 @@ Result<int> amend(Session& session) {
     auto flags = open_flags(arguments, block::Access::ReadWrite);
     flags.unlock = false; // a new passphrase wants it, an old one to be removed does not
     auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
+    Closing closing{session, *image.node};
     if (arguments.has("force"))
         options[image.format->name == "luks" ? "force" : "encrypt.force"] = "on";
     DOPPEL_TRY_VOID(session.context.wait(image.node->amend(options)));
-    DOPPEL_TRY_VOID(close_image(session, *image.node));
+    DOPPEL_TRY_VOID(closing.close());
     return 0;
 }
 
@@ -105,14 +106,13 @@ Result<int> bitmap(Session& session) {
     flags.unlock = false; // its data is not looked at
     flags.backing = false;
     auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
+    Closing closing{session, *image.node};
     auto* store = image.node->bitmaps();
     if (store == nullptr)
         return base::fail(Errc::Unsupported,
                           fmt::format("format {} has no bitmaps", image.format->name));
-    auto changed = change(session, *store, arguments.positional()[1]);
-    auto closed = close_image(session, *image.node); // also what was done before an error
-    DOPPEL_TRY_VOID(changed);
-    DOPPEL_TRY_VOID(closed);
+    DOPPEL_TRY_VOID(change(session, *store, arguments.positional()[1]));
+    DOPPEL_TRY_VOID(closing.close());
     return 0;
 }
 

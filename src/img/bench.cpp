@@ -150,6 +150,7 @@ Result<int> run(Session& outer) {
     auto image =
         DOPPEL_TRY(open_named(session, arguments.positional()[0], open_flags(arguments, access)));
     auto& node = *image.node;
+    Closing closing{session, node};
     if (node.size() < plan.bytes)
         return base::fail(Errc::InvalidArgument, fmt::format("the image has {} bytes, a request {}",
                                                              node.size(), plan.bytes));
@@ -162,8 +163,7 @@ Result<int> run(Session& outer) {
     Run requests{node, plan};
     DOPPEL_TRY_VOID(context->wait(requests.all()));
     const auto seconds = now_s() - start;
-    if (plan.write)
-        DOPPEL_TRY_VOID(close_image(session, node));
+    DOPPEL_TRY_VOID(closing.close());
     if (!arguments.has("q"))
         fmt::print("Run completed in {:.3f} seconds.\n", seconds);
     return 0;

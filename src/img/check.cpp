@@ -118,6 +118,7 @@ Result<int> run(Session& session) {
     flags.repair_later = true;
     flags.unlock = false; // its data is not looked at
     auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
+    Closing closing{session, *image.node};
     const bool human = arguments.get("output", "human") == "human";
     auto checked = how.empty()
                        ? session.context.wait(image.node->check(block::Repair::None))
@@ -129,7 +130,7 @@ Result<int> run(Session& session) {
         return kNoCheck;
     }
     const auto result = DOPPEL_TRY(std::move(checked));
-    DOPPEL_TRY_VOID(close_image(session, *image.node));
+    DOPPEL_TRY_VOID(closing.close());
     if (human) {
         for (const auto& finding : result.findings)
             fmt::print(stderr, "{}\n", base::printable(finding));

@@ -182,6 +182,7 @@ Result<void> fill(Session& session, Source& from, const ImageName& name,
     flags.cache = session.arguments.get("t", "unsafe");
     flags.part_suffix = part_suffix;
     auto target = DOPPEL_TRY(open_named(session, name, flags));
+    Closing closing{session, *target.node};
     plan.copy.target_is_zero = plan.copy.target_is_zero && target.node->starts_as_zeroes();
     if (target.node->size() < source.size())
         return base::fail(Errc::NoSpace, fmt::format("the target has {} bytes, the source {}",
@@ -205,7 +206,7 @@ Result<void> fill(Session& session, Source& from, const ImageName& name,
     if (!plan.bitmaps.empty())
         DOPPEL_TRY_VOID(copy_bitmaps(*from.image.node->bitmaps(), *bitmaps, plan.bitmaps));
     DOPPEL_TRY_VOID(session.context.wait(target.node->flush()));
-    return close_image(session, *target.node);
+    return closing.close();
 }
 
 /// It is the source's: another one is said to be wrong rather than ignored.

@@ -98,9 +98,10 @@ Result<int> run(Session& session) {
     options.access = block::Access::ReadWrite;
     auto output =
         DOPPEL_TRY(session.context.wait(block::open_image(session.context, file.path(), options)));
+    Closing closing{session, *output.node};
     DOPPEL_TRY_VOID(
         session.context.wait(copy(*input.node, begin, *output.node, length, operands.block_bytes)));
-    DOPPEL_TRY_VOID(close_image(session, *output.node));
+    DOPPEL_TRY_VOID(closing.close());
     DOPPEL_TRY_VOID(file.publish());
     return 0;
 }

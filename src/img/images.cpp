@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <limits>
+#include <utility>
 
 #include <fmt/core.h>
 
@@ -98,8 +99,13 @@ Result<block::OpenedImage> open_named(Session& session, const ImageName& name,
     return image;
 }
 
-Result<void> close_image(Session& session, block::Node& node) {
-    return session.context.wait(node.close());
+Closing::~Closing() {
+    if (node_ != nullptr)
+        (void)close();
+}
+
+Result<void> Closing::close() {
+    return session_.context.wait(std::exchange(node_, nullptr)->close());
 }
 
 namespace {

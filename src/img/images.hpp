@@ -32,8 +32,22 @@ Result<block::OpenedImage> open_named(Session& session, const std::string& text,
                                       const OpenFlags& flags);
 Result<block::OpenedImage> open_named(Session& session, const ImageName& name,
                                       const OpenFlags& flags);
-/// Closes an image that was written to; the error if that fails.
-Result<void> close_image(Session& session, block::Node& node);
+/// Sees to it that an image which is open for writing is closed, be it that the command ends with
+/// an error: bitmaps are marked as in use while it is open, and would be of no use any more.
+class Closing {
+public:
+    /// Both outlive it.
+    Closing(Session& session, block::Node& node) : session_{session}, node_{&node} {}
+    Closing(const Closing&) = delete;
+    Closing& operator=(const Closing&) = delete;
+    ~Closing(); // the command has another error to tell
+    /// Now, with the error if that fails.
+    Result<void> close();
+
+private:
+    Session& session_;
+    block::Node* node_; // nullptr: closed
+};
 
 /// A file that appears under its name when it is complete: until then it has another, and it goes
 /// away when it does not become complete, be it by Ctrl-C. An image of several files brings its

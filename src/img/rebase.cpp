@@ -95,6 +95,7 @@ Result<int> rebase(Session& session) {
     flags.backing_cache = arguments.get("T", "writeback");
     flags.backing = flags.unlock = !arguments.has("u");
     auto image = DOPPEL_TRY(open_named(session, path, flags));
+    Closing closing{session, *image.node};
     if (!base_name.empty() &&
         same_file(backing_path(base_name, image.node->name()), image.node->name()))
         return base::fail(Errc::InvalidArgument,
@@ -116,7 +117,7 @@ Result<int> rebase(Session& session) {
     }
     DOPPEL_TRY_VOID(
         session.context.wait(image.node->change_backing(base_name, arguments.get("F"))));
-    DOPPEL_TRY_VOID(close_image(session, *image.node));
+    DOPPEL_TRY_VOID(closing.close());
     return 0;
 }
 
@@ -182,10 +183,11 @@ Result<void> accept_target(Session& session, const Target& target, bool empty) {
     flags.cache = session.arguments.get("t", "writeback");
     flags.backing = flags.unlock = false;
     auto image = DOPPEL_TRY(open_named(session, target.above, flags));
+    Closing closing{session, *image.node};
     DOPPEL_TRY_VOID(session.context.wait(image.node->accept_backing()));
     if (empty)
         DOPPEL_TRY_VOID(session.context.wait(image.node->make_empty()));
-    return close_image(session, *image.node);
+    return closing.close();
 }
 
 Result<int> commit(Session& session) {
@@ -199,6 +201,7 @@ Result<int> commit(Session& session) {
     // without locks of our own.
     auto flags = open_flags(arguments, block::Access::ReadWrite);
     auto target = DOPPEL_TRY(open_named(session, found.image, flags));
+    Closing closing{session, *target.node};
     flags.access = block::Access::ReadOnly;
     flags.shared = true;
     {
@@ -208,7 +211,7 @@ Result<int> commit(Session& session) {
         DOPPEL_TRY_VOID(session.context.wait(
             write_down(*image.node, *target.node, found.depth, pace, progress)));
     }
-    DOPPEL_TRY_VOID(close_image(session, *target.node));
+    DOPPEL_TRY_VOID(closing.close());
     target.node.reset();
     DOPPEL_TRY_VOID(accept_target(session, found, !arguments.has("d") && !arguments.has("b")));
     if (!arguments.has("q"))

@@ -50,6 +50,7 @@ Result<int> run(Session& session) {
     flags.unlock = false; // some formats need no more than their tables
     auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
     auto& node = *image.node;
+    Closing closing{session, node};
     const auto size = DOPPEL_TRY(new_size(arguments.positional()[1], node.size()));
     if (size == 0 && node.size() > 0)
         return base::fail(Errc::InvalidArgument, "the new size is 0 bytes, wanted at least 1");
@@ -69,13 +70,11 @@ Result<int> run(Session& session) {
     DOPPEL_TRY_VOID(session.context.wait(node.resize(size)));
     if (preallocation != block::Preallocation::Off) {
         const auto taken = session.context.wait(node.preallocate(old_size, preallocation));
-        if (!taken) { // all or nothing
+        if (!taken) // all or nothing
             DOPPEL_TRY_VOID(session.context.wait(node.resize(old_size)));
-            DOPPEL_TRY_VOID(close_image(session, node));
-        }
         DOPPEL_TRY_VOID(taken);
     }
-    DOPPEL_TRY_VOID(close_image(session, node));
+    DOPPEL_TRY_VOID(closing.close());
     if (!arguments.has("q"))
         fmt::print("Image resized.\n");
     return 0;

@@ -212,6 +212,7 @@ Result<int> run(Session& session) {
         open_flags(arguments, read_only ? block::Access::ReadOnly : block::Access::ReadWrite);
     flags.cache = arguments.get("cache", "writeback");
     auto image = DOPPEL_TRY(open_named(session, arguments.positional()[0], flags));
+    Closing closing{session, *image.node};
     if (arguments.has("l"))
         DOPPEL_TRY_VOID(view_snapshot(session, *image.node, arguments.get("l")));
     auto one = DOPPEL_TRY(export_of(arguments, *image.node));
@@ -229,7 +230,7 @@ Result<int> run(Session& session) {
     }
     say_ready();
     DOPPEL_TRY_VOID(serve(session, server, arguments.has("t")));
-    DOPPEL_TRY_VOID(close_image(session, *image.node));
+    DOPPEL_TRY_VOID(closing.close());
     return 0;
 }
 

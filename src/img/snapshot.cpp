@@ -53,6 +53,7 @@ Result<int> run(Session& session) {
             fmt::print("{}", snapshots_text(snapshots));
         return 0;
     }
+    Closing closing{session, node};
     Result<void> done;
     if (arguments.has("c")) {
         timespec now{};
@@ -65,7 +66,7 @@ Result<int> run(Session& session) {
         done = session.context.wait(node.delete_snapshot(arguments.get("d")));
     }
     DOPPEL_TRY_VOID(done);
-    DOPPEL_TRY_VOID(close_image(session, node));
+    DOPPEL_TRY_VOID(closing.close());
     return 0;
 }
 

@@ -259,6 +259,46 @@ class Qcow2(Case):
         ours("amend", "-o", "compat=1.1,lazy_refcounts=on", image)
         self.judge(image)
 
+    def test_what_version_2_cannot_express_is_named_with_the_way_out(self):
+        image = self.folder / "old.qcow2"
+        for option, makes, names, way_out in (
+                ("", ("snapshot", "-c", "one"), "snapshots", ("snapshot", "-d", "one", image)),
+                ("", ("bitmap", "--add", image, "b"), "bitmaps",
+                 ("bitmap", "--remove", image, "b")),
+                ("refcount_bits=8", (), "16 bits", ("amend", "-o", "refcount_bits=16", image)),
+                ("compression_type=zstd", (), "zstd", None)):
+            with self.subTest(names=names):
+                options = ("-o", option) if option else ()
+                ours("create", "-q", "-f", "qcow2", *options, image, "8M")
+                if makes:
+                    ours(*makes, *(() if image in makes else (image,)))
+                before = image.read_bytes()
+                refused = run(IMG, "amend", "-o", "compat=0.10", image, code=1)
+                self.assertIn(names, refused.stderr)
+                self.assertEqual(image.read_bytes(), before)
+                if way_out:
+                    ours(*way_out)
+                    ours("amend", "-o", "compat=0.10", image)
+                    theirs("check", "-q", image)
+
+    def test_a_refused_command_leaves_bitmaps_that_can_be_used(self):
+        image, small = self.folder / "tracked.qcow2", self.folder / "small.raw"
+        ours("create", "-q", "-f", "qcow2", image, "8M")
+        ours("bitmap", "--add", image, "b")
+        small.write_bytes(b"1" * (9 * MIB))
+        for words in (("amend", "-o", "compat=0.10", image), ("resize", image, "4M"),
+                      ("resize", image, "99E"), ("snapshot", "-d", "none", image),
+                      ("snapshot", "-a", "none", image), ("bitmap", "--add", image, "b"),
+                      ("rebase", "-b", self.folder / "none", "-F", "raw", image),
+                      ("convert", "-n", "-f", "raw", "-O", "qcow2", small, image),
+                      ("serve", "-l", "none", "-k", self.folder / "socket", image),
+                      ("bench", "-w", "-s", "16M", image)):
+            with self.subTest(command=words[0]):
+                run(IMG, *words, code=1)
+                facts = json.loads(theirs("info", "--output=json", image))
+                bitmap, = facts["format-specific"]["data"]["bitmaps"]
+                self.assertEqual(bitmap["flags"], ["auto"])
+
     def test_refcounts_that_are_data_too(self):
         image = self.folder / "shared.qcow2"
         theirs("create", "-q", "-f", "qcow2", image, "1M")
