@@ -113,17 +113,27 @@ Task<void> Qcow2Node::change_refcount_width(unsigned order) {
     co_return {};
 }
 
+/// What version 2 cannot express, and the way out; empty if there is nothing.
+std::string Qcow2Node::obstacle_to_version_2() const {
+    if (!snapshots_.empty())
+        return "has internal snapshots, in which zero clusters may be: delete them first "
+               "('snapshot -d'), or convert it";
+    if (!bitmaps_.bitmaps().empty())
+        return "has bitmaps: remove them first ('bitmap --remove')";
+    if (header_.refcount_order != 4)
+        return "has refcounts of other than 16 bits: amend it with refcount_bits=16, too";
+    if ((header_.incompatible & ~incompatible::kDirty) != 0)
+        return "has zstd clusters, extended L2 entries or a data file: convert it";
+    return {};
+}
+
 /// To version 2: nothing may be left that it cannot express.
 Task<void> Qcow2Node::change_version(std::uint32_t version) {
     if (version < 3) {
-        const auto lasting = header_.incompatible & ~incompatible::kDirty;
-        if (lasting != 0 || header_.refcount_order != 4 || !bitmaps_.bitmaps().empty() ||
-            !snapshots_.empty())
+        if (const std::string obstacle = obstacle_to_version_2(); !obstacle.empty())
             co_return base::fail(
                 Errc::Unsupported,
-                fmt::format("'{}' uses features that compat 0.10 lacks (snapshots, bitmaps, zstd, "
-                            "extended L2, a data file or other refcount bits)",
-                            name()));
+                fmt::format("compat 0.10 cannot express what '{}' is: it {}", name(), obstacle));
         header_.compatible = 0;
         DOPPEL_AWAIT_VOID(expand_zeroes());
     }
