@@ -128,6 +128,7 @@ struct IoDevices::Impl {
     std::vector<OpenNet> nets;
     std::vector<Entropy> rngs;
     std::vector<Console> consoles;
+    bool is_unused = true; // neither started nor closed
 
     template <typename Visit> void each_worker(Visit&& visit) {
         for (auto& disk : disks)
@@ -142,11 +143,17 @@ struct IoDevices::Impl {
 };
 
 IoDevices::IoDevices(std::unique_ptr<Impl> impl) : impl_{std::move(impl)} {}
-IoDevices::~IoDevices() = default;
+
+/// A VM that did not come to run: bitmaps of its disks are marked as in use until they are closed.
+IoDevices::~IoDevices() {
+    if (impl_->is_unused)
+        (void)close(); // there is another error to tell
+}
 
 Result<std::unique_ptr<IoDevices>> IoDevices::open(const Machine& machine,
                                                    chardev::Backend* console) {
-    auto impl = std::make_unique<Impl>(secrets_of(machine));
+    std::unique_ptr<IoDevices> io{new IoDevices{std::make_unique<Impl>(secrets_of(machine))}};
+    const auto& impl = io->impl_;
     for (const auto& disk : machine.disks)
         impl->disks.push_back(DOPPEL_TRY(open_disk(disk, impl->secrets, impl->disks.size())));
     for (const auto& net : machine.nets)
@@ -156,7 +163,7 @@ Result<std::unique_ptr<IoDevices>> IoDevices::open(const Machine& machine,
     if (machine.virtio_console.present)
         impl->consoles.push_back(
             {machine.virtio_console, console, DOPPEL_TRY(IoWorker::create("console"))});
-    return std::unique_ptr<IoDevices>{new IoDevices{std::move(impl)}};
+    return io;
 }
 
 std::vector<machine::PcVirtio> IoDevices::functions() {
@@ -188,6 +195,7 @@ std::vector<machine::PcVirtio> IoDevices::functions() {
 }
 
 void IoDevices::start() {
+    impl_->is_unused = false;
     impl_->each_worker([](IoWorker& worker) { worker.start(); });
 }
 
@@ -242,12 +250,14 @@ Result<void> IoDevices::flush() {
 }
 
 Result<void> IoDevices::close() {
+    impl_->is_unused = false;
     impl_->each_worker([](IoWorker& worker) { worker.stop(); });
+    Result<void> all; // the first error; the other disks are closed all the same
     for (auto& disk : impl_->disks)
-        if (auto closed = disk.context->wait(disk.drive->close()); !closed)
-            return std::unexpected(std::move(closed).error().with_context(
+        if (auto closed = disk.context->wait(disk.drive->close()); !closed && all)
+            all = std::unexpected(std::move(closed).error().with_context(
                 fmt::format("close disk '{}'", disk.description.path)));
-    return {};
+    return all;
 }
 
 } // namespace doppel::vmm

@@ -6,6 +6,7 @@
 """
 
 import argparse
+import json
 import pathlib
 import socket
 import subprocess
@@ -126,6 +127,19 @@ class WrongInput(unittest.TestCase):
         self.refused_run("--disk", f"{disk},addr=here", says=["here", "00:08.0"])
         self.refused_run("--disk", f"{disk},addr=00:02.0", "--rng", says=["00:02.0"])
         self.refused_run("--disk", disk, "--disk", disk, says=[str(disk), "in use"])
+
+    def test_disks_that_were_open_when_something_else_was_wrong(self):
+        image, other = self.folder / "tracked.qcow2", self.file("other", b"no qcow2" * 512)
+        for words in (("create", "-q", "-f", "qcow2", image, "8M"),
+                      ("bitmap", "--add", image, "since-backup")):
+            subprocess.run([OPTIONS.build / "bin" / "doppel-img", *words], check=True)
+        disk = ("--disk", f"{image},format=qcow2")
+        for wrong, kernel in ((("--disk", f"{other},format=qcow2"), KERNEL), ((), other)):
+            self.refused_run(*disk, *wrong, says=[str(other)], kernel=kernel)
+            facts = subprocess.run(["qemu-img", "info", "--output=json", image], check=True,
+                                   capture_output=True, text=True).stdout
+            bitmap, = json.loads(facts)["format-specific"]["data"]["bitmaps"]
+            self.assertEqual(bitmap["flags"], ["auto"], "it is not in use any more")
 
     def test_networks(self):
         self.refused_run("--net", "token-ring", says=["--net", "token-ring", "user"])
