@@ -107,6 +107,15 @@ public:
         return vcpu_->run();
     }
 
+    /// Another thread kicks it after a moment, perhaps before it runs.
+    VmExit run_until_kicked() {
+        std::jthread kicker{[this] {
+            std::this_thread::sleep_for(std::chrono::milliseconds{2});
+            vcpu_->kick();
+        }};
+        return vcpu_->run();
+    }
+
     /// 64-bit mode, flat segments, paging on, interrupts off; registers zero.
     void enter_long_mode(unsigned cpl = 0) {
         vcpu_->reset();
