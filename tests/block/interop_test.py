@@ -265,6 +265,7 @@ class Qcow2(Case):
                 ("", ("snapshot", "-c", "one"), "snapshots", ("snapshot", "-d", "one", image)),
                 ("", ("bitmap", "--add", image, "b"), "bitmaps",
                  ("bitmap", "--remove", image, "b")),
+                ("refcount_bits=8", ("snapshot", "-c", "one"), "snapshots", None),
                 ("refcount_bits=8", (), "16 bits", ("amend", "-o", "refcount_bits=16", image)),
                 ("compression_type=zstd", (), "zstd", None)):
             with self.subTest(names=names):
@@ -273,7 +274,8 @@ class Qcow2(Case):
                 if makes:
                     ours(*makes, *(() if image in makes else (image,)))
                 before = image.read_bytes()
-                refused = run(IMG, "amend", "-o", "compat=0.10", image, code=1)
+                width = ",refcount_bits=16" if makes and option else ""
+                refused = run(IMG, "amend", "-o", f"compat=0.10{width}", image, code=1)
                 self.assertIn(names, refused.stderr)
                 self.assertEqual(image.read_bytes(), before)
                 if way_out:

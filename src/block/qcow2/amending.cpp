@@ -81,6 +81,11 @@ Task<void> Qcow2Node::amend(OptionValues values) {
         co_return base::fail(Errc::Unsupported, "the backing file cannot be amended",
                              "Use rebase.");
     DOPPEL_CO_TRY(wanted, read_amended(options, header_));
+    if (const std::string obstacle = obstacle_to_version_2(wanted.refcount_order);
+        wanted.version < header_.version && !obstacle.empty()) // before anything changes
+        co_return base::fail(
+            Errc::Unsupported,
+            fmt::format("compat 0.10 cannot express what '{}' is: it {}", name(), obstacle));
     if (wanted.version > header_.version)
         DOPPEL_AWAIT_VOID(change_version(wanted.version));
     header_.compatible = wanted.lazy_refcounts ? header_.compatible | compatible::kLazyRefcounts
@@ -114,26 +119,22 @@ Task<void> Qcow2Node::change_refcount_width(unsigned order) {
 }
 
 /// What version 2 cannot express, and the way out; empty if there is nothing.
-std::string Qcow2Node::obstacle_to_version_2() const {
+std::string Qcow2Node::obstacle_to_version_2(unsigned refcount_order) const {
     if (!snapshots_.empty())
         return "has internal snapshots, in which zero clusters may be: delete them first "
                "('snapshot -d'), or convert it";
     if (!bitmaps_.bitmaps().empty())
         return "has bitmaps: remove them first ('bitmap --remove')";
-    if (header_.refcount_order != 4)
+    if (refcount_order != 4)
         return "has refcounts of other than 16 bits: amend it with refcount_bits=16, too";
     if ((header_.incompatible & ~incompatible::kDirty) != 0)
         return "has zstd clusters, extended L2 entries or a data file: convert it";
     return {};
 }
 
-/// To version 2: nothing may be left that it cannot express.
+/// To version 2: nothing is left that it cannot express, see obstacle_to_version_2().
 Task<void> Qcow2Node::change_version(std::uint32_t version) {
     if (version < 3) {
-        if (const std::string obstacle = obstacle_to_version_2(); !obstacle.empty())
-            co_return base::fail(
-                Errc::Unsupported,
-                fmt::format("compat 0.10 cannot express what '{}' is: it {}", name(), obstacle));
         header_.compatible = 0;
         DOPPEL_AWAIT_VOID(expand_zeroes());
     }

@@ -195,7 +195,7 @@ private:
     Task<void> rewrite_header();
     Task<void> change_refcount_width(unsigned order);
     Task<void> change_version(std::uint32_t version);
-    std::string obstacle_to_version_2() const;
+    std::string obstacle_to_version_2(unsigned refcount_order) const;
     Task<void> expand_zeroes();
 
     // snapshots.cpp
