@@ -57,8 +57,7 @@ constexpr std::uint64_t kTolerancePpm = 250;
 
 } // namespace
 
-HostTsc::HostTsc()
-    : host_hz_{measure_frequency()}, frequency_hz_{host_hz_}, offset_{0 - __rdtsc()} {}
+HostTsc::HostTsc() : host_hz_{measure_frequency()}, frequency_hz_{host_hz_}, offset_{0} {}
 
 std::uint64_t HostTsc::scaled(std::uint64_t host) const noexcept {
     if (ratio_ == 0)
@@ -88,10 +87,17 @@ void HostTsc::set(std::uint64_t ticks, std::uint64_t frequency_hz) {
         is_same ? 0 : static_cast<std::uint64_t>((Wide{frequency_hz} << kRatioBits) / host_hz_);
     frequency_hz_ = frequency_hz;
     frozen_.store(ticks);
+    is_reset_ = false;
+}
+
+void HostTsc::reset() {
+    frozen_.store(scaled(__rdtsc()));
+    is_reset_ = true;
 }
 
 void HostTsc::resume() {
-    offset_.store(frozen_.load() - scaled(__rdtsc()));
+    offset_.store(is_reset_ ? 0 : frozen_.load() - scaled(__rdtsc()));
+    is_reset_ = false;
     is_paused_.store(false);
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-/// The VM's time-stamp counter on top of the host's: same frequency unless the VM comes from
-/// another host, its own origin, standing still while the VM is paused.
+/// The VM's time-stamp counter on top of the host's: at first the same one, so that users who run
+/// on the host's CPU itself may read it. It stands still while the VM is paused, and is then
+/// behind; a VM from another host has a frequency of its own.
 #include <atomic>
 #include <cstdint>
 
@@ -14,7 +15,7 @@ namespace doppel::machine {
 class HostTsc final : public cpu::x86::TscSource {
 public:
     /// Measures the host's frequency against CLOCK_MONOTONIC for about 4 ms (to a few parts per
-    /// million) and starts at 0.
+    /// million).
     HostTsc();
 
     std::uint64_t read() const noexcept override;
@@ -28,6 +29,8 @@ public:
     /// whose own counter differs by no more than its crystal may (250 ppm, as KVM has it) is used
     /// as it is, else its counter is scaled.
     void set(std::uint64_t ticks, std::uint64_t frequency_hz);
+    /// While paused: the guest will start over. Shows the host's counter again, from resume() on.
+    void reset();
 
 private:
     std::uint64_t scaled(std::uint64_t host) const noexcept;
@@ -38,6 +41,7 @@ private:
     std::atomic<std::uint64_t> offset_;  // guest = scaled host + offset
     std::atomic<bool> is_paused_{false}; // then read() is frozen_
     std::atomic<std::uint64_t> frozen_{0};
+    bool is_reset_ = false; // while paused
 };
 
 } // namespace doppel::machine

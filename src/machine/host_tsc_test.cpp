@@ -8,6 +8,37 @@
 using namespace doppel;
 using machine::HostTsc;
 
+namespace {
+
+bool is_not_shifted(const HostTsc& tsc) {
+    std::uint64_t offset = 1;
+    return tsc.is_host_tsc(offset) && offset == 0;
+}
+
+} // namespace
+
+TEST_CASE("host TSC: it is the host's until it is paused, and again when the guest starts over") {
+    HostTsc tsc;
+    CHECK(is_not_shifted(tsc));
+    tsc.pause();
+    tsc.resume();
+    CHECK_FALSE(is_not_shifted(tsc));
+    tsc.pause();
+    const auto before = tsc.read();
+    tsc.reset();
+    const auto at_reset = tsc.read();
+    CHECK(at_reset >= before);
+    tsc.resume();
+    CHECK(is_not_shifted(tsc));
+    CHECK(tsc.read() >= at_reset);
+    tsc.pause();
+    tsc.reset();
+    tsc.set(5'000, tsc.frequency_hz()); // another VM's after all
+    tsc.resume();
+    CHECK_FALSE(is_not_shifted(tsc));
+    CHECK(tsc.read() < at_reset);
+}
+
 TEST_CASE("host TSC: it stands still while paused and goes on without a gap") {
     HostTsc tsc;
     tsc.pause();

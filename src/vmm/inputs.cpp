@@ -28,6 +28,7 @@ public:
         tsc_.resume();
         time_.resume();
     }
+    void reset() override { tsc_.reset(); }
     void set_clocks(std::uint64_t vm_time_ns, std::uint64_t tsc, std::uint64_t tsc_hz) override {
         pause();
         time_.set_now(vm_time_ns);

@@ -38,6 +38,8 @@ public:
     /// All vCPUs stand still: so do the clocks.
     virtual void pause() = 0;
     virtual void resume() = 0;
+    /// The guest starts over, while the clocks stand still.
+    virtual void reset() = 0;
     /// Stops the clocks and sets them to those of a saved VM.
     virtual void set_clocks(std::uint64_t vm_time_ns, std::uint64_t tsc, std::uint64_t tsc_hz) = 0;
 };
@@ -88,6 +90,7 @@ public:
     VirtualInputs* in_virtual_time() override { return this; }
     void pause() override {} // no instruction, no time
     void resume() override {}
+    void reset() override {}
     void set_clocks(std::uint64_t vm_time_ns, std::uint64_t, std::uint64_t) override {
         time_.set_now(vm_time_ns); // which the TSC counts too
     }

@@ -418,6 +418,7 @@ void Vm::Impl::resume() {
 void Vm::Impl::reset_if_wanted() {
     if (!reset_wanted.exchange(false))
         return;
+    inputs->reset();
     board->reset();
     if (const auto loaded = load(); !loaded) // the files changed under us
         end({Outcome::Kind::Failed, 0, loaded.error().message()});

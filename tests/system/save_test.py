@@ -195,6 +195,22 @@ class Control(Guest):
             console.wait(15)
 
 
+class Counter(Guest):
+    def test_who_runs_directly_does_not_see_the_pause_in_the_counter(self):
+        with self.terminal("run", "--name", "vm", "--memory", "128M", "--engine", "translator",
+                           "--translator", "direct=always", "--kernel", ASSETS / "vmlinuz",
+                           "--initrd", ASSETS / "initrd-patch.cpio.gz", "--append",
+                           "console=ttyS0 quiet doppel.run=users doppel.args=gaps,3000") as console:
+            console.expect("^users: counting", BOOT_SECONDS)
+            time.sleep(0.5)
+            self.doppel("pause", "vm")
+            time.sleep(3)
+            self.doppel("resume", "vm")
+            gap = console.expect(r"^users: largest gap (\d+)/1000$", 60)
+            self.assertLess(int(gap.group(1)), 250, "of 3 s; the pause would be 500")
+            self.assertEqual(console.wait(30), 0)
+
+
 class Clock(Guest):
     def test_what_passed_is_seen_by_the_calendar_unless_told_otherwise(self):
         gap = 4

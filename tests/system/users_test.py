@@ -29,6 +29,8 @@ def in_guest(options, translator):
                "--append", "console=ttyS0 quiet panic=-1 doppel.run=users"]
     if translator:
         command += ["--translator", translator]
+    if translator == "direct=always":  # on one CPU, which is another than the guest's first
+        command = ["taskset", "--cpu-list", str(max(os.sched_getaffinity(0))), *command]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=200,
                           check=False, env=ENVIRONMENT)
     text = done.stdout.decode(errors="replace").replace("\r", "")

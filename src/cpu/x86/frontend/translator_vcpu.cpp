@@ -225,6 +225,8 @@ VmExit TranslatorVcpu::run() {
     std::uint64_t host_offset = 0;
     const bool host_tsc = parts_->wiring.tsc->is_host_tsc(host_offset);
     parts_->dispatcher.set_tsc(host_tsc, host_offset);
+    if (parts_->direct != nullptr)
+        parts_->direct->set_tsc(host_tsc, host_offset);
     parts_->world.rendezvous().enter_run(*parts_);
     const auto result = parts_->dispatcher.run();
     parts_->world.rendezvous().leave_run(*parts_);

@@ -176,8 +176,8 @@ void DirectUsers::give_up(Space& space) {
 /// loops twice as long: 2.75.
 void DirectUsers::weigh(Space& space, std::uint64_t total, std::uint64_t ran) {
     const StubProcess& stub = space.users->stub();
-    const std::uint64_t round_trip =
-        stub.refuses_cpuid() ? stub.round_trip_cycles() : round_trip_; // the former costs more
+    const bool refuses = stub.refuses_cpuid() || stub.refuses_tsc(); // which costs more
+    const std::uint64_t round_trip = refuses ? stub.round_trip_cycles() : round_trip_;
     const std::uint64_t useful = ran - std::min(ran, round_trip);
     const auto gained = static_cast<std::int64_t>(useful * 7 / 4);
     const std::int64_t gain = gained - static_cast<std::int64_t>(total - useful);
@@ -211,6 +211,12 @@ bool DirectUsers::eligible() const {
            (state.efer & EFER_SCE) != 0 &&
            (state.rflags & (kFlagsWanted | kFlagsUnwanted)) == kFlagsWanted &&
            state.segment[Fs].base < StubProcess::kEnd && state.segment[Gs].base < StubProcess::kEnd;
+}
+
+/// Whether the guest lets its users read the counter, and it is the host's.
+bool DirectUsers::may_see_tsc() const {
+    return host_tsc_ && host_tsc_offset_ + cx_.state.tsc_offset == 0 &&
+           (cx_.state.cr4 & CR4_TSD) == 0;
 }
 
 StubProcess::Registers DirectUsers::registers() const {
@@ -281,6 +287,8 @@ bool DirectUsers::prepare(Space& space, bool arrived) {
     if (arrived)
         look_at_stack(space);
     drop_guarded();
+    if (!may_see_tsc())
+        space.users->refuse_tsc();
     if (sync(*space.users) || sync(*space.users)) // twice: there were too many pages
         return true;
     retire(space);
@@ -390,11 +398,20 @@ UserRunner::Next DirectUsers::serve(const StubProcess::Result& result, bool& aga
             return Next::Translate;
         note_instruction(state.rip);
         look_again();
+        if (current_->users->stub().refuses_tsc() && is_rdtscp())
+            current_->users->refuse_tsc(); // on and on
         break;
     default: break;
     }
     ++counts_.other;
     return Next::Interpret;
+}
+
+/// Whether that is the instruction at rip, without prefixes as it always is.
+bool DirectUsers::is_rdtscp() const {
+    constexpr std::array<std::uint8_t, 3> kRdtscp{0x0f, 0x01, 0xf9};
+    std::array<std::uint8_t, 3> code{};
+    return read(cx_.state.rip, code) && code == kRdtscp;
 }
 
 /// In code whose writes are told of, for surely_begin().

@@ -51,6 +51,12 @@ public:
     DirectUsers(SystemContext& cx, int ram, std::uint64_t ram_pages, When when, WatchCode watch,
                 Executed executed, GuardedCalls& calls);
 
+    /// Before each run of the vCPU: whether the guest's counter is the host's, and what IA32_TSC's
+    /// offset is added to.
+    void set_tsc(bool host_tsc, std::uint64_t host_offset) {
+        host_tsc_ = host_tsc;
+        host_tsc_offset_ = host_offset;
+    }
     bool select(std::uint64_t key) override;
     bool interrupted(std::uint64_t key) override;
     void prime(const translator::TlbInstance& tlb, const std::uint16_t* entries,
@@ -119,6 +125,7 @@ private:
     void drop_written();
     void give_up(Space& space);
     bool eligible() const;
+    bool may_see_tsc() const;
     bool prepare(Space& space, bool arrived);
     bool sync(UserSpace& users);
     StubProcess::Registers registers() const;
@@ -130,6 +137,7 @@ private:
     void note_loop(Space& space, bool poked, std::uint64_t ran) const;
     bool goes_on_looping(Space& space) const;
     void look_again();
+    bool is_rdtscp() const;
     void note_instruction(std::uint64_t rip);
 
     enum class Wanted : std::uint8_t { Any, Write, Code };
@@ -142,6 +150,7 @@ private:
         Places secretive; // what must not run there
         Places seen;      // where instructions began that the process could not execute or fetch
         std::vector<Guard> guards; // of `secretive`, once they were wanted
+        bool has_rdtscp = false;
     };
     static Places without_cpuid(Places secretive, const std::byte* code);
     Places begins_in(std::uint64_t gpa) const;
@@ -196,7 +205,9 @@ private:
     Space* current_ = nullptr;
     std::uint64_t uses_ = 0;
     std::uint64_t round_trip_ = ~std::uint64_t{0}; // cycles to run nothing: the least seen
-    bool impossible_ = false;                      // the host lets us not
+    bool host_tsc_ = false;
+    std::uint64_t host_tsc_offset_ = 0;
+    bool impossible_ = false; // the host lets us not
     bool holds_pages_ = false;
     std::uint64_t sampled_ = 0; // TSC: a user of this address space was interrupted
     std::uint64_t sampled_key_ = 0;

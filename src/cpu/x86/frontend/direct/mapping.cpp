@@ -97,6 +97,7 @@ DirectUsers::Code& DirectUsers::watch(const RamView::Region& region, std::uint64
         bytes.first = 0;
     }
     Places places = secretive_instructions(bytes);
+    code.has_rdtscp = has_rdtscp(bytes);
     if (places == code.secretive)
         return code;
     if (!is_new) // where it is mapped there are breakpoints for what was known before
@@ -159,8 +160,9 @@ bool DirectUsers::map_code(UserSpace& users, std::uint64_t linear, const RamView
     const Places others = without_cpuid(known.secretive, code);
     const Places& refused = users.stub().refuses_cpuid() ? others : known.secretive;
     // What only may be executed soon takes no breakpoints from what is.
-    if (wanted != Wanted::Code && !refused.empty())
+    if (wanted != Wanted::Code && (!refused.empty() || known.has_rdtscp))
         return false;
+    page.has_rdtscp = known.has_rdtscp;
     page.rights = UserSpace::Rights::ReadExecute;
     const std::size_t free = users.free_breakpoints(linear);
     // Who has guards keeps them, lest processes differ.

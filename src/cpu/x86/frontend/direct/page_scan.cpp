@@ -113,9 +113,33 @@ bool is_relative(BranchKind branch) {
            branch == BranchKind::Call;
 }
 
+bool is_rdtscp_opcode(Bytes behind) {
+    return behind.size() > 1 && behind[0] == 0x01 && behind[1] == 0xf9;
+}
+
 /// INT 3, of two bytes, INT 4 and INT 80.
 bool is_interrupt(Bytes behind) {
     return behind.empty() || behind[0] == 3 || behind[0] == 4 || behind[0] == 0x80;
+}
+
+/// `found(begin, place)` for each instruction in the page with the opcode `first_byte` at `place`
+/// of which `is_it` says so of the bytes behind that; in what is known of `code`.
+template <typename Found>
+void find_instructions(const PageBytes& code, std::uint8_t first_byte, bool (*is_it)(Bytes),
+                       Found&& found) {
+    constexpr std::size_t kPageEnd = PageBytes::kBefore + PageBytes::kPage;
+    const Bytes known = Bytes{code.bytes}.subspan(code.first, code.end - code.first);
+    for (std::size_t at = PageBytes::kBefore; at < kPageEnd; ++at) {
+        const void* const next = std::memchr(code.bytes.data() + at, first_byte, kPageEnd - at);
+        if (next == nullptr)
+            return;
+        at = static_cast<std::size_t>(static_cast<const std::uint8_t*>(next) - code.bytes.data());
+        const std::size_t place = at - code.first;
+        const std::size_t begin =
+            is_it(known.subspan(place + 1)) ? begin_of(known, place) : kNowhere;
+        if (begin != kNowhere)
+            found(begin, place);
+    }
 }
 
 } // namespace
@@ -130,37 +154,29 @@ bool is_secretive(std::span<const std::uint8_t> code) {
 }
 
 std::vector<std::uint16_t> secretive_instructions(const PageBytes& code) {
-    constexpr std::size_t kPageEnd = PageBytes::kBefore + PageBytes::kPage;
     const Bytes known = Bytes{code.bytes}.subspan(code.first, code.end - code.first);
     std::vector<std::uint16_t> places;
     const auto note = [&](std::size_t at) { // in `known`
         places.push_back(static_cast<std::uint16_t>(std::max(at + code.first, PageBytes::kBefore) -
                                                     PageBytes::kBefore));
     };
-    const auto look_for = [&](std::uint8_t first_byte, bool (*is_it)(Bytes)) {
-        for (std::size_t at = PageBytes::kBefore; at < kPageEnd; ++at) {
-            const void* const found =
-                std::memchr(code.bytes.data() + at, first_byte, kPageEnd - at);
-            if (found == nullptr)
-                return;
-            at = static_cast<std::size_t>(static_cast<const std::uint8_t*>(found) -
-                                          code.bytes.data());
-            const std::size_t place = at - code.first;
-            const std::size_t begin =
-                is_it(known.subspan(place + 1)) ? begin_of(known, place) : kNowhere;
-            if (begin == kNowhere)
-                continue;
-            note(begin);
-            // Who knows which of those before are its prefixes.
-            for (std::size_t i = begin; place < kInStep && i > 0 && is_prefix(known[i - 1]); --i)
-                note(i - 1);
-        }
+    const auto note_with_prefixes = [&](std::size_t begin, std::size_t place) {
+        note(begin);
+        // Who knows which of those before are its prefixes.
+        for (std::size_t i = begin; place < kInStep && i > 0 && is_prefix(known[i - 1]); --i)
+            note(i - 1);
     };
-    look_for(0x0f, is_secretive_opcode);
-    look_for(0xcd, is_interrupt);
+    find_instructions(code, 0x0f, is_secretive_opcode, note_with_prefixes);
+    find_instructions(code, 0xcd, is_interrupt, note_with_prefixes);
     std::ranges::sort(places);
     places.erase(std::ranges::unique(places).begin(), places.end());
     return places;
+}
+
+bool has_rdtscp(const PageBytes& code) {
+    bool has = false;
+    find_instructions(code, 0x0f, is_rdtscp_opcode, [&](std::size_t, std::size_t) { has = true; });
+    return has;
 }
 
 Reached reached_instructions(std::span<const std::uint8_t> page,

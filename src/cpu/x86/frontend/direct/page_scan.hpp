@@ -6,7 +6,9 @@
 /// is, where the guest's answer is another: CPUID, XGETBV, SGDT and its like, RDPID, LSL (Linux
 /// keeps the CPU's number in a segment's limit), XSAVE (its layout), RDPKRU; or reach somebody
 /// else: SYSENTER, VMCALL, XRSTOR of protection keys. INT 3 and 4 are reported behind themselves,
-/// INT 80 without half of rax. (RDTSC does raise an exception, as the process asked for that.)
+/// INT 80 without half of rax. RDTSC shows the host's counter, or raises an exception where the
+/// guest's is another. RDTSCP tells the CPU's number, too; it can be made to raise an exception,
+/// not alone but with RDTSC.
 ///
 /// Every tenth page holds the bytes of one in the midst of others. Whether an instruction begins
 /// there is told by reading the code before it: from wherever one begins to read, one soon reads
@@ -34,6 +36,8 @@ struct PageBytes {
 bool is_secretive(std::span<const std::uint8_t> code);
 /// Where such instructions may begin: offsets in the page, ascending.
 std::vector<std::uint16_t> secretive_instructions(const PageBytes& code);
+/// Whether RDTSCP may be among the instructions of the page.
+bool has_rdtscp(const PageBytes& code);
 
 /// Offsets in the page of code at which instructions surely begin, as they do at `executed`: behind
 /// one another, and where relative branches lead. Not behind calls, which may not return.

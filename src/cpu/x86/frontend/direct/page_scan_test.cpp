@@ -8,6 +8,7 @@
 
 namespace {
 
+using doppel::cpu::x86::frontend::has_rdtscp;
 using doppel::cpu::x86::frontend::PageBytes;
 using doppel::cpu::x86::frontend::secretive_instructions;
 using Places = std::vector<std::uint16_t>;
@@ -44,6 +45,17 @@ TEST_CASE("others are not, nor the same bytes as operands") {
     CHECK(secretive_instructions(page_with({0xb8, 0x0f, 0xa2, 0x00, 0x00}, 404)).empty());
     const std::initializer_list<std::uint8_t> lea{0x48, 0x8d, 0x05, 0x0f, 0x01, 0, 0};
     CHECK(secretive_instructions(page_with(lea, 404)).empty());
+}
+
+TEST_CASE("RDTSCP is found and told from the others") {
+    const std::initializer_list<std::uint8_t> rdtscp{0x0f, 0x01, 0xf9};
+    CHECK(has_rdtscp(page_with(rdtscp, 404)));
+    CHECK(
+        has_rdtscp(page_with({0x90, 0x90, 0x0f, 0x01, 0xf9}, 4092))); // which ends on the next page
+    CHECK(secretive_instructions(page_with(rdtscp, 404)).empty());
+    CHECK_FALSE(has_rdtscp(page_with({0x0f, 0x31}, 404)));                // rdtsc
+    CHECK_FALSE(has_rdtscp(page_with({0xb8, 0x0f, 0x01, 0xf9, 0}, 404))); // mov eax,…
+    CHECK_FALSE(has_rdtscp(page_with({0x0f, 0x01, 0xf8}, 404)));          // swapgs
 }
 
 TEST_CASE("who begins to read amid operands is given the time to get into step") {

@@ -100,7 +100,7 @@ constexpr sock_filter end_with(std::uint32_t action) { return {BPF_RET | BPF_K, 
 /// The calls of the vsyscall page do not stop a traced process: the filter makes them signals.
 constexpr std::array kFilter{
     load_word(offsetof(seccomp_data, arch)),
-    skip_unless(AUDIT_ARCH_X86_64, 9),
+    skip_unless(AUDIT_ARCH_X86_64, 13),
     load_word(offsetof(seccomp_data, nr)),
     skip_unless(SYS_mmap, 1),
     end_with(SECCOMP_RET_ALLOW),
@@ -109,6 +109,10 @@ constexpr std::array kFilter{
     skip_unless(SYS_arch_prctl, 3),
     load_word(offsetof(seccomp_data, args)),
     skip_unless(kSetCpuid, 1),
+    end_with(SECCOMP_RET_ALLOW),
+    skip_unless(SYS_prctl, 3),
+    load_word(offsetof(seccomp_data, args)),
+    skip_unless(PR_SET_TSC, 1),
     end_with(SECCOMP_RET_ALLOW),
     end_with(SECCOMP_RET_TRAP),
 };
@@ -203,8 +207,7 @@ base::Result<void> StubProcess::begin() {
 }
 
 base::Result<void> StubProcess::try_out() {
-    measure_round_trip();
-    if (round_trip_cycles_ == kNeverBack)
+    if (!measure_round_trip())
         return base::fail(base::Errc::Unsupported, "a process for guest users does not run");
     // The first time takes milliseconds, which are better spent here.
     has_breakpoints_ = set_breakpoints({own_, own_, own_, own_}) && set_breakpoints({});
@@ -216,13 +219,15 @@ base::Result<void> StubProcess::try_out() {
     return {};
 }
 
-void StubProcess::measure_round_trip() {
+/// False: it does not come back.
+bool StubProcess::measure_round_trip() {
     round_trip_cycles_ = kNeverBack;
     for (int i = 0; i < 6; ++i) {
         const std::uint64_t from = __rdtsc();
         if (run_at(own_ + code_.worked - 1).stop == Stop::Trapped) // not poked, that is
             round_trip_cycles_ = std::min<std::uint64_t>(round_trip_cycles_, __rdtsc() - from);
     }
+    return round_trip_cycles_ != kNeverBack;
 }
 
 /// How it stops when it runs from the beginning, and from `second` on.
@@ -263,8 +268,16 @@ bool StubProcess::refuse_cpuid(bool yes) {
     if (!flush())
         return false;
     refuses_cpuid_ = yes;
-    measure_round_trip();
-    return round_trip_cycles_ != kNeverBack;
+    return measure_round_trip();
+}
+
+bool StubProcess::refuse_tsc(bool yes) {
+    const unsigned what = yes ? PR_TSC_SIGSEGV : PR_TSC_ENABLE;
+    add(SYS_prctl, {PR_SET_TSC, what});
+    if (!flush())
+        return false;
+    refuses_tsc_ = yes;
+    return measure_round_trip();
 }
 
 /// With nothing in the registers. Of the result `address` is where it has come to, unless that of
@@ -295,7 +308,6 @@ void StubProcess::confine() {
     program->len = kFilter.size();
     program->filter = reinterpret_cast<sock_filter*>(there + sizeof *program);
     unmap_all();
-    add(SYS_prctl, {PR_SET_TSC, PR_TSC_SIGSEGV});
     add(SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1});
     add(SYS_close, {StubCode::kSharedFd});
     add(SYS_seccomp, {SECCOMP_SET_MODE_FILTER, 0, there});

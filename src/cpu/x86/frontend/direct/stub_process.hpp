@@ -68,6 +68,10 @@ public:
     bool refusing_is_free() const { return refusing_is_free_; }
     /// False: it can not. What is flush()ed along may not have been done.
     bool refuse_cpuid(bool yes);
+    /// RDTSC and RDTSCP can be, too. It takes two writes of CR4 a visit, which AMD's hosts of
+    /// virtual machines have to execute (10 µs a visit, as much as all else). Not at the beginning.
+    bool refuses_tsc() const { return refuses_tsc_; }
+    bool refuse_tsc(bool yes); // as refuse_cpuid()
     bool has_breakpoints() const { return has_breakpoints_; }
     /// Instructions at these linear addresses, 0 for none, are Refused from now on.
     static constexpr std::size_t kBreakpoints = 4;
@@ -117,7 +121,7 @@ private:
     base::Result<void> begin();
     void confine();
     base::Result<void> try_out();
-    void measure_round_trip();
+    bool measure_round_trip();
     bool try_to_hide();
     bool try_to_refuse_cpuid();
     std::array<Stop, 2> try_code(std::span<const std::uint8_t> code, std::uint64_t second);
@@ -144,6 +148,7 @@ private:
     bool can_refuse_cpuid_ = false;
     bool refuses_cpuid_ = false;
     bool refusing_is_free_ = false;
+    bool refuses_tsc_ = false;
     std::uint8_t int1_bytes_ = 1; // how far it is behind an INT1 that rip is
     base::UniqueFd handle_;       // of the process: whom to poke
     std::atomic<bool> running_{false};

@@ -105,6 +105,20 @@ TEST_CASE("a call of the kernel is not executed, whichever way it is made") {
     CHECK(rig.run({0xcc}).stop == Stop::Syscall);
 }
 
+TEST_CASE("the counter can be refused, and is not at the beginning") {
+    Rig rig;
+    const std::initializer_list<std::uint8_t> rdtsc{0x0f, 0x31, 0xcc},
+        rdtscp{0x0f, 0x01, 0xf9, 0xcc};
+    for (const bool refused : {false, true, true, false, true}) {
+        if (refused != rig.stub->refuses_tsc())
+            REQUIRE(rig.stub->refuse_tsc(refused));
+        for (const auto& code : {rdtsc, rdtscp}) {
+            rig.registers.rip = Rig::kCode;
+            CHECK(rig.run(code).stop == (refused ? Stop::Refused : Stop::Trapped));
+        }
+    }
+}
+
 TEST_CASE("what cannot be executed is told") {
     Rig rig;
     // mov [0x500000],eax; then a page that may only be read, then code that may not be executed
@@ -121,7 +135,6 @@ TEST_CASE("what cannot be executed is told") {
     CHECK(result.address == 0x500000);
     rig.registers.rip = Rig::kCode;
     CHECK(rig.run({0xf4}).stop == Stop::Refused);       // hlt
-    CHECK(rig.run({0x0f, 0x31}).stop == Stop::Refused); // rdtsc
     CHECK(rig.run({0x0f, 0x0b}).stop == Stop::Refused); // ud2
     rig.registers.gpr[Rcx] = 0;
     CHECK(rig.run({0xf7, 0xf1}).stop == Stop::Refused); // div ecx

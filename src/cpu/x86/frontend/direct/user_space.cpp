@@ -113,6 +113,8 @@ bool UserSpace::map_code(std::uint64_t linear, const Page& page,
                          const std::vector<std::uint16_t>& refused) {
     if (refused.size() > most_refused())
         return false;
+    if (page.has_rdtscp)
+        refuse_tsc();
     const std::uint64_t first = page_of(linear);
     for (std::uint64_t& place : breakpoints_)
         if (page_of(place) == first) {
@@ -137,7 +139,7 @@ bool UserSpace::map_code(std::uint64_t linear, const Page& page,
 void UserSpace::adopt(const UserSpace& other) {
     std::vector<std::uint64_t> numbers;
     for (const auto& [number, page] : other.pages_)
-        if (page.rights != Rights::Execute &&
+        if (page.rights != Rights::Execute && !page.has_rdtscp &&
             std::ranges::none_of(other.breakpoints_, [number](std::uint64_t place) {
                 return place / kPageBytes == number;
             }))
@@ -218,6 +220,18 @@ bool UserSpace::refuse_cpuid_for(std::size_t wanted) {
     return stub_->refuse_cpuid(true);
 }
 
+void UserSpace::refuse_tsc() {
+    tsc_refused_at_ = visits_;
+    if (!stub_->refuses_tsc() && !stub_->refuse_tsc(true))
+        stub_->end();
+}
+
+void UserSpace::show_tsc() {
+    drop_if([](std::uint64_t, const Page& page) { return page.has_rdtscp; });
+    if (!arrange() || !stub_->refuse_tsc(false))
+        stub_->end();
+}
+
 void UserSpace::drop_all() {
     pages_.clear();
     by_ram_page_.clear();
@@ -283,6 +297,8 @@ bool UserSpace::sync(const StillSo& still_so) {
     if (++visits_ % kWindow == 0)
         shortages_ = 0;
     resolve(still_so);
+    if (stub_->refuses_tsc() && visits_ - tsc_refused_at_ > kWindow)
+        show_tsc();
     return arrange();
 }
 

@@ -23,6 +23,7 @@ public:
         Rights rights = Rights::Read;
         std::uint8_t page_shift = 12; // of the guest's page
         bool guarded = false;         // of its code only the beginning of functions is refused
+        bool has_rdtscp = false;      // so the process refuses it
     };
 
     explicit UserSpace(std::unique_ptr<StubProcess> stub) : stub_{std::move(stub)} {}
@@ -49,6 +50,8 @@ public:
     /// process refuses CPUID, as it does now; all code is dropped.
     [[nodiscard]] bool refuse_cpuid_for(std::size_t wanted);
     void stop_refusing(); // CPUID, unless that costs nothing
+    /// From now on RDTSC and RDTSCP are refused, until this has not been asked for in many visits.
+    void refuse_tsc();
     bool has_copies() const { return stub_->copies() != 0; }
     /// Where map_code() with Rights::Execute will take the code from; if has_copies().
     std::byte* next_copy();
@@ -82,6 +85,7 @@ private:
     void forget(std::uint64_t number, const Page& page);
     void note(std::uint64_t linear, const Page& page);
     void drop_code_at(std::uint64_t linear);
+    void show_tsc();
     bool guards(std::uint64_t place) const;
     std::uint64_t& breakpoint_for(std::uint64_t page);
     void resolve(const StillSo& still_so);
@@ -92,6 +96,7 @@ private:
     bool moved_ = false;                            // … but are not yet
     std::size_t next_ = 0;                          // of breakpoints_, to be taken from its page
     unsigned visits_ = 0, shortages_ = 0;           // the latter in a window of the former
+    unsigned tsc_refused_at_ = 0;                   // visit
     std::size_t copies_ = 0;                        // in use
     std::unordered_map<std::uint64_t, Page> pages_; // by linear page number
     std::unordered_multimap<std::uint64_t, std::uint64_t> by_ram_page_;

@@ -25,8 +25,12 @@ void check(const char* name, uint64_t got, uint64_t wanted) {
     fflush(stdout);
 }
 
-int main(void) {
+int main(int argc, char** argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);
+    if (argc > 2 && strcmp(argv[1], "gaps") == 0) {
+        time_stamp_gaps((unsigned)atoi(argv[2]));
+        return 0;
+    }
     work(60);
     exceptions();
     single_steps();
@@ -35,6 +39,7 @@ int main(void) {
     memory();
     code();
     secrets();
+    time_stamps();
     functions();
     many_functions();
     loops();

@@ -21,7 +21,12 @@ void segments(void);
 void memory(void);
 void code(void);
 void secrets(void);
+void time_stamps(void);
 void functions(void);
 void many_functions(void);
 void loops(void);
 void threads(void);
+
+/* Instead: the largest gap between two readings of the counter, within so much of the guest's time.
+ */
+void time_stamp_gaps(unsigned milliseconds);
