@@ -10,6 +10,7 @@
 
 #include "../image_fuzz.hpp"
 #include "base/bytes.hpp"
+#include "base/test_folder.hpp"
 #include "block/luks/luks_node.hpp"
 
 using namespace doppel;
@@ -41,10 +42,8 @@ std::vector<std::byte> read_all(const std::string& path) {
 std::vector<std::byte> valid_image(const SecretSource& secrets) {
     const auto loop = base::EventLoop::create().value();
     const auto context = IoContext::create(*loop, IoKind::Threads).value();
-    std::string folder = "/tmp/doppel-fuzz-XXXXXX"; // mkdtemp's template
-    if (::mkdtemp(folder.data()) == nullptr)
-        std::abort();
-    const auto path = folder + "/luks";
+    const base::TestFolder folder{"doppel-fuzz"};
+    const auto path = folder / "luks";
     fuzz::Opener opener;
     CreateRequest request{context.get(),
                           FileNode::create(*context, path).value(),
@@ -54,10 +53,7 @@ std::vector<std::byte> valid_image(const SecretSource& secrets) {
     request.secrets = &secrets;
     if (!context->wait(luks::format().create(std::move(request))))
         std::abort();
-    auto bytes = read_all(path);
-    ::unlink(path.c_str());
-    ::rmdir(folder.c_str());
-    return bytes;
+    return read_all(path);
 }
 
 ImageOptions unlocked_by(const SecretSource& secrets) {

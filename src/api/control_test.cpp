@@ -8,12 +8,12 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <filesystem>
 
 #include "api/control.hpp"
 #include "api/control_client.hpp"
 #include "api/control_name.hpp"
 #include "api/control_server.hpp"
+#include "base/test_folder.hpp"
 
 using namespace doppel;
 using namespace doppel::api;
@@ -22,14 +22,8 @@ namespace {
 
 /// A runtime folder of its own for each case.
 struct Folder {
-    std::string path = [] {
-        std::string name = "/tmp/doppel-api-XXXXXX";
-        return std::string{::mkdtemp(name.data())};
-    }();
-    Folder() { ::setenv("XDG_RUNTIME_DIR", path.c_str(), 1); }
-    ~Folder() { std::filesystem::remove_all(path); }
-    Folder(const Folder&) = delete;
-    Folder& operator=(const Folder&) = delete;
+    base::TestFolder folder{"doppel-api"};
+    Folder() { ::setenv("XDG_RUNTIME_DIR", folder.path().c_str(), 1); }
 };
 
 /// Answers with what it was asked; /never keeps the reply and does not call it.

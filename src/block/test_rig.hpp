@@ -3,8 +3,6 @@
 /// What the tests of formats share: any format of the table on a simulated disk.
 #include <doctest/doctest.h>
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <fstream>
 #include <memory>
@@ -12,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/test_folder.hpp"
 #include "block/format.hpp"
 #include "block/memory/memory_node.hpp"
 #include "block/memory/sim_disk.hpp"
@@ -79,32 +78,16 @@ public:
 
 struct Rig {
     explicit Rig(const Format& format_of) : format{format_of} {}
-    ~Rig() {
-        if (folder.empty())
-            return;
-        ::unlink((folder + "/parent." + std::string{format.name}).c_str());
-        ::unlink((folder + "/data").c_str());
-        ::rmdir(folder.c_str());
-    }
-    Rig(const Rig&) = delete;
-    Rig& operator=(const Rig&) = delete;
-
     const Format& format;
     std::unique_ptr<base::EventLoop> loop = base::EventLoop::create().value();
     std::unique_ptr<IoContext> context = IoContext::create(*loop, IoKind::Threads).value();
     PatternOpener opener;
     Passphrase passphrase;
-    std::string folder;
+    base::TestFolder folder{"doppel-format"};
 
     template <typename T> Result<T> wait(Task<T> task) { return context->wait(std::move(task)); }
 
-    std::string path(const std::string& name) {
-        if (folder.empty()) {
-            std::string form = "/tmp/doppel-format-XXXXXX";
-            folder = ::mkdtemp(form.data());
-        }
-        return folder + "/" + name;
-    }
+    std::string path(const std::string& name) const { return folder / name; }
     /// A file of this format that a differencing image can take its parent's identity from.
     void make_parent(std::uint64_t size) {
         auto file = FileNode::create(*context, path("parent." + std::string{format.name})).value();

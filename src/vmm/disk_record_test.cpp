@@ -3,11 +3,10 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <array>
-#include <cstdlib>
 
+#include "base/test_folder.hpp"
 #include "base/unique_fd.hpp"
 #include "block/memory/memory_node.hpp"
 #include "vmm/disk_record.hpp"
@@ -18,16 +17,15 @@ using namespace doppel::vmm;
 namespace {
 
 struct Rig {
-    std::string path = "/tmp/doppel-disk-XXXXXX";
-    base::UniqueFd fd{::mkstemp(path.data())};
+    base::TestFolder folder{"doppel-disk"};
+    std::string path = folder / "disk";
+    base::UniqueFd fd{::open(path.c_str(), O_RDWR | O_CREAT, 0600)};
     description::Disk disk = [this] {
         description::Disk one;
         one.path = path;
         return one;
     }();
     block::Drive drive{std::make_unique<block::MemoryNode>(std::vector<std::byte>(8192))};
-
-    ~Rig() { ::unlink(path.c_str()); }
 
     std::string why_not(const SavedDisk& saved) {
         const auto checked = check_disk(saved, disk, drive);

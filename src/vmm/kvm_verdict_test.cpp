@@ -2,10 +2,10 @@
 #include <doctest/doctest.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
+#include "base/test_folder.hpp"
 #include "vmm/kvm_verdict.hpp"
 
 using namespace doppel::vmm;
@@ -14,16 +14,14 @@ namespace {
 
 /// A self-test that is a line of shell, and a cache of its own.
 struct Rig {
-    std::filesystem::path folder;
+    doppel::base::TestFolder own{"doppel-verdict"};
+    std::filesystem::path folder = own.path();
     KvmVerdictSource source;
 
     Rig() {
-        char name[] = "/tmp/doppel-verdict-XXXXXX";
-        folder = ::mkdtemp(name);
         source.key = "1 this-boot 6.1";
         source.cache_file = folder / "doppel" / "kvm-self-test";
     }
-    ~Rig() { std::filesystem::remove_all(folder); }
     KvmVerdict ask(const std::string& script) {
         source.command = {"/bin/sh", "-c",
                           "echo x >> " + (folder / "runs").string() + ";" + script};

@@ -7,13 +7,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "base/test_folder.hpp"
 #include "block/aligned_memory.hpp"
 #include "block/file/file_node.hpp"
 #include "block/raw/raw_node.hpp"
@@ -25,18 +25,13 @@ namespace {
 
 /// A folder of its own below the build tree's disk, so that O_DIRECT works.
 struct Rig {
-    Rig() {
-        std::string form = "file-node-XXXXXX";
-        folder = ::mkdtemp(form.data());
-    }
-    ~Rig() { std::filesystem::remove_all(folder); }
-    std::string path(const std::string& name) const { return folder + "/" + name; }
+    std::string path(const std::string& name) const { return folder / name; }
     std::string file(const std::string& name, std::size_t size) const {
         std::ofstream{path(name)} << std::string(size, 'x');
         return path(name);
     }
 
-    std::string folder;
+    base::TestFolder folder{"file-node", "."};
     std::unique_ptr<base::EventLoop> loop = base::EventLoop::create().value();
     std::unique_ptr<IoContext> context = IoContext::create(*loop).value();
 };
@@ -126,7 +121,7 @@ TEST_CASE("status tells holes from data") {
 TEST_CASE("every way in which a file cannot be opened has its sentence") {
     const Rig rig;
     CHECK(complaint(*rig.context, rig.path("none")).find("No such file") != std::string::npos);
-    CHECK(complaint(*rig.context, rig.folder).find("is a directory") != std::string::npos);
+    CHECK(complaint(*rig.context, rig.folder.path()).find("is a directory") != std::string::npos);
     CHECK(complaint(*rig.context, "/dev/null").find("neither a file") != std::string::npos);
     const auto fifo = rig.path("fifo");
     REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);

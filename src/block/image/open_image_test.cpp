@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
 
+#include "base/test_folder.hpp"
 #include "block/image/open_image.hpp"
 
 using namespace doppel;
@@ -15,16 +14,11 @@ using namespace doppel::block;
 namespace {
 
 struct Rig {
-    Rig() {
-        std::string form = "/tmp/open-image-XXXXXX";
-        folder = ::mkdtemp(form.data());
-    }
-    ~Rig() { std::filesystem::remove_all(folder); }
     std::string file(const std::string& name, const std::string& content) const {
-        std::ofstream{folder + "/" + name} << content;
-        return folder + "/" + name;
+        std::ofstream{folder / name} << content;
+        return folder / name;
     }
-    std::string folder;
+    base::TestFolder folder{"open-image"};
     std::unique_ptr<base::EventLoop> loop = base::EventLoop::create().value();
     std::unique_ptr<IoContext> context = IoContext::create(*loop).value();
 };

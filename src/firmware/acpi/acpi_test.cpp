@@ -6,10 +6,10 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <sstream>
 
+#include "base/test_folder.hpp"
 #include "firmware/acpi/tables.hpp"
 
 using namespace doppel;
@@ -60,13 +60,6 @@ std::string run(const std::string& command) {
     return output;
 }
 
-struct Scratch {
-    std::filesystem::path folder =
-        std::filesystem::temp_directory_path() / ("doppel-acpi-" + std::to_string(::getpid()));
-    Scratch() { std::filesystem::create_directories(folder); }
-    ~Scratch() { std::filesystem::remove_all(folder); }
-};
-
 /// Signature → address of every table that the XSDT and the FADT lead to.
 std::vector<std::pair<std::string, std::uint64_t>> find_tables(const memory::GuestMemory& memory,
                                                                std::uint64_t rsdp) {
@@ -95,7 +88,7 @@ TEST_CASE("iasl reads every table without a complaint and compiles the DSDT back
     const auto rsdp = write_tables(*memory, example(), kArea, kAreaBytes);
     REQUIRE(rsdp);
     REQUIRE_MESSAGE(std::system("iasl -v >/dev/null 2>&1") == 0, "iasl is not installed");
-    const Scratch scratch;
+    const base::TestFolder folder{"doppel-acpi"};
     const auto tables = find_tables(*memory, *rsdp);
     REQUIRE(tables.size() == 6);
     for (const auto& [name, at] : tables) {
@@ -105,12 +98,12 @@ TEST_CASE("iasl reads every table without a complaint and compiles the DSDT back
         for (const auto byte : bytes)
             sum += std::to_integer<unsigned>(byte);
         CHECK_MESSAGE((sum & 0xff) == 0, name);
-        const auto file = (scratch.folder / name).string();
+        const auto file = folder / name;
         std::ofstream out{file + ".dat", std::ios::binary};
         for (const auto byte : bytes)
             out.put(static_cast<char>(byte));
         out.close();
-        const auto read = run("cd " + scratch.folder.string() + " && iasl -d " + file + ".dat");
+        const auto read = run("cd " + folder.path() + " && iasl -d " + file + ".dat");
         CHECK_MESSAGE(read.find("rror") == std::string::npos, read);
         CHECK_MESSAGE(read.find("arning") == std::string::npos, read);
         const auto compiled = run("iasl -p " + file + "-again " + file + ".dsl");

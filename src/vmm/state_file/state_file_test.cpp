@@ -3,16 +3,15 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <array>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <random>
 
 #include "base/bytes.hpp"
 #include "base/crc32c.hpp"
+#include "base/test_folder.hpp"
 #include "vmm/state_file/state_file.hpp"
 
 using namespace doppel;
@@ -49,10 +48,8 @@ SavedVm example() {
 
 /// A folder of its own, with one state file in it.
 struct Rig {
-    fs::path folder = [] {
-        std::string name = "/tmp/doppel-state-XXXXXX";
-        return fs::path{::mkdtemp(name.data())};
-    }();
+    base::TestFolder own{"doppel-state"};
+    fs::path folder = own.path();
     std::string path = folder / "vm.state";
     std::unique_ptr<memory::GuestMemory> memory = make_memory();
 
@@ -69,7 +66,6 @@ struct Rig {
         }
         save();
     }
-    ~Rig() { fs::remove_all(folder); }
     Rig(const Rig&) = delete;
     Rig& operator=(const Rig&) = delete;
 

@@ -5,11 +5,12 @@
 
 #include <array>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <iterator>
 
 #include <doctest/doctest.h>
+
+#include "base/test_folder.hpp"
 
 namespace doppel::cpu::translator {
 namespace {
@@ -27,21 +28,19 @@ template <typename T> T at(const std::string& bytes, std::size_t offset) {
 }
 
 TEST_CASE("a jitdump has a header and a record for each piece of code") {
-    const auto directory = std::filesystem::temp_directory_path() /
-                           ("doppel-jit-dump-test-" + std::to_string(::getpid()));
-    std::filesystem::create_directory(directory);
+    const base::TestFolder folder{"doppel-jit-dump"};
+    const std::string directory = folder.path();
     const std::array<std::uint8_t, 3> code{0x90, 0x90, 0xc3};
     std::string path;
     {
-        auto dump = JitDump::create(directory.string());
+        auto dump = JitDump::create(directory);
         REQUIRE(dump);
         path = (*dump)->path();
-        CHECK(path == directory.string() + "/jit-" + std::to_string(::getpid()) + ".dump");
+        CHECK(path == directory + "/jit-" + std::to_string(::getpid()) + ".dump");
         (*dump)->add("user:401000", code);
         (*dump)->add("kernel:0", code);
     }
     const std::string bytes = contents(path);
-    std::filesystem::remove_all(directory);
     CHECK(at<std::uint32_t>(bytes, 0) == 0x4a695444); // the specification's numbers
     CHECK(at<std::uint32_t>(bytes, 4) == 1);
     CHECK(at<std::uint32_t>(bytes, 8) == 40);
