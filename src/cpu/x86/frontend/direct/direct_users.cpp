@@ -24,12 +24,12 @@ constexpr std::uint64_t kPcidBits = 0xfff; // of a key
 
 // Cycles of a TSC that runs at two to four GHz.
 constexpr std::uint64_t kMillisecond = 2'500'000;
-constexpr std::int64_t kCredit = 12 * kMillisecond;
+constexpr std::int64_t kCredit = 24 * kMillisecond;
 /// What users lose when the translator runs a page, without its branch caches.
 constexpr std::int64_t kRefusal = kMillisecond / 2;
 constexpr unsigned kSamples = 7; // of a user who computes
-constexpr std::uint64_t kFirstWait = 40 * kMillisecond;
-constexpr unsigned kMostDoublings = 7;
+constexpr std::uint64_t kFirstWait = 20 * kMillisecond;
+constexpr unsigned kMostDoublings = 8;
 
 constexpr unsigned kLoops = 3; // until they are likely to last
 
