@@ -195,6 +195,8 @@ void UserSpace::doubt_all() {
 void UserSpace::start_over() {
     drop_all();
     stop_refusing();
+    if (stub_->refuses_tsc() && stub_->alive())
+        show_tsc();
 }
 
 void UserSpace::stop_refusing() {
