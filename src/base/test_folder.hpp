@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <string>
 #include <string_view>
-#include <utility>
 
 #include "base/verify.hpp"
 
@@ -15,9 +14,11 @@ namespace doppel::base {
 
 class TestFolder {
 public:
-    /// `name` tells whose it is. `where`: a folder.
-    explicit TestFolder(std::string_view name, std::string where = "/tmp")
-        : path_{std::move(where)} {
+    /// `name` tells whose it is. `where`: a folder; else TMPDIR, or /tmp.
+    explicit TestFolder(std::string_view name, const char* where = nullptr) {
+        if (where == nullptr)
+            where = std::getenv("TMPDIR");
+        path_ = where == nullptr ? "/tmp" : where;
         // mkdtemp(3) puts what makes it new in place of the last six.
         path_.append("/").append(name).append("-XXXXXX");
         DOPPEL_VERIFY(::mkdtemp(path_.data()) != nullptr, "a new folder for a test");

@@ -29,7 +29,8 @@ public:
     /// whose own counter differs by no more than its crystal may (250 ppm, as KVM has it) is used
     /// as it is, else its counter is scaled.
     void set(std::uint64_t ticks, std::uint64_t frequency_hz);
-    /// While paused: the guest will start over. Shows the host's counter again, from resume() on.
+    /// While paused: the guest will start over. From resume() on it is the host's counter again, at
+    /// the frequency that set() has given.
     void reset();
 
 private:

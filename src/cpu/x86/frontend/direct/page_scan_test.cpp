@@ -53,6 +53,10 @@ TEST_CASE("RDTSCP is found and told from the others") {
     CHECK(
         has_rdtscp(page_with({0x90, 0x90, 0x0f, 0x01, 0xf9}, 4092))); // which ends on the next page
     CHECK(secretive_instructions(page_with(rdtscp, 404)).empty());
+    auto half = page_with({0x90, 0x90, 0x0f, 0x01, 0xf9}, 4092);
+    half.end = PageBytes::kBefore + PageBytes::kPage; // who knows what it is
+    CHECK(secretive_instructions(half) == Places{4094});
+    CHECK_FALSE(has_rdtscp(half));
     CHECK_FALSE(has_rdtscp(page_with({0x0f, 0x31}, 404)));                // rdtsc
     CHECK_FALSE(has_rdtscp(page_with({0xb8, 0x0f, 0x01, 0xf9, 0}, 404))); // mov eax,…
     CHECK_FALSE(has_rdtscp(page_with({0x0f, 0x01, 0xf8}, 404)));          // swapgs

@@ -221,13 +221,15 @@ base::Result<void> StubProcess::try_out() {
 
 /// False: it does not come back.
 bool StubProcess::measure_round_trip() {
-    round_trip_cycles_ = kNeverBack;
-    for (int i = 0; i < 6; ++i) {
+    std::uint64_t& known = round_trips_.at(refuses_cpuid_ ? 1 : 0).at(refuses_tsc_ ? 1 : 0);
+    std::uint64_t least = known == 0 ? kNeverBack : known;
+    for (int i = 0; i < 6 && known == 0; ++i) {
         const std::uint64_t from = __rdtsc();
         if (run_at(own_ + code_.worked - 1).stop == Stop::Trapped) // not poked, that is
-            round_trip_cycles_ = std::min<std::uint64_t>(round_trip_cycles_, __rdtsc() - from);
+            least = std::min<std::uint64_t>(least, __rdtsc() - from);
     }
-    return round_trip_cycles_ != kNeverBack;
+    round_trip_cycles_ = known = least;
+    return least != kNeverBack;
 }
 
 /// How it stops when it runs from the beginning, and from `second` on.
@@ -264,19 +266,20 @@ bool StubProcess::try_to_refuse_cpuid() {
 }
 
 bool StubProcess::refuse_cpuid(bool yes) {
-    add(SYS_arch_prctl, {kSetCpuid, yes ? 0u : 1u});
-    if (!flush())
-        return false;
-    refuses_cpuid_ = yes;
-    return measure_round_trip();
+    return refuse(refuses_cpuid_, yes, SYS_arch_prctl, {kSetCpuid, yes ? 0u : 1u});
 }
 
 bool StubProcess::refuse_tsc(bool yes) {
-    const unsigned what = yes ? PR_TSC_SIGSEGV : PR_TSC_ENABLE;
-    add(SYS_prctl, {PR_SET_TSC, what});
+    const unsigned how = yes ? PR_TSC_SIGSEGV : PR_TSC_ENABLE;
+    return refuse(refuses_tsc_, yes, SYS_prctl, {PR_SET_TSC, how});
+}
+
+bool StubProcess::refuse(bool& what, bool yes, std::uint64_t call,
+                         std::array<std::uint64_t, 6> arguments) {
+    add(call, arguments);
     if (!flush())
         return false;
-    refuses_tsc_ = yes;
+    what = yes;
     return measure_round_trip();
 }
 

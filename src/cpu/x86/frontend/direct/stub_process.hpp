@@ -122,6 +122,7 @@ private:
     void confine();
     base::Result<void> try_out();
     bool measure_round_trip();
+    bool refuse(bool& what, bool yes, std::uint64_t call, std::array<std::uint64_t, 6> arguments);
     bool try_to_hide();
     bool try_to_refuse_cpuid();
     std::array<Stop, 2> try_code(std::span<const std::uint8_t> code, std::uint64_t second);
@@ -157,6 +158,7 @@ private:
     SameCpu same_cpu_;
     bool failed_ = false;
     std::uint64_t round_trip_cycles_ = 0;
+    std::array<std::array<std::uint64_t, 2>, 2> round_trips_{}; // by what is refused; 0: not known
 };
 
 } // namespace doppel::cpu::x86::frontend

@@ -224,13 +224,16 @@ bool UserSpace::refuse_cpuid_for(std::size_t wanted) {
 
 void UserSpace::refuse_tsc() {
     tsc_refused_at_ = visits_;
-    if (!stub_->refuses_tsc() && !stub_->refuse_tsc(true))
+    if (stub_->refuses_tsc() || stub_->refuse_tsc(true))
+        return;
+    drop_all(); // as when there were more mappings than the host allows
+    if (!arrange() || !stub_->refuse_tsc(true))
         stub_->end();
 }
 
 void UserSpace::show_tsc() {
     drop_if([](std::uint64_t, const Page& page) { return page.has_rdtscp; });
-    if (!arrange() || !stub_->refuse_tsc(false))
+    if ((!arrange() && !arrange()) || !stub_->refuse_tsc(false))
         stub_->end();
 }
 

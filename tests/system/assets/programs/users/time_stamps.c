@@ -111,9 +111,13 @@ static unsigned faults(void) {
 void time_stamps(void) {
     cpu_set_t all;
     sched_getaffinity(0, sizeof all, &all);
-    const unsigned last = (unsigned)CPU_COUNT(&all) - 1;
+    unsigned first = 0, last = CPU_SETSIZE - 1;
+    while (!CPU_ISSET(first, &all))
+        ++first;
+    while (!CPU_ISSET(last, &all))
+        --last;
     for (unsigned turn = 0; turn < 2; ++turn) {
-        read_on(0);
+        read_on(first);
         read_on(last);
     }
     sched_setaffinity(0, sizeof all, &all);
@@ -133,14 +137,17 @@ static uint64_t now_ms(void) { /* by a call, as what the kernel lends to users h
 }
 
 void time_stamp_gaps(unsigned milliseconds) {
+    enum { kReadings = 2000 };
     puts("users: counting");
-    const uint64_t first = __builtin_ia32_rdtsc();
+    const uint64_t first = __builtin_ia32_rdtsc(), begun = now_ms();
     struct gap gap = {0, first};
-    uint64_t largest = 0;
-    for (const uint64_t end = now_ms() + milliseconds; now_ms() < end;) {
-        gap = gap_of_readings(100000, gap.last);
+    uint64_t largest = 0, readings = 0, now;
+    do {
+        gap = gap_of_readings(kReadings, gap.last);
         largest = gap.largest > largest ? gap.largest : largest;
-    }
-    printf("users: largest gap %llu/1000\n",
-           (unsigned long long)(largest / ((gap.last - first) / 1000)));
+        readings += kReadings;
+        now = now_ms();
+    } while (now - begun < milliseconds);
+    printf("users: %llu readings, largest gap %llu ms\n", (unsigned long long)readings,
+           (unsigned long long)((now - begun) * (largest >> 10) / ((gap.last - first) >> 10)));
 }

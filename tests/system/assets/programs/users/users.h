@@ -27,6 +27,6 @@ void many_functions(void);
 void loops(void);
 void threads(void);
 
-/* Instead: the largest gap between two readings of the counter, within so much of the guest's time.
- */
+/* Instead: how often the counter can be read within so much of the guest's time, and the largest
+ * gap between two readings. */
 void time_stamp_gaps(unsigned milliseconds);
